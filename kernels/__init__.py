@@ -1,0 +1,1 @@
+"""Triton kernels, imported as fastflow.kernels; they import nothing of fastflow."""
