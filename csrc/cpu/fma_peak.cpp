@@ -16,17 +16,23 @@ struct Vector {
 };
 
 // Runs every chain x <- x * scale + shift for `steps` steps and returns a sum that keeps the compiler from dropping them.
+// The loops over chains must be unrolled, or the chains live in memory and not in registers.
 template <class T>
 __attribute__((noinline)) T run_chains(long steps, T scale, T shift) {
     using V = typename Vector<T>::type;
     const V scales = scale - V{};
     const V shifts = shift - V{};
     V x[chains];
+#pragma GCC unroll 24
     for (int i = 0; i < chains; ++i) x[i] = static_cast<T>(i) - V{};
-    for (long step = 0; step < steps; ++step)
+    for (long step = 0; step < steps; ++step) {
+#pragma GCC unroll 24
         for (int i = 0; i < chains; ++i) x[i] = x[i] * scales + shifts;
-    for (int i = 1; i < chains; ++i) x[0] += x[i];
-    return x[0][0];
+    }
+    V sum{};
+#pragma GCC unroll 24
+    for (int i = 0; i < chains; ++i) sum += x[i];
+    return sum[0];
 }
 
 // CPU time of this thread: on a shared machine, time given to others doesn't count.
