@@ -1,0 +1,63 @@
+# Every target sets up .venv by itself, on a fresh machine too: all that it takes is Python 3.10 or newer with venv, and a
+# C++17 compiler.
+
+PYTHON ?= python3
+VENV ?= .venv
+# Exact versions for the development environment; requirements/lowest.txt has the oldest ones that pyproject.toml admits.
+CONSTRAINTS ?= requirements/known-good.txt
+# Which tests the sanitizers run: those that reach the native module.
+SANITIZE_TESTS ?= tests/native
+
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+# No build isolation and a build folder that stays: after a change in csrc/ only what changed is compiled again.
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
+INSTALL_SELF = $(INSTALL) --no-build-isolation --config-settings=build-dir=build/$(notdir $(VENV))$(1) --editable '.[dev,viz]'
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test test-lowest lint format sanitize wheel clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.* ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.* ## /\1\t/' | expand -t 14
+
+# Python code is used where it lies; what needs a new installation is metadata, dependencies and the native module.
+$(READY): pyproject.toml CMakeLists.txt $(CONSTRAINTS) $(shell find csrc cmake -type f)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(INSTALL) scikit-build-core nanobind cmake ninja
+	$(call INSTALL_SELF)
+	touch $@
+
+build: $(READY) ## set up .venv with the package, its native module and the tools
+
+demo: $(READY) ## run the whole story on bundled real data and write demo/report.html
+	$(BIN)/fastflow demo --out demo
+
+test: $(READY) ## run the tests that need no GPU
+	$(BIN)/pytest -m "not gpu"
+
+test-lowest: ## run them on the oldest supported versions of the dependencies, in .venv-lowest
+	$(MAKE) test VENV=.venv-lowest CONSTRAINTS=requirements/lowest.txt
+
+lint: $(READY) ## check style, formatting and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+format: $(READY) ## format the Python code and mend what ruff can mend
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+# The module under test takes the place of the usual one; without the stamp, the next target puts the usual one back.
+# Both libraries are preloaded because Python is built without either: AddressSanitizer must come first, and it looks for
+# the C++ runtime's __cxa_throw when it starts. Leaks are left out: Python never frees all that it allocates.
+sanitize: $(READY) ## run the native tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	rm $(READY)
+	$(call INSTALL_SELF,-sanitize) --config-settings=cmake.define.FASTFLOW_SANITIZE=ON --config-settings=install.strip=false
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so.6)" \
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 $(BIN)/pytest -m "not gpu" $(SANITIZE_TESTS)
+
+wheel: $(READY) ## build the source distribution, and from it the wheel, in dist/
+	$(BIN)/python -m build --outdir dist
+
+clean: ## remove everything that the targets above made
+	rm -rf $(VENV) .venv-lowest build dist demo .pytest_cache .ruff_cache
