@@ -1,5 +1,34 @@
-"""Latent traversals as flows of learned potentials."""
+"""fastflow: meaningful controls in generative models as flows of learned potentials, on an engine of fused jets.
+
+    import fastflow as ff
+
+    generator = ff.generators.load("digits-vae")
+    run = ff.discover(generator, ff.DiscoverConfig(num_potentials=8, steps=1000), out="runs/digits")
+    path = run.traverse(generator.sample(4), potential=3, steps=10)
+"""
 
 from importlib.metadata import version
 
+from fastflow import pde
+from fastflow.errors import BackendError, InputError, TrainingError
+from fastflow.flows import flow, rollout_loss
+from fastflow.objectives import pde_loss
+from fastflow.ops.backends import backends, precision, use_backend
+from fastflow.ops.types import Jet
+from fastflow.potentials import PotentialBank
+
 __version__ = version("fastflow")
+__all__ = [
+    "BackendError",
+    "InputError",
+    "Jet",
+    "PotentialBank",
+    "TrainingError",
+    "backends",
+    "flow",
+    "pde",
+    "pde_loss",
+    "precision",
+    "rollout_loss",
+    "use_backend",
+]

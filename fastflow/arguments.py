@@ -1,0 +1,76 @@
+"""What the engine's callers may pass for latents, times and potentials, and the checks that say so."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from fastflow.errors import InputError
+
+Times = float | Tensor | tuple[Tensor, Tensor]
+"""One time for all samples, one per sample (B,), or a grid: its distinct times (T,) and each sample's place in it (B,)."""
+
+
+def sample_times(t: Times, z: Tensor) -> Tensor:
+    """Each sample's time (B,), whichever way the times were given."""
+    if isinstance(t, tuple):
+        return t[0].to(z)[t[1]]
+    return torch.as_tensor(t, dtype=z.dtype, device=z.device).expand(z.shape[0])
+
+
+def check_latents(z: Tensor, dim: int, like: Tensor) -> None:
+    """Raise InputError unless z is (B, dim), of the dtype and on the device of `like`, and finite."""
+    if not isinstance(z, Tensor) or z.ndim != 2 or z.shape[1] != dim:
+        got = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
+        raise InputError(f"z must be a tensor of shape (B, {dim}), got {got}")
+    if z.dtype != like.dtype:
+        raise InputError(f"z must have the bank's dtype {like.dtype}, got {z.dtype}: convert one with .to(...)")
+    if z.device != like.device:
+        raise InputError(f"z must be on the bank's device {like.device}, got {z.device}: move one with .to(...)")
+    # Looking at values would break a compiled graph, and wait for the GPU.
+    if z.device.type == "cpu" and not torch.compiler.is_compiling() and not bool(z.isfinite().all()):
+        raise InputError("z must be finite, got NaN or infinity")
+
+
+def check_index(index: int | Tensor, num_potentials: int, z: Tensor) -> Tensor:
+    """Each sample's potential (B,) long; raise InputError unless all lie in [0, num_potentials)."""
+    if isinstance(index, int):
+        if not 0 <= index < num_potentials:
+            raise InputError(f"index must lie in 0..{num_potentials - 1}, got {index}")
+        return torch.full(z.shape[:1], index, dtype=torch.long, device=z.device)
+    if not isinstance(index, Tensor) or index.dtype != torch.long or index.shape != z.shape[:1]:
+        got = f"{index.dtype} {tuple(index.shape)}" if isinstance(index, Tensor) else type(index).__name__
+        raise InputError(f"index must be an int or a long tensor of shape ({z.shape[0]},), got {got}")
+    if index.device != z.device:
+        raise InputError(f"index must be on the latents' device {z.device}, got {index.device}")
+    if index.device.type == "cpu" and not torch.compiler.is_compiling() and len(index):
+        low, high = int(index.min()), int(index.max())
+        if low < 0 or high >= num_potentials:
+            raise InputError(f"index must lie in 0..{num_potentials - 1}, got values from {low} to {high}")
+    return index
+
+
+def check_laplacian(laplacian: str) -> None:
+    """Raise InputError unless `laplacian` names a way to compute it."""
+    if laplacian not in ("exact", "hutchinson", "none", "row_sum"):
+        raise InputError(f"laplacian must be one of exact, hutchinson, none, row_sum, got {laplacian!r}")
+
+
+def check_times(t: Times, z: Tensor) -> Times:
+    """The times of latents z (B, D), tensors in z's dtype; raise InputError unless they fit."""
+    if isinstance(t, tuple):
+        grid, place = t
+        if grid.ndim != 1 or place.dtype != torch.long or place.shape != z.shape[:1]:
+            raise InputError(f"t as a grid must be times (T,) and each sample's place ({z.shape[0]},) long")
+        return grid, place
+    if isinstance(t, Tensor) and t.ndim and t.shape != z.shape[:1]:
+        raise InputError(f"t must be a number or have shape ({z.shape[0]},), got {tuple(t.shape)}")
+    if not isinstance(t, (int, float, Tensor)):
+        raise InputError(f"t must be a number or a tensor of shape ({z.shape[0]},), got {type(t).__name__}")
+    if isinstance(t, Tensor):
+        return t.to(z)
+    if not math.isfinite(t):
+        raise InputError(f"t must be finite, got {t}")
+    return t

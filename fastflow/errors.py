@@ -1,0 +1,15 @@
+"""The errors that fastflow raises on purpose; each says in one line what was wrong, what was expected and how to mend it."""
+
+from __future__ import annotations
+
+
+class InputError(ValueError):
+    """Bad input: an argument, a file or a configuration that can't be used as it is."""
+
+
+class BackendError(RuntimeError):
+    """A backend was asked for that this installation or machine doesn't have."""
+
+
+class TrainingError(RuntimeError):
+    """Training can't go on, for example because the loss is no longer finite."""

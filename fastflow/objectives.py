@@ -1,0 +1,78 @@
+"""The losses of potential flows (Song et al., ICML 2023): physics, rest at the start, visible change, distinctness."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from fastflow.arguments import Times, check_index, check_latents, check_times, sample_times
+from fastflow.errors import InputError
+from fastflow.ops import reference
+from fastflow.ops.types import Jet, Laplacian
+from fastflow.pde import PDE, LinearQuadratic, Wave, residual
+from fastflow.potentials import PotentialBank
+
+
+def pde_loss(
+    bank: PotentialBank,
+    z: Tensor,
+    t: Times,
+    index: int | Tensor,
+    pde: PDE | Callable[[Jet], Tensor] | None = None,
+    *,
+    laplacian: Laplacian = "exact",
+    num_probes: int = 1,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Mean over the samples of the squared residual of `pde` (the wave equation by default), a scalar.
+
+    z, t, index and the rest are those of `PotentialBank.jet`; `pde` is an equation, or any callable of a jet.
+    """
+    pde = Wave() if pde is None else pde
+    if isinstance(pde, LinearQuadratic) and laplacian == "exact":
+        check_latents(z, bank.dim, bank.out_bias)
+        t = check_times(t, z)
+        networks = bank.networks(t, index, z)
+        source = pde.source(z, sample_times(t, z), networks.potential)
+        source = None if source is None else source.expand(z.shape[:1])
+        return reference.residual_loss(
+            networks.mlp, z, networks.index, networks.slot, networks.coefficients(pde), source
+        )
+    jet = bank.jet(z, t, index, laplacian=laplacian, num_probes=num_probes, generator=generator)
+    return residual(pde, jet, z, sample_times(t, z), check_index(index, bank.num_potentials, z)).square().mean()
+
+
+def initial_loss(bank: PotentialBank, z0: Tensor, index: int | Tensor, t0: float = 0.0) -> Tensor:
+    """Mean |grad u_k(z0, t0)|^2: a potential starts at rest."""
+    return bank.jet(z0, t0, index, laplacian="none").grad.square().sum(1).mean()
+
+
+def jacobian_loss(change: Tensor, kind: Literal["log", "square"] = "log") -> Tensor:
+    """Reward for a visible change of the image: forbids u = 0.
+
+    Args:
+        change: J_g(z) grad u, the image's rate of change along the flow, (B, ...).
+        kind: "square", -mean |J_g grad u|^2, the paper's term, which fades as the potentials shrink; "log", -mean of the log
+            of each sample's mean square, which doesn't care about scale and keeps them alive.
+    """
+    if kind == "square":
+        return -change.flatten(1).square().sum(1).mean()
+    if kind == "log":
+        tiny = torch.finfo(change.dtype).tiny
+        return -change.flatten(1).square().mean(1).clamp_min(tiny).log().mean()
+    raise InputError(f"kind must be one of log, square, got {kind!r}")
+
+
+def generator_change(decode: Callable[[Tensor], Tensor], z: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
+    """The images g(z) and their rate of change J_g(z) direction, both (B, C, H, W), by one forward-mode pass."""
+    images, change = torch.func.jvp(decode, (z,), (direction,))
+    return images, change
+
+
+def classifier_loss(logits: Tensor, index: Tensor) -> Tensor:
+    """Cross-entropy of naming the potential, logits (B, K), that moved each image, index (B,)."""
+    return functional.cross_entropy(logits, index)

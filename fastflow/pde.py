@@ -1,0 +1,333 @@
+"""The physical equations a potential is held to, as functions of its jet.
+
+An equation's residual is a sum of terms, r = sum_i term_i, and it is normalised by E[sum_i term_i^2]. Write your own by
+subclassing `PDE` with `terms`, or pass any callable of a jet, which then has no normalised residual.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from fastflow.errors import InputError
+from fastflow.ops.types import Jet
+
+Field = Callable[[Tensor | None, Tensor | None, Tensor | None], Tensor]
+"""A function of latents (B, D), times (B,) and potential indices (B,) with values (B,)."""
+
+
+class PDE(nn.Module, ABC):
+    """An equation whose residual is the sum of its terms."""
+
+    equation: str
+
+    @abstractmethod
+    def terms(
+        self, jet: Jet, z: Tensor | None = None, t: Tensor | None = None, index: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """The summands of the residual, each (B,), at latents z (B, D), times t (B,) and potentials index (B,)."""
+
+    def forward(
+        self, jet: Jet, z: Tensor | None = None, t: Tensor | None = None, index: Tensor | None = None
+    ) -> Tensor:
+        """The residual (B,). z, t and index matter only to equations with fields, or with constants per potential."""
+        return _total(self.terms(jet, z, t, index))
+
+    def constants(self) -> dict[str, Tensor]:
+        """The equation's constants by name, each of shape () or (K,)."""
+        return {name: value.detach() for name, value in self.named_parameters(recurse=False)}
+
+
+class LinearQuadratic(PDE):
+    """r = c0 u + c1 u_t + c2 u_tt + c3 lap + c4 |grad|^2 + source: the family that kernels fuse.
+
+    Subclasses define `coefficients`, and `source` where they have one.
+    """
+
+    @abstractmethod
+    def coefficients(self) -> Tensor:
+        """(c0, c1, c2, c3, c4) as (5,), or (K, 5) where they differ between potentials."""
+
+    has_source = False
+
+    def source(self, z: Tensor | None, t: Tensor | None, index: Tensor | None) -> Tensor | None:
+        """The term that doesn't depend on the potential, () or (B,); None where `has_source` is false."""
+        return None
+
+    def terms(
+        self, jet: Jet, z: Tensor | None = None, t: Tensor | None = None, index: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        c = _per_sample(self.coefficients().to(jet.u), index).unbind(-1)  # each () or (B,)
+        scalars = [jet.u, jet.u_t, jet.u_tt, (jet.grad**2).sum(1)]
+        if jet.laplacian.ndim == 2:  # row sums: the residual is a vector per sample
+            c = [ci[..., None] for ci in c]
+            scalars = [scalar[:, None] for scalar in scalars]
+        u, u_t, u_tt, kinetic = scalars
+        terms = (c[0] * u, c[1] * u_t, c[2] * u_tt, c[3] * jet.laplacian, c[4] * kinetic)
+        source = self.source(z, t, index)
+        return terms if source is None else (*terms, source)
+
+
+class Wave(LinearQuadratic):
+    """u_tt - c^2 lap. The equation of Song et al. (ICML 2023)."""
+
+    equation = "u_tt - c^2 lap"
+    c: Tensor
+
+    def __init__(self, c: float | Tensor = 1.0, *, num_potentials: int | None = None, learnable: bool = False) -> None:
+        super().__init__()
+        _add_constants(self, num_potentials, learnable, c=c)
+
+    def coefficients(self) -> Tensor:
+        return _coefficients(u_tt=1.0, laplacian=-(self.c**2))
+
+
+class DampedWave(LinearQuadratic):
+    """u_tt + gamma u_t - c^2 lap."""
+
+    equation = "u_tt + gamma u_t - c^2 lap"
+    c: Tensor
+    gamma: Tensor
+
+    def __init__(
+        self,
+        c: float | Tensor = 1.0,
+        gamma: float | Tensor = 0.1,
+        *,
+        num_potentials: int | None = None,
+        learnable: bool = False,
+    ) -> None:
+        super().__init__()
+        _add_constants(self, num_potentials, learnable, c=c, gamma=gamma)
+
+    def coefficients(self) -> Tensor:
+        return _coefficients(u_tt=1.0, u_t=self.gamma, laplacian=-(self.c**2))
+
+
+class KleinGordon(LinearQuadratic):
+    """u_tt - c^2 lap + m^2 u."""
+
+    equation = "u_tt - c^2 lap + m^2 u"
+    c: Tensor
+    m: Tensor
+
+    def __init__(
+        self,
+        c: float | Tensor = 1.0,
+        m: float | Tensor = 1.0,
+        *,
+        num_potentials: int | None = None,
+        learnable: bool = False,
+    ) -> None:
+        super().__init__()
+        _add_constants(self, num_potentials, learnable, c=c, m=m)
+
+    def coefficients(self) -> Tensor:
+        return _coefficients(u_tt=1.0, laplacian=-(self.c**2), u=self.m**2)
+
+
+class Heat(LinearQuadratic):
+    """u_t - kappa lap."""
+
+    equation = "u_t - kappa lap"
+    kappa: Tensor
+
+    def __init__(
+        self, kappa: float | Tensor = 1.0, *, num_potentials: int | None = None, learnable: bool = False
+    ) -> None:
+        super().__init__()
+        _add_constants(self, num_potentials, learnable, kappa=kappa)
+
+    def coefficients(self) -> Tensor:
+        return _coefficients(u_t=1.0, laplacian=-self.kappa)
+
+
+class HamiltonJacobi(LinearQuadratic):
+    """u_t + |grad|^2 / 2 + f^2 (Song et al., Flow Factorized Representation Learning, NeurIPS 2023).
+
+    Args:
+        f: a number, one per potential, a field of (z, t, index), or None for the equation without force.
+    """
+
+    equation = "u_t + |grad|^2 / 2 + f^2"
+
+    def __init__(
+        self, f: float | Tensor | Field | None = None, *, num_potentials: int | None = None, learnable: bool = False
+    ) -> None:
+        super().__init__()
+        self.has_source = f is not None
+        self.force = None if f is None else _as_field(f, num_potentials, learnable)
+
+    def coefficients(self) -> Tensor:
+        return _coefficients(u_t=1.0, kinetic=0.5)
+
+    def source(self, z: Tensor | None, t: Tensor | None, index: Tensor | None) -> Tensor | None:
+        return None if self.force is None else self.force(z, t, index) ** 2
+
+
+class ViscousHamiltonJacobi(LinearQuadratic):
+    """u_t + |grad|^2 / 2 - nu lap."""
+
+    equation = "u_t + |grad|^2 / 2 - nu lap"
+    nu: Tensor
+
+    def __init__(
+        self, nu: float | Tensor = 0.1, *, num_potentials: int | None = None, learnable: bool = False
+    ) -> None:
+        super().__init__()
+        _add_constants(self, num_potentials, learnable, nu=nu)
+
+    def coefficients(self) -> Tensor:
+        return _coefficients(u_t=1.0, kinetic=0.5, laplacian=-self.nu)
+
+
+class Helmholtz(LinearQuadratic):
+    """lap + k^2 u."""
+
+    equation = "lap + k^2 u"
+    k: Tensor
+
+    def __init__(self, k: float | Tensor = 1.0, *, num_potentials: int | None = None, learnable: bool = False) -> None:
+        super().__init__()
+        _add_constants(self, num_potentials, learnable, k=k)
+
+    def coefficients(self) -> Tensor:
+        return _coefficients(laplacian=1.0, u=self.k**2)
+
+
+class Poisson(LinearQuadratic):
+    """lap - f.
+
+    Args:
+        f: a number, one per potential, or a field of (z, t, index).
+    """
+
+    equation = "lap - f"
+    has_source = True
+
+    def __init__(
+        self, f: float | Tensor | Field = 0.0, *, num_potentials: int | None = None, learnable: bool = False
+    ) -> None:
+        super().__init__()
+        self.density = _as_field(f, num_potentials, learnable)
+
+    def coefficients(self) -> Tensor:
+        return _coefficients(laplacian=1.0)
+
+    def source(self, z: Tensor | None, t: Tensor | None, index: Tensor | None) -> Tensor | None:
+        return -self.density(z, t, index)
+
+
+class PorousMedium(PDE):
+    """u_t - lap(u^m) = u_t - m u^(m-1) lap - m (m-1) u^(m-2) |grad|^2. Needs u > 0 unless m is a whole number."""
+
+    equation = "u_t - lap(u^m)"
+
+    def __init__(self, m: float = 2.0) -> None:
+        super().__init__()
+        if not m >= 1:
+            raise InputError(f"m must be at least 1, got {m!r}")
+        self.m = float(m)
+
+    def terms(
+        self, jet: Jet, z: Tensor | None = None, t: Tensor | None = None, index: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """See `PDE.terms`."""
+        m = self.m
+        if m == 1:  # the heat equation; the last term's 0 * u^-1 would be NaN at u = 0
+            return jet.u_t, -jet.laplacian
+        kinetic = (jet.grad**2).sum(1)
+        return jet.u_t, -m * jet.u ** (m - 1) * jet.laplacian, -m * (m - 1) * jet.u ** (m - 2) * kinetic
+
+
+class ConstantField(nn.Module):
+    """A field that has the same value everywhere, or one per potential."""
+
+    f: Tensor
+
+    def __init__(self, f: float | Tensor, num_potentials: int | None, learnable: bool) -> None:
+        super().__init__()
+        _add_constants(self, num_potentials, learnable, f=f)
+
+    def forward(self, z: Tensor | None, t: Tensor | None, index: Tensor | None) -> Tensor:
+        """The value, () or (B,)."""
+        return _per_sample(self.f[..., None], index)[..., 0]
+
+
+EQUATIONS: dict[str, type[PDE]] = {
+    "wave": Wave,
+    "damped-wave": DampedWave,
+    "klein-gordon": KleinGordon,
+    "heat": Heat,
+    "hamilton-jacobi": HamiltonJacobi,
+    "viscous-hamilton-jacobi": ViscousHamiltonJacobi,
+    "helmholtz": Helmholtz,
+    "poisson": Poisson,
+    "porous-medium": PorousMedium,
+}
+"""The equations by the names that configurations use."""
+
+
+def residual(pde: PDE | Callable[[Jet], Tensor], jet: Jet, z: Tensor, t: Tensor, index: Tensor) -> Tensor:
+    """The residual (B,) of an equation, or of any callable of a jet."""
+    r = pde(jet, z, t, index) if isinstance(pde, PDE) else pde(jet)
+    if not isinstance(r, Tensor) or r.shape[:1] != jet.u.shape:
+        got = tuple(r.shape) if isinstance(r, Tensor) else type(r).__name__
+        raise InputError(f"pde must give one residual per sample, shape {tuple(jet.u.shape)}, got {got}")
+    return r
+
+
+def normalized_residual(pde: PDE, jet: Jet, z: Tensor, t: Tensor, index: Tensor) -> Tensor:
+    """E[r^2] / E[sum of the terms' squares], a number without units; 1 where the terms are independent of one another."""
+    terms = pde.terms(jet, z, t, index)
+    return _total(terms).square().mean() / _total(tuple(term.square() for term in terms)).mean()
+
+
+def _total(terms: tuple[Tensor, ...]) -> Tensor:
+    total = terms[0]
+    for term in terms[1:]:
+        total = total + term
+    return total
+
+
+def _add_constants(
+    module: nn.Module, num_potentials: int | None, learnable: bool, **values: float | Tensor
+) -> None:
+    for name, value in values.items():
+        tensor = torch.as_tensor(value, dtype=torch.get_default_dtype()).detach().clone()
+        if tensor.ndim > 1 or not bool(tensor.isfinite().all()):
+            raise InputError(f"{name} must be a finite number or one per potential, got {value!r}")
+        if num_potentials is not None:
+            if tensor.ndim == 1 and tensor.shape[0] != num_potentials:
+                raise InputError(f"{name} has {tensor.shape[0]} values for {num_potentials} potentials")
+            tensor = tensor.expand(num_potentials).clone()
+        module.register_parameter(name, nn.Parameter(tensor, requires_grad=learnable))
+
+
+def _coefficients(
+    u: float | Tensor = 0.0,
+    u_t: float | Tensor = 0.0,
+    u_tt: float | Tensor = 0.0,
+    laplacian: float | Tensor = 0.0,
+    kinetic: float | Tensor = 0.0,
+) -> Tensor:
+    """The given coefficients side by side: (5,), or (K, 5) where one of them differs between potentials."""
+    values = (u, u_t, u_tt, laplacian, kinetic)
+    like = next((value for value in values if isinstance(value, Tensor)), torch.zeros(()))
+    return torch.stack([torch.as_tensor(v, dtype=like.dtype, device=like.device).expand_as(like) for v in values], -1)
+
+
+def _as_field(f: float | Tensor | Field, num_potentials: int | None, learnable: bool) -> Field:
+    return ConstantField(f, num_potentials, learnable) if isinstance(f, (int, float, Tensor)) else f
+
+
+def _per_sample(values: Tensor, index: Tensor | None) -> Tensor:
+    """Each sample's row of per-potential values; shared values as they are."""
+    if values.ndim == 1:
+        return values
+    if index is None:
+        raise InputError("this equation's constants differ between potentials: pass index=, each sample's potential")
+    return values[index]

@@ -1,0 +1,211 @@
+"""Banks of learned potential landscapes u_k(z, t): K small networks, stacked, with time entering through their biases."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fastflow.arguments import Times, check_index, check_laplacian, check_latents, check_times
+from fastflow.errors import InputError
+from fastflow.ops import reference
+from fastflow.ops.activations import OUT_ACTIVATIONS, check_activation, derivatives
+from fastflow.ops.grouping import group
+from fastflow.ops.types import MLP, Jet, Laplacian
+from fastflow.pde import LinearQuadratic
+
+TimeInput = Literal["sinusoidal", "linear", "none"]
+
+
+class Networks(NamedTuple):
+    """Stacked networks bound to samples: what the engine's operators take.
+
+    index (B,): each sample's network in `mlp`. slot (B,) or (T, B): its bias rows. potential (B,): its potential in the bank.
+    chosen: which of the bank's potentials `mlp` holds.
+    """
+
+    mlp: MLP
+    index: Tensor
+    slot: Tensor
+    potential: Tensor
+    chosen: slice
+
+    def coefficients(self, pde: LinearQuadratic) -> Tensor:
+        """The equation's coefficients for each network, (K, 5)."""
+        values = pde.coefficients().to(self.mlp.out_bias)
+        return values[self.chosen] if values.ndim == 2 else values.expand(self.mlp.out_bias.shape[0], 5)
+
+
+class PotentialBank(nn.Module):
+    """K potentials u_k(z, t), each an MLP on z whose biases depend on t; parameters are stacked along a first axis of K.
+
+    Args:
+        num_potentials: K.
+        dim: width D of the latents.
+        hidden: widths of the hidden layers, one at least.
+        activation: "tanh", "sin", "gelu", "silu" or "softplus".
+        out_activation: "tanh" or "identity", applied to the scalar output.
+        time: "sinusoidal", the network of Song et al. (ICML 2023): an embedding of t through two layers, added to the first
+            hidden layer (to the only layer's input where there is one); "linear": t enters the first layer as one more
+            input; "none": no dependence on time, u_t and u_tt are zero.
+
+    Raises:
+        InputError: a size below one, or an unknown name.
+    """
+
+    def __init__(
+        self,
+        num_potentials: int,
+        dim: int,
+        hidden: Sequence[int] = (64, 64),
+        activation: str = "tanh",
+        out_activation: str = "tanh",
+        time: TimeInput = "sinusoidal",
+    ) -> None:
+        super().__init__()
+        for name, size in (("num_potentials", num_potentials), ("dim", dim), *(("hidden", h) for h in hidden)):
+            if not isinstance(size, int) or size < 1:
+                raise InputError(f"{name} must be a whole number of at least 1, got {size!r}")
+        if len(hidden) == 0:
+            raise InputError("hidden must name the width of at least one layer, got none")
+        check_activation(activation)
+        check_activation(out_activation, OUT_ACTIVATIONS, "out_activation")
+        if time not in ("sinusoidal", "linear", "none"):
+            raise InputError(f"time must be one of sinusoidal, linear, none, got {time!r}")
+        self.num_potentials, self.dim, self.hidden = num_potentials, dim, tuple(hidden)
+        self.activation, self.out_activation, self.time = activation, out_activation, time
+
+        k, first = num_potentials, hidden[0]
+        sizes = list(zip((dim, *hidden[:-1]), hidden, strict=True))
+        self.weights = nn.ParameterList(_uniform(fan_in, k, width, fan_in) for fan_in, width in sizes)
+        self.biases = nn.ParameterList(_uniform(fan_in, k, width) for fan_in, width in sizes)
+        self.out_weight = _uniform(hidden[-1], k, hidden[-1])
+        self.out_bias = _uniform(hidden[-1], k)
+        if time == "sinusoidal":
+            embedding = dim + dim % 2
+            self.time_weight_in = _uniform(embedding, k, first, embedding)
+            self.time_bias_in = _uniform(embedding, k, first)
+            self.time_weight_out = _uniform(first, k, first, first)
+            self.time_bias_out = _uniform(first, k, first)
+        elif time == "linear":
+            self.time_weight = _uniform(dim + 1, k, first)
+
+    def extra_repr(self) -> str:
+        return (
+            f"num_potentials={self.num_potentials}, dim={self.dim}, hidden={self.hidden}, activation={self.activation!r}, "
+            f"out_activation={self.out_activation!r}, time={self.time!r}"
+        )
+
+    def jet(
+        self,
+        z: Tensor,
+        t: Times,
+        index: int | Tensor,
+        *,
+        laplacian: Laplacian = "exact",
+        num_probes: int = 1,
+        generator: torch.Generator | None = None,
+    ) -> Jet:
+        """Value, gradient, Laplacian and time derivatives of each sample's potential, exact and differentiable.
+
+        Args:
+            z: latents (B, D) of the bank's dtype.
+            t: times; see `fastflow.arguments.Times`.
+            index: the potential, one for all or one per sample (B,) long.
+            laplacian: "exact" trace of the spatial Hessian; "hutchinson", an unbiased estimate from `num_probes` Rademacher
+                probes drawn from `generator`; "none", zeros; "row_sum", the Hessian's row sums (B, D), for old runs only.
+
+        Raises:
+            InputError: a shape, dtype or value that doesn't fit, by the argument's name.
+        """
+        check_latents(z, self.dim, self.out_bias)
+        check_laplacian(laplacian)
+        probes = _probes(z, num_probes, generator) if laplacian == "hutchinson" else None
+        networks = self.networks(check_times(t, z), index, z)
+        return reference.jet(networks.mlp, z, networks.index, networks.slot, laplacian, probes)
+
+    def networks(self, t: Times, index: int | Tensor, z: Tensor) -> Networks:
+        """The stacked networks with their biases evaluated at the times `t` of samples z (B, D).
+
+        One index for all samples selects that network alone, so nothing is computed for the others.
+        """
+        potential = check_index(index, self.num_potentials, z)
+        chosen = slice(index, index + 1) if isinstance(index, int) else slice(None)
+        *weights, out_weight, out_bias = (p[chosen] for p in (*self.weights, self.out_weight, self.out_bias))
+        network = potential - index if isinstance(index, int) else potential
+        if isinstance(t, Tensor) and t.ndim == 1:
+            grouping = group(network, out_bias.shape[0])
+            times, slot = grouping.pack(t), grouping.place
+        else:
+            grid, place = t if isinstance(t, tuple) else (torch.as_tensor(t).reshape(1), 0)
+            times = grid.expand(out_bias.shape[0], -1)
+            slot = network * grid.shape[0] + place
+        bias_jets = self._bias_jets(times.to(out_bias), chosen)
+        mlp = MLP(tuple(weights), bias_jets, out_weight, out_bias, self.activation, self.out_activation)
+        return Networks(mlp, network, slot, potential, chosen)
+
+    def _bias_jets(self, times: Tensor, potential: slice) -> tuple[Tensor, ...]:
+        """Each layer's bias with two time derivatives, (K * N, 3, H_l), at times (K, N) of the chosen potentials."""
+        jets = []
+        for bias in self.biases:
+            value = bias[potential, None].expand(*times.shape, -1)  # (K, N, H)
+            jets.append([value, torch.zeros_like(value), torch.zeros_like(value)])
+        if self.time == "linear":
+            weight = self.time_weight[potential, None].expand_as(jets[0][0])
+            jets[0] = [jets[0][0] + times[..., None] * weight, weight, jets[0][2]]
+        elif self.time == "sinusoidal":
+            layer = min(1, len(jets) - 1)
+            tau = self._time_network(times, potential)
+            if layer == 1:
+                tau = [component @ self.weights[1][potential].mT for component in tau]
+            jets[layer] = [jets[layer][0] + tau[0], tau[1], tau[2]]
+        return tuple(torch.stack(jet, 2).flatten(0, 1) for jet in jets)
+
+    def _time_network(self, times: Tensor, potential: slice) -> list[Tensor]:
+        """tau(t) = V_2 gelu(V_1 e(t) + c_1) + c_2 with two time derivatives, each (K, N, H_1)."""
+        embedding, velocity, acceleration = sinusoidal_embedding(times, self.dim)
+        weight_in, weight_out = self.time_weight_in[potential].mT, self.time_weight_out[potential].mT
+        a = embedding @ weight_in + self.time_bias_in[potential, None]
+        a_t, a_tt = velocity @ weight_in, acceleration @ weight_in
+        h, slope, curvature = derivatives("gelu", a)
+        return [
+            h @ weight_out + self.time_bias_out[potential, None],
+            (slope * a_t) @ weight_out,
+            (slope * a_tt + curvature * a_t**2) @ weight_out,
+        ]
+
+
+def sinusoidal_embedding(t: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
+    """sin and cos of t at the frequencies 10000^(-i / (n - 1)), i < n, with two time derivatives.
+
+    Args:
+        t: times (...,). dim: D; n = ceil(D / 2), so that odd widths are padded to even and D = 2 has the frequency 1.
+
+    Returns:
+        Three tensors (..., 2 n): the embedding, all sines first, and its first and second derivative.
+    """
+    half = (dim + 1) // 2
+    exponent = torch.arange(half, dtype=t.dtype, device=t.device) / max(half - 1, 1)
+    frequency = torch.exp(-math.log(10000.0) * exponent)
+    phase = t[..., None] * frequency
+    sine, cosine = phase.sin(), phase.cos()
+    return (
+        torch.cat((sine, cosine), -1),
+        torch.cat((frequency * cosine, -frequency * sine), -1),
+        torch.cat((-(frequency**2) * sine, -(frequency**2) * cosine), -1),
+    )
+
+
+def _probes(z: Tensor, num_probes: int, generator: torch.Generator | None) -> Tensor:
+    if not isinstance(num_probes, int) or num_probes < 1:
+        raise InputError(f"num_probes must be a whole number of at least 1, got {num_probes!r}")
+    signs = torch.randint(0, 2, (num_probes, z.shape[1]), generator=generator, device=z.device)
+    return (2 * signs - 1).to(z.dtype)
+
+
+def _uniform(fan_in: int, *shape: int) -> nn.Parameter:
+    """nn.Linear's own initialisation, uniform within 1 / sqrt(fan_in)."""
+    return nn.Parameter(torch.empty(shape).uniform_(-1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in)))
