@@ -1,0 +1,251 @@
+"""Traversals as pictures: a strip of steps side by side, and the same frames as an animation."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from ._atomic import write_atomically
+
+Images = torch.Tensor | npt.NDArray[np.generic]
+Bytes = npt.NDArray[np.uint8]
+
+# Both colours keep at least 3.5:1 contrast on white and on near-black paper: strips are transparent between the images.
+ACCENT = (217, 84, 30)
+LABEL = (122, 122, 122)
+
+# Longer side in pixels that small images are enlarged towards. GIF packs smooth greys poorly, hence the smaller one.
+_STRIP_CELL = 64
+_GIF_CELL = 32
+_GUTTER = 5  # pixels between images, wide enough for the start column's frame and a hair of air
+_FRAME = 3
+_FONT_SIZE = 15
+_GIF_GUTTER = 2
+_GIF_GUTTER_GREY = 128  # grey on purpose: visible between dark images and between light ones
+
+
+def save_strip(
+    images: Images,
+    file: str | os.PathLike[str],
+    *,
+    start: int | None = None,
+    value_range: tuple[float, float] | None = None,
+    image_size: int | None = None,
+) -> Path:
+    """Save paths of images as one PNG: a row for each starting image, a column for each step.
+
+    Every frame shares one brightness scale, so two frames of the strip can be compared. The space between the images
+    is transparent, which lets the strip stand on light and dark paper alike.
+
+    Args:
+        images: (B, T, C, H, W), any real dtype, C 1 (grey) or 3 (RGB).
+        file: where the PNG goes; its folder is made if need be.
+        start: column of the starting images. It gets a frame, a pointer and the label "start", and the other columns
+            are counted from it. With None nothing is marked and columns are counted from 0.
+        value_range: values shown as black and as white; values outside are clipped. By default the least and the
+            greatest value of the whole strip.
+        image_size: longer side in pixels to enlarge images towards, by a whole factor; 64 by default. Images that are
+            already larger than half of it keep their size.
+
+    Returns:
+        The path written. The file appears whole or not at all.
+
+    Raises:
+        ValueError: `images` has another shape, is empty or holds NaN or infinity; `start` is not a column;
+            `value_range` is not two finite increasing numbers; `image_size` is not positive.
+        OSError: the file cannot be written.
+    """
+    frames = _frames(images, value_range, _STRIP_CELL if image_size is None else image_size)
+    rows, columns, height, width = frames.shape[:4]
+    if start is not None and not 0 <= start < columns:
+        raise ValueError(f"start={start} is not a column of this strip: expected 0 to {columns - 1}, or None")
+
+    font = ImageFont.load_default(_FONT_SIZE)
+    assert isinstance(font, ImageFont.FreeTypeFont)  # what Pillow answers whenever a size is asked for
+    pointer = 9
+    band = pointer + _FONT_SIZE + 4
+    size = (columns * (width + _GUTTER) + _GUTTER, rows * (height + _GUTTER) + _GUTTER + band)
+    # Transparent pixels carry the labels' colour, so that blending antialiased text leaves no dark fringe.
+    canvas = Image.new("RGBA", size, (*LABEL, 0))
+    for row in range(rows):
+        for column in range(columns):
+            corner = (_GUTTER + column * (width + _GUTTER), _GUTTER + row * (height + _GUTTER))
+            canvas.paste(_picture(frames[row, column]).convert("RGBA"), corner)
+
+    draw = ImageDraw.Draw(canvas)
+    bottom = rows * (height + _GUTTER) + _GUTTER
+    if start is not None:
+        left = start * (width + _GUTTER) + (_GUTTER - _FRAME)
+        right = (start + 1) * (width + _GUTTER) + _FRAME - 1
+        top = _GUTTER - _FRAME
+        draw.rectangle((left, top, right, bottom - top - 1), outline=(*ACCENT, 255), width=_FRAME)
+        middle = (left + right) // 2
+        tip = bottom - top
+        draw.polygon([(middle, tip), (middle - 5, tip + 6), (middle + 6, tip + 6)], fill=(*ACCENT, 255))
+    for column, text in _labels(columns, width + _GUTTER, start, font):
+        centre = _GUTTER + column * (width + _GUTTER) + width / 2
+        extent = font.getlength(text) / 2
+        centre = min(max(centre, extent + 1), size[0] - extent - 1)
+        _write(canvas, (centre, bottom + pointer - 2), text, font, ACCENT if column == start else LABEL)
+
+    return write_atomically(file, _encoded(canvas, "PNG", optimize=True))
+
+
+def save_gif(
+    images: Images,
+    file: str | os.PathLike[str],
+    *,
+    value_range: tuple[float, float] | None = None,
+    frames_per_second: float = 8,
+    image_size: int | None = None,
+) -> Path:
+    """Save paths of images as one looping GIF: the starting images side by side, all moving in step.
+
+    The animation runs to the last step and back again, so it loops without a jump. One palette and one brightness
+    scale serve every frame; grey images keep their exact 8-bit values.
+
+    Args:
+        images: (B, T, C, H, W), any real dtype, C 1 (grey) or 3 (RGB).
+        file: where the GIF goes; its folder is made if need be.
+        value_range: as in `save_strip`.
+        image_size: as in `save_strip`, but 32 by default.
+        frames_per_second: steps shown per second, at most 50 (GIF viewers slow faster ones down).
+
+    Returns:
+        The path written. The file appears whole or not at all.
+
+    Raises:
+        ValueError: as `save_strip`, or `frames_per_second` is not above 0 and at most 50.
+        OSError: the file cannot be written.
+    """
+    if not 0 < frames_per_second <= 50:
+        raise ValueError(f"frames_per_second={frames_per_second} cannot be shown: expected above 0 and at most 50")
+    frames = _frames(images, value_range, _GIF_CELL if image_size is None else image_size)
+    rows, steps, height, width, channels = frames.shape
+    sheets = np.full(
+        (steps, height, rows * (width + _GIF_GUTTER) - _GIF_GUTTER, channels), _GIF_GUTTER_GREY, dtype=np.uint8
+    )
+    for row in range(rows):
+        left = row * (width + _GIF_GUTTER)
+        sheets[:, :, left : left + width] = frames[row]
+
+    forth = [_picture(sheet) for sheet in sheets]
+    colours = bytes(level for level in range(256) for _ in "RGB")
+    if channels == 3:
+        # One palette from all frames at once. No dithering: its pattern would crawl from frame to frame.
+        everything = _picture(sheets.reshape(-1, sheets.shape[2], 3))
+        palette = everything.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        colours = bytes(palette.getpalette("RGB") or ())
+        forth = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in forth]
+    pictures = forth + forth[-2:0:-1]
+    # GIF counts in hundredths of a second.
+    duration = max(2, round(100 / frames_per_second)) * 10
+    # Naming the palette makes it the file's only one; Pillow would otherwise write one for every frame.
+    options = {"palette": colours, "optimize": False, "duration": duration, "loop": 0}
+    data = _encoded(pictures[0], "GIF", save_all=True, append_images=pictures[1:], **options)
+    return write_atomically(file, data)
+
+
+def _frames(images: Images, value_range: tuple[float, float] | None, image_size: int) -> Bytes:
+    """Check, scale and enlarge: (B, T, C, H, W) of any dtype becomes (B, T, H', W', C) bytes."""
+    if isinstance(images, torch.Tensor):
+        # NumPy has no bfloat16, and halves are too coarse to scale in.
+        array = images.detach().to("cpu", torch.float64 if images.dtype == torch.float64 else torch.float32).numpy()
+    else:
+        array = np.asarray(images)
+        if array.dtype.kind not in "buif":
+            raise ValueError(f"images have dtype {array.dtype}: expected real numbers")
+        array = array.astype(np.float64 if array.dtype == np.float64 else np.float32, copy=False)
+    if array.ndim != 5 or array.shape[2] not in (1, 3):
+        raise ValueError(
+            f"images have shape {array.shape}: expected (starts, steps, channels, height, width) with 1 or 3 channels"
+        )
+    if array.size == 0:
+        raise ValueError(f"images have shape {array.shape}: expected at least one start, one step and one pixel")
+    finite = np.isfinite(array)
+    if not finite.all():
+        row, step = (int(i) for i in np.argwhere(~finite)[0][:2])
+        raise ValueError(
+            f"{int((~finite).sum())} of {array.size} image values are NaN or infinite, the first at start {row}, "
+            f"step {step}: expected finite values only"
+        )
+    if value_range is None:
+        low, high = float(array.min()), float(array.max())
+    else:
+        low, high = (float(bound) for bound in value_range)
+        if not (np.isfinite([low, high]).all() and low < high):
+            raise ValueError(f"value_range={value_range}: expected two finite numbers, the first below the second")
+    # A strip of one single value has no scale; it is shown black rather than divided by zero.
+    scaled = (array - low) / (high - low) if high > low else np.zeros_like(array)
+    pixels = np.rint(np.clip(scaled, 0, 1) * 255).astype(np.uint8).transpose(0, 1, 3, 4, 2)
+    return _enlarged(pixels, image_size)
+
+
+def _enlarged(pixels: Bytes, image_size: int) -> Bytes:
+    """Enlarge by a whole factor, smoothly: an 8x8 digit in hard squares reads as squares, not as a digit."""
+    if image_size < 1:
+        raise ValueError(f"image_size={image_size}: expected a positive number of pixels")
+    rows, steps, height, width, channels = pixels.shape
+    factor = image_size // max(height, width)
+    if factor < 2:
+        return pixels
+    large = np.empty((rows, steps, height * factor, width * factor, channels), dtype=np.uint8)
+    for row in range(rows):
+        for step in range(steps):
+            picture = _picture(pixels[row, step]).resize((width * factor, height * factor), Image.Resampling.BICUBIC)
+            large[row, step] = np.asarray(picture).reshape(large.shape[2:])
+    return large
+
+
+def _picture(pixels: Bytes) -> Image.Image:
+    """(H, W, 1) or (H, W, 3) bytes as a Pillow image of mode L or RGB."""
+    return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels))
+
+
+def _labels(columns: int, pitch: int, start: int | None, font: ImageFont.FreeTypeFont) -> Sequence[tuple[int, str]]:
+    """Columns and their labels: every column where they fit, else every second, fifth, tenth .. counted from start."""
+    origin = 0 if start is None else start
+    texts = {column: "start" if column == start else f"{column - origin:+d}" for column in range(columns)}
+    if start is None:
+        texts = {column: str(column) for column in range(columns)}
+    widest = max(font.getlength(text) for text in texts.values()) + 6
+    stride = next(s for p in range(9) for s in (10**p, 2 * 10**p, 5 * 10**p) if s * pitch >= widest or s >= columns)
+    return [(column, text) for column, text in texts.items() if (column - origin) % stride == 0]
+
+
+def _write(
+    canvas: Image.Image,
+    top_centre: tuple[float, float],
+    text: str,
+    font: ImageFont.FreeTypeFont,
+    colour: tuple[int, int, int],
+) -> None:
+    mask = Image.new("L", canvas.size, 0)
+    draw = ImageDraw.Draw(mask)
+    if text.startswith("-"):
+        # The built-in font knows a hyphen but no minus sign: draw a bar where the plus has its own.
+        plus = text.replace("-", "+")
+        left = top_centre[0] - font.getlength(plus) / 2
+        bar = draw.textbbox((left, top_centre[1]), "+", font=font)
+        middle = round((bar[1] + bar[3]) / 2)
+        draw.line((round(bar[0]), middle, round(bar[2]) - 1, middle), fill=255)
+        draw.text((left + font.getlength("+"), top_centre[1]), text[1:], fill=255, font=font)
+    else:
+        draw.text(top_centre, text, fill=255, font=font, anchor="ma")
+    layer = Image.new("RGBA", canvas.size, (*colour, 0))
+    layer.putalpha(mask)
+    canvas.alpha_composite(layer)
+
+
+def _encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
+    # Encoding in memory first: whatever fails here leaves the disk alone.
+    stream = io.BytesIO()
+    picture.save(stream, kind, **options)
+    return stream.getvalue()
