@@ -1,0 +1,38 @@
+"""Straight directions in latent space."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastflow.errors import InputError
+from fastflow.generators import Generator
+from fastflow.traversal import Traversal
+
+
+class Random:
+    """Random unit directions, each walked in steps of equal length: what any learned direction has to beat.
+
+    Args:
+        generator: whose latent space is traversed.
+        num_directions: K.
+        step_length: the latent distance of one step.
+        seed: of the directions.
+    """
+
+    def __init__(self, generator: Generator, num_directions: int, step_length: float = 0.1, seed: int = 0) -> None:
+        if num_directions < 1:
+            raise InputError(f"num_directions must be at least 1, got {num_directions}")
+        rng = torch.Generator().manual_seed(seed)
+        directions = torch.randn(num_directions, generator.latent_dim, generator=rng)
+        self.generator = generator
+        self.directions = (directions / directions.norm(dim=1, keepdim=True)).to(generator.sample(1))
+        self.step_length = step_length
+
+    @torch.no_grad()
+    def traverse(self, z0: Tensor, index: int | Tensor, steps: int = 10) -> Traversal:
+        """Walk latents z0 (B, D) along the directions `index`, one for all or one for each (B,) long."""
+        step = self.step_length * self.directions[index].expand_as(z0)
+        latents = z0[:, None] + step[:, None] * torch.arange(steps + 1, device=z0.device, dtype=z0.dtype)[:, None]
+        images = torch.stack([self.generator.decode(z) for z in latents.unbind(1)], 1)
+        return Traversal(latents, images, 0)

@@ -1,0 +1,59 @@
+"""Configurations: frozen dataclasses that check themselves and live in a run's config.json."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from types import NoneType, UnionType
+from typing import Any, TypeVar
+
+from fastflow.errors import InputError
+
+C = TypeVar("C")
+
+
+def from_dict(cls: type[C], values: dict[str, Any], where: str) -> C:
+    """A configuration from a JSON object; `where` names its origin in errors.
+
+    Raises:
+        InputError: a key that the configuration doesn't have, or a value of another type.
+    """
+    hints = typing.get_type_hints(cls)
+    names = [field.name for field in dataclasses.fields(cls)]  # pyright: ignore[reportArgumentType]
+    for name, value in values.items():
+        if name not in names:
+            raise InputError(f"{where} has an unknown key {name!r}; expected some of {', '.join(names)}")
+        if not _fits(value, hints[name]):
+            raise InputError(f"{where}: {name} can't be {value!r}")
+    return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+def check_positive(configuration: object, *names: str) -> None:
+    """Raise InputError unless these settings are above zero."""
+    for name in names:
+        value = getattr(configuration, name)
+        if not value > 0:
+            raise InputError(f"{name} must be above 0, got {value!r}")
+
+
+def check_not_negative(configuration: object, *names: str) -> None:
+    """Raise InputError unless these settings are zero or above."""
+    for name in names:
+        value = getattr(configuration, name)
+        if not value >= 0:
+            raise InputError(f"{name} must be 0 or above, got {value!r}")
+
+
+def _fits(value: object, hint: Any) -> bool:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, UnionType):
+        return any(_fits(value, argument) for argument in arguments)
+    if origin is typing.Literal:
+        return value in arguments
+    if origin is tuple:
+        return isinstance(value, (list, tuple)) and all(_fits(item, arguments[0]) for item in value)
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return value is None if hint is NoneType else isinstance(value, hint)

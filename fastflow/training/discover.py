@@ -1,0 +1,189 @@
+"""Discovery: learn K potentials whose flows move a pretrained generator's images in K distinct ways."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import nn
+
+from fastflow.errors import InputError
+from fastflow.flows import rollout_loss
+from fastflow.generators import Generator
+from fastflow.objectives import classifier_loss, generator_change, initial_loss, jacobian_loss
+from fastflow.ops.types import Method
+from fastflow.pde import EQUATIONS
+from fastflow.potentials import PotentialBank, TimeInput
+from fastflow.training.classifier import PairClassifier
+from fastflow.training.configuration import check_not_negative, check_positive
+from fastflow.training.loop import Losses, fit
+
+if TYPE_CHECKING:
+    from fastflow.runs import Run
+
+Equation = Literal[
+    "wave", "damped-wave", "klein-gordon", "heat", "hamilton-jacobi", "viscous-hamilton-jacobi", "helmholtz", "poisson",
+    "porous-medium",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class DiscoverConfig:
+    """Settings of a discovery; the defaults suit small image generators."""
+
+    num_potentials: int = 8
+    """K, the number of potentials."""
+    steps: int = 1000
+    """Training steps."""
+    batch_size: int = 256
+    """Samples in a step, each with a potential and a time of its own."""
+    learning_rate: float = 1e-3
+    """Adam's."""
+    seed: int = 0
+    """Of everything random."""
+    hidden: tuple[int, ...] = (64, 64)
+    """Widths of a potential's hidden layers."""
+    activation: Literal["tanh", "sin", "gelu", "silu", "softplus"] = "tanh"
+    """Of the hidden layers."""
+    out_activation: Literal["tanh", "identity"] = "tanh"
+    """Of the potential's value."""
+    time: TimeInput = "sinusoidal"
+    """How time enters the potentials."""
+    pde: Equation = "wave"
+    """The equation every potential is held to."""
+    learn_pde: bool = True
+    """Whether each potential learns the equation's constants."""
+    path_steps: int = 10
+    """T, the steps of a path."""
+    dt: float = 1.0
+    """A step's share of time."""
+    method: Method = "euler"
+    """The integrator."""
+    step_length: float | None = None
+    """Rescale every step to this length in latent space."""
+    pde_weight: float = 1.0
+    """Weight of the squared residual along the path."""
+    initial_weight: float = 1.0
+    """Weight of starting at rest."""
+    jacobian_weight: float = 0.1
+    """Weight of the reward for a visible change."""
+    jacobian: Literal["log", "square"] = "log"
+    """The reward: "log" of the mean square, which doesn't fade as potentials shrink; "square", the paper's."""
+    classifier_weight: float = 1.0
+    """Weight of the classifier's cross-entropy."""
+    log_every: int = 20
+    """Steps between two lines of metrics.jsonl."""
+    checkpoint_every: int = 500
+    """Steps between two checkpoints."""
+
+    def __post_init__(self) -> None:
+        check_positive(
+            self, "num_potentials", "steps", "batch_size", "learning_rate", "path_steps", "dt", "log_every",
+            "checkpoint_every",
+        )  # fmt: skip
+        check_not_negative(
+            self, "seed", "pde_weight", "initial_weight", "jacobian_weight", "classifier_weight"
+        )
+        if self.pde not in EQUATIONS:
+            raise InputError(f"pde must be one of {', '.join(EQUATIONS)}, got {self.pde!r}")
+
+
+class Discovery:
+    """The task of a discovery: its module holds the bank, the equation and the classifier."""
+
+    def __init__(self, config: DiscoverConfig, generator: Generator) -> None:
+        self.config, self.generator = config, generator
+        device = generator.sample(1).device
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.bank = PotentialBank(
+                config.num_potentials,
+                generator.latent_dim,
+                config.hidden,
+                config.activation,
+                config.out_activation,
+                config.time,
+            )
+            equation = EQUATIONS[config.pde]
+            constants = {} if config.pde == "porous-medium" else {
+                "num_potentials": config.num_potentials, "learnable": config.learn_pde,
+            }  # fmt: skip
+            self.pde = equation(**constants)
+            classifier = PairClassifier(generator.image_shape, config.num_potentials)
+        self.module = nn.ModuleDict({"bank": self.bank, "pde": self.pde, "classifier": classifier}).to(device)
+        self.classifier = classifier
+
+    def losses(self, rng: torch.Generator) -> Losses:
+        """The objective on one batch; every sample has its own start, potential and time."""
+        config, batch = self.config, self.config.batch_size
+        z0 = self.generator.sample(batch, rng)
+        # Every potential gets its share of every batch: drawn freely, some would starve in small ones.
+        index = (torch.randperm(batch, generator=rng) % config.num_potentials).to(z0.device)
+        place = torch.randint(config.path_steps, (batch,), generator=rng).to(z0.device)
+
+        pde_term, path = rollout_loss(
+            self.bank, z0, index, config.path_steps, self.pde, dt=config.dt, method=config.method,
+            step_length=config.step_length,
+        )  # fmt: skip
+        initial_term = initial_loss(self.bank, z0, index)
+        samples = torch.arange(batch, device=z0.device)
+        z, z_next = path[samples, place], path[samples, place + 1]
+        images, change = generator_change(self.generator.decode, z, z_next - z)
+        next_images = self.generator.decode(z_next)
+        jacobian_term = jacobian_loss(change, config.jacobian)
+        low, high = self.generator.value_range
+        logits = self.classifier((images - low) / (high - low), (next_images - low) / (high - low))
+        classifier_term = classifier_loss(logits, index)
+
+        loss = (
+            config.pde_weight * pde_term
+            + config.initial_weight * initial_term
+            + config.jacobian_weight * jacobian_term
+            + config.classifier_weight * classifier_term
+        )
+        with torch.no_grad():
+            logged = {
+                "pde": pde_term.detach(),
+                "initial": initial_term.detach(),
+                "jacobian": jacobian_term.detach(),
+                "classifier": classifier_term.detach(),
+                "accuracy": (logits.argmax(1) == index).to(z.dtype).mean(),
+                "strength": (next_images - images).abs().mean() / (high - low),
+            }
+        return Losses(loss, logged)
+
+
+def discover(
+    generator: Generator,
+    config: DiscoverConfig | None = None,
+    out: str | Path = "runs/discover",
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Run:
+    """Train potentials on a pretrained generator (Song et al., ICML 2023) and return the run.
+
+    Args:
+        generator: frozen; see `fastflow.generators`.
+        config: the settings, with sensible defaults.
+        out: the run's folder: config.json, metrics.jsonl, checkpoints/.
+        resume: go on from the newest checkpoint in `out`, or start if there is none. overwrite: replace the run in `out`.
+        progress: show a progress bar.
+
+    Raises:
+        InputError: `out` holds another run or foreign files, or the settings don't fit.
+        TrainingError: the loss is no longer finite.
+        KeyboardInterrupt: stopped by a signal, after writing a checkpoint.
+    """
+    from fastflow.runs import Run, open_folder  # a run knows how to rebuild what is trained here
+
+    config = DiscoverConfig() if config is None else config
+    folder = Path(out)
+    task = Discovery(config, generator)
+    open_folder(folder, config, generator, resume=resume, overwrite=overwrite)
+    fit(task, config, folder, resume=resume, progress=progress)
+    task.module.requires_grad_(False)
+    return Run(folder, task.bank, task.pde, generator, config, config.steps)

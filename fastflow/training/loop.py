@@ -1,0 +1,151 @@
+"""The training loop that every run shares: Adam, seeds, progress, metrics, checkpoints, resume."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from fastflow.errors import TrainingError
+from fastflow.files import replacing
+from fastflow.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+
+
+class Losses(NamedTuple):
+    """A step's loss, and what to log beside it: scalars without a graph."""
+
+    loss: Tensor
+    logged: dict[str, Tensor]
+
+
+class Task(Protocol):
+    """What the loop trains: a module holding all that is learned, and the loss of one step."""
+
+    module: nn.Module
+
+    def losses(self, rng: torch.Generator) -> Losses:
+        """The loss on one batch, whose randomness comes from `rng` alone."""
+        ...
+
+
+class Schedule(Protocol):
+    """The settings that the loop needs of a configuration."""
+
+    steps: int
+    learning_rate: float
+    seed: int
+    log_every: int
+    checkpoint_every: int
+
+
+def fit(task: Task, schedule: Schedule, folder: Path, *, resume: bool = False, progress: bool = True) -> None:
+    """Train `task` for `schedule.steps` steps and leave metrics.jsonl and checkpoints in `folder`.
+
+    Each step draws its randomness from the seed and the step's number alone, so a resumed run repeats, to the bit, what an
+    uninterrupted one computes. SIGINT and SIGTERM take effect after the current step, whose checkpoint is left behind.
+
+    Raises:
+        KeyboardInterrupt: after such a signal.
+        TrainingError: the loss or a weight is no longer finite.
+    """
+    optimizer = torch.optim.Adam((p for p in task.module.parameters() if p.requires_grad), lr=schedule.learning_rate)
+    checkpoints, metrics = folder / "checkpoints", folder / "metrics.jsonl"
+    checkpoint = latest_checkpoint(checkpoints) if resume else None
+    start = 0
+    if checkpoint is not None:
+        load_checkpoint(checkpoint, task.module, optimizer)
+        start = checkpoint.step
+    _keep_up_to(metrics, start)
+
+    sums: dict[str, Tensor] = {}
+    since, clock = 0, time.perf_counter()
+    bar = tqdm(total=schedule.steps, initial=start, disable=not progress, unit="step", dynamic_ncols=True)
+    with bar, _deferred_signals() as received:
+        for step in range(start + 1, schedule.steps + 1):
+            losses = task.losses(step_rng(schedule.seed, step))
+            optimizer.zero_grad(set_to_none=True)
+            losses.loss.backward()
+            optimizer.step()
+
+            for name, value in {"loss": losses.loss.detach(), **losses.logged}.items():
+                sums[name] = sums[name] + value if name in sums else value
+            since += 1
+            if step % schedule.log_every == 0 or step == schedule.steps:
+                means = {name: float(value) / since for name, value in sums.items()}
+                if not all(map(math.isfinite, means.values())):
+                    raise TrainingError(_not_finite(step, means))
+                now = time.perf_counter()
+                _append(metrics, {"step": step, **means, "steps_per_second": since / (now - clock)})
+                bar.set_postfix({name: f"{value:.3g}" for name, value in means.items()}, refresh=False)
+                sums, since, clock = {}, 0, now
+            bar.update()
+            if step == schedule.steps or step % schedule.checkpoint_every == 0 or received:
+                save_checkpoint(checkpoints, step, task.module, optimizer)
+            if received and step < schedule.steps:
+                raise KeyboardInterrupt(f"stopped after step {step} of {schedule.steps}; resume to go on from there")
+
+
+def step_rng(seed: int, step: int) -> torch.Generator:
+    """The random numbers of one step of one run."""
+    state = np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state))
+
+
+@contextmanager
+def _deferred_signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM, so that a step is never torn apart; a second one acts at once.
+
+    Only the main thread may handle signals: elsewhere they are left as they are.
+    """
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+
+    def receive(number: int, frame: FrameType | None) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    previous = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _not_finite(step: int, means: dict[str, float]) -> str:
+    names = ", ".join(name for name, value in means.items() if not math.isfinite(value))
+    return f"training stopped at step {step}: {names} is no longer finite; try a smaller learning_rate"
+
+
+def _append(file: Path, record: dict[str, float]) -> None:
+    with file.open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(record) + "\n")
+
+
+def _keep_up_to(file: Path, step: int) -> None:
+    """Drop the metrics of steps that are about to be repeated, and a line that an interrupt cut off."""
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    with replacing(file) as temporary:
+        temporary.write_text("".join(line + "\n" for line in lines if _step(line) <= step), encoding="utf-8")
+
+
+def _step(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return float("inf")

@@ -1,0 +1,78 @@
+"""Traversals: latents flowing along a potential, and their images."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from fastflow.errors import InputError
+from fastflow.flows import flow
+from fastflow.generators import Generator
+from fastflow.ops.types import Method
+from fastflow.potentials import PotentialBank
+
+TraversalDirection = Literal["forward", "descent", "reverse", "both"]
+
+
+class Traversal(NamedTuple):
+    """Paths of B latents and their images, and where in them the start stands."""
+
+    latents: Tensor
+    """(B, steps + 1, D)"""
+    images: Tensor
+    """(B, steps + 1, C, H, W)"""
+    start: int
+    """The column of the starting latents."""
+
+
+class PathSettings(Protocol):
+    """The settings that a traversal needs of a configuration."""
+
+    path_steps: int
+    dt: float
+    method: Method
+    step_length: float | None
+
+
+@torch.no_grad()
+def traverse(
+    bank: PotentialBank,
+    generator: Generator,
+    z0: Tensor,
+    potential: int | Tensor,
+    steps: int,
+    settings: PathSettings,
+    direction: TraversalDirection = "forward",
+) -> Traversal:
+    """Let latents z0 (B, D) flow along a potential for `steps` steps, and decode every point.
+
+    Args:
+        potential: one for all latents, or one for each (B,) long.
+        steps: the path's length in steps.
+        direction: "forward" from time 0; "descent" against the gradient; "reverse", the path that would end in z0; "both":
+            the start stands in the middle, column steps // 2, and the path before it is the reverse flow's, so that the
+            whole row is one forward path through times 0 .. steps.
+    """
+    # A bank's potentials are known on the times they were trained on, 0 .. path_steps * dt.
+    dt, method, length = settings.dt, settings.method, settings.step_length
+
+    def go(count: int, t0: float, way: Literal["forward", "descent", "reverse"]) -> Tensor:
+        return flow(bank, z0, potential, count, t0=t0, dt=dt, method=method, direction=way, step_length=length)
+
+    start = 0
+    if direction == "both":
+        if steps < 2:
+            raise InputError(f"steps must be at least 2 to go both ways, got {steps}")
+        start = steps // 2
+        before = go(start, 0.0, "reverse").flip(1)
+        latents = torch.cat((before, go(steps - start, start * dt, "forward")[:, 1:]), 1)
+    elif direction == "reverse":
+        latents = go(steps, 0.0, "reverse")
+    elif direction in ("forward", "descent"):
+        latents = go(steps, 0.0, direction)
+    else:
+        raise InputError(f"direction must be one of forward, descent, reverse, both, got {direction!r}")
+    images = torch.stack([generator.decode(z) for z in latents.unbind(1)], 1)
+    return Traversal(latents, images, start)
