@@ -13,3 +13,7 @@ class BackendError(RuntimeError):
 
 class TrainingError(RuntimeError):
     """Training can't go on, for example because the loss is no longer finite."""
+
+
+class ConvergenceError(RuntimeError):
+    """An iteration didn't reach its tolerance, for example the reverse flow's."""

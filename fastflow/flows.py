@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastflow.arguments import check_latents
-from fastflow.errors import InputError
+from fastflow.errors import ConvergenceError, InputError
 from fastflow.ops import reference
 from fastflow.ops.types import Direction, Jet, Method
 from fastflow.pde import PDE, LinearQuadratic, Wave, residual
@@ -40,7 +40,7 @@ def flow(
 
     Raises:
         InputError: an argument that doesn't fit, by its name.
-        ArithmeticError: the reverse flow's fixed-point iteration didn't converge, so the path can't be undone.
+        ConvergenceError: the reverse flow's fixed-point iteration didn't converge, so the path can't be undone.
     """
     if direction not in ("forward", "descent", "reverse"):
         raise InputError(f"direction must be one of forward, descent, reverse, got {direction!r}")
@@ -115,7 +115,7 @@ def _check_reversed(error: Tensor) -> None:
         return
     worst = float(error.max())
     if not worst <= math.sqrt(torch.finfo(error.dtype).eps):
-        raise ArithmeticError(
+        raise ConvergenceError(
             f"the reverse flow didn't converge (relative error {worst:.1e}): the potential bends too sharply for "
             "steps this long; use a smaller dt, or a shorter step_length"
         )

@@ -1,0 +1,5 @@
+"""`python -m fastflow`."""
+
+from fastflow.cli import main
+
+main()

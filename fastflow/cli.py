@@ -1,0 +1,72 @@
+"""The command line: `fastflow COMMAND`, also `python -m fastflow`."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import tyro
+
+from fastflow import commands
+from fastflow.errors import BackendError, ConvergenceError, InputError, TrainingError
+
+Command = tyro.conf.OmitSubcommandPrefixes[
+    Annotated[commands.Info, tyro.conf.subcommand("info")]
+    | Annotated[commands.Demo, tyro.conf.subcommand("demo")]
+    | Annotated[commands.Discover, tyro.conf.subcommand("discover")]
+    | Annotated[commands.Traverse, tyro.conf.subcommand("traverse")]
+    | Annotated[commands.Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[commands.Report, tyro.conf.subcommand("report")]
+]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command; bad input ends with one line on stderr and exit status 2."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        _parse(arguments or ["--help"]).run()
+    except (InputError, BackendError, TrainingError, ConvergenceError) as error:
+        _fail(str(error))
+    except OSError as error:
+        _fail(f"{error.strerror or error}" + (f": {error.filename!r}" if error.filename else ""))
+    except KeyboardInterrupt as error:
+        print(f"fastflow: {str(error) or 'interrupted'}", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def _parse(arguments: list[str]) -> commands.Command:
+    """The command that the arguments spell; tyro's framed explanations become one line."""
+    explained = io.StringIO()
+    defaults = commands.Discover.from_config_file(arguments)
+    try:
+        with contextlib.redirect_stderr(explained):
+            return tyro.cli(
+                Command,  # pyright: ignore[reportArgumentType]
+                prog="fastflow",
+                description="Meaningful controls in generative models, as flows of learned potentials.",
+                args=arguments,
+                **({} if defaults is None else {"default": defaults}),
+            )
+    except SystemExit as exit_:
+        if not exit_.code:
+            raise
+        _fail(_one_line(explained.getvalue()))
+
+
+def _one_line(explanation: str) -> str:
+    lines = [line.strip("│╭╮╰╯─ ") for line in explanation.splitlines()]
+    # The first line is the frame's title; what follows "Argument helptext" repeats --help.
+    lines = lines[1 : lines.index("Argument helptext:") if "Argument helptext:" in lines else None]
+    text = " ".join(line for line in lines if line)
+    # A configuration that refused its own values has no option's name: its message has the setting's.
+    text = re.sub(r"Error parsing __\S+: ", "", text)
+    return re.sub(r"\.? ?For full helptext, (run:?|see)", "; see", text)
+
+
+def _fail(message: str) -> None:
+    print(f"fastflow: error: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(2) from None

@@ -1,0 +1,249 @@
+"""What each command of the command line takes and does."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Protocol
+
+import torch
+import tyro
+
+from fastflow import generators
+from fastflow.errors import BackendError, InputError
+from fastflow.files import read_json
+from fastflow.metrics.evaluation import evaluate
+from fastflow.ops.backends import backends
+from fastflow.report import write_report, write_traversals
+from fastflow.runs import Run, load_run
+from fastflow.training.configuration import from_dict
+from fastflow.training.discover import DiscoverConfig, discover
+from fastflow.traversal import TraversalDirection
+
+
+class Command(Protocol):
+    """A parsed command."""
+
+    def run(self) -> None:
+        """Do it."""
+        ...
+
+
+@dataclass(frozen=True)
+class Info:
+    """Show versions, backends and why one is missing, the instruction set and threads."""
+
+    def run(self) -> None:
+        """Print them."""
+        print(f"fastflow {version('fastflow')}")
+        print(f"python {platform.python_version()} on {platform.platform()}")
+        for package in ("torch", "triton", "numpy"):
+            print(f"{package} {_version(package)}")
+        print(f"threads {torch.get_num_threads()}")
+        try:
+            from fastflow import _native
+        except ImportError as error:
+            print(f"native module: missing, {error}")
+        else:
+            for name, value in _native.build_info().items():
+                print(f"native {name.replace('_', ' ')}: {', '.join(value) if isinstance(value, list) else value}")
+            print(f"native instruction set in use: {_native.instruction_set()}")
+        cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+        print(f"cuda device: {cuda}")
+        for name, reason in backends().items():
+            print(f"backend {name}: {'available' if reason is None else 'missing, ' + reason}")
+
+
+@dataclass(frozen=True)
+class Demo:
+    """The whole story on bundled real data: discover, evaluate, traverse, report."""
+
+    out: str = "demo"
+    """The run's folder; the page is OUT/report.html."""
+    seed: int = 0
+    """Of everything random."""
+    steps: int = DiscoverConfig.steps
+    """Training steps."""
+    overwrite: bool = False
+    """Replace the run that OUT holds."""
+
+    def run(self) -> None:
+        """Do all of it and say where the page is."""
+        config = DiscoverConfig(seed=self.seed, steps=self.steps)
+        print(f"discovering {config.num_potentials} potentials on the digits VAE")
+        run = discover(generators.load("digits-vae"), config, self.out, overwrite=self.overwrite)
+        print("evaluating on latents that training never saw")
+        evaluate(run)
+        write_traversals(run, run.folder / "traversals")
+        print(f"look at {write_report(run.folder)}")
+
+
+@dataclass(frozen=True)
+class Discover:
+    """Learn potentials on a pretrained generator."""
+
+    generator: str
+    """A bundled generator's name, or FILE.py:FUNCTION."""
+    out: str
+    """The run's folder."""
+    settings: tyro.conf.OmitArgPrefixes[DiscoverConfig] = field(default_factory=DiscoverConfig)
+    config: str | None = None
+    """A JSON file with settings, for example another run's config.json; options override it."""
+    latent_dim: int | None = None
+    """The latents' width, where FUNCTION maps latents to images itself."""
+    device: str = "cpu"
+    """Where to train: cpu, cuda, cuda:1, ..."""
+    resume: bool = False
+    """Go on from the newest checkpoint in OUT."""
+    overwrite: bool = False
+    """Replace the run that OUT holds."""
+
+    @staticmethod
+    def from_config_file(arguments: list[str]) -> Discover | None:
+        """The defaults that `discover --config FILE` asks for, read before the other options are parsed."""
+        if arguments[:1] != ["discover"]:
+            return None
+        for position, argument in enumerate(arguments):
+            name, separator, value = argument.partition("=")
+            if name == "--config" and (separator or position + 1 < len(arguments)):
+                file = Path(value if separator else arguments[position + 1])
+                values = read_json(file)
+                if not isinstance(values, dict):
+                    raise InputError(f"{str(file)!r} must hold a JSON object of settings")
+                settings = from_dict(DiscoverConfig, values.get("config", values), str(file))
+                return Discover(tyro.MISSING, tyro.MISSING, settings)
+        return None
+
+    def run(self) -> None:
+        """Train and say what to do next."""
+        generator = generators.load(self.generator, self.latent_dim).to(_device(self.device))
+        run = discover(generator, self.settings, self.out, resume=self.resume, overwrite=self.overwrite)
+        print(f"trained {run}; next: fastflow report {self.out}")
+
+
+@dataclass(frozen=True)
+class Traverse:
+    """Draw strips and animations of a run's potentials and keep their latents."""
+
+    folder: tyro.conf.Positional[str]
+    """The run's folder."""
+    out: str | None = None
+    """Where to write; RUN/traversals if left out."""
+    potential: tuple[int, ...] | None = None
+    """Which potentials; all if left out."""
+    starts: int = 6
+    """How many starting latents."""
+    latents: str | None = None
+    """A file of starting latents (N, D), .npy or .safetensors, in place of the generator's own."""
+    steps: int | None = None
+    """Steps of a path; those of the training if left out."""
+    direction: TraversalDirection = "both"
+    """forward, descent, reverse, or both: the reverse flow before the start and the forward flow after it."""
+    seed: int = 0
+    """Which starts."""
+    overwrite: bool = False
+    """Replace the traversals that OUT holds."""
+
+    def run(self) -> None:
+        """Write them."""
+        run = load_run(self.folder)
+        out = run.folder / "traversals" if self.out is None else Path(self.out)
+        files = write_traversals(
+            run,
+            out,
+            potentials=self.potential,
+            z0=None if self.latents is None else read_latents(Path(self.latents), run),
+            starts=self.starts,
+            steps=self.steps,
+            direction=self.direction,
+            seed=self.seed,
+            overwrite=self.overwrite,
+        )
+        print(f"wrote {len(files)} files to {out}")
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure strength, distinctness and physics of a run; writes RUN/evaluation.json."""
+
+    folder: tyro.conf.Positional[str]
+    """The run's folder."""
+    samples: int = 4096
+    """Pairs of images: half train the fresh classifier, half test it."""
+    seed: int = 1
+    """Of the starts and the classifier."""
+
+    def run(self) -> None:
+        """Measure and print a table."""
+        result = evaluate(load_run(self.folder), self.samples, self.seed)
+        distinctness, residual = result["distinctness"], result["residual"]
+        print(f"strength             {result['strength']['mean']:.4f} pixel change per step")
+        print(f"distinctness         {distinctness['accuracy']:.4f} accuracy")
+        print(f"  random directions  {distinctness['random_directions']['accuracy']:.4f} accuracy at equal strength")
+        if residual["after"] is not None:
+            print(f"normalised residual  {residual['after']:.4f}, before training {residual['before']:.4f}")
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write RUN/report.html, measuring and drawing first what isn't there yet."""
+
+    folder: tyro.conf.Positional[str]
+    """The run's folder."""
+
+    def run(self) -> None:
+        """Write it and say where it is."""
+        run = load_run(self.folder)
+        if not (run.folder / "evaluation.json").exists():
+            evaluate(run)
+        if not (run.folder / "traversals" / "index.json").exists():
+            write_traversals(run, run.folder / "traversals")
+        print(f"look at {write_report(run.folder)}")
+
+
+def read_latents(file: Path, run: Run) -> torch.Tensor:
+    """Starting latents (N, D) from a .npy or .safetensors file with one array.
+
+    Raises:
+        InputError: it can't be read, or doesn't hold finite latents of the run's width.
+    """
+    import numpy as np
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if file.suffix == ".safetensors":
+            (z0,) = load_file(file).values()
+        elif file.suffix == ".npy":
+            z0 = torch.from_numpy(np.load(file, allow_pickle=False))
+        else:
+            raise InputError(f"latents must be a .npy or .safetensors file, got {str(file)!r}")
+    except InputError:
+        raise
+    except (OSError, ValueError, TypeError, SafetensorError) as error:
+        raise InputError(f"latents file {str(file)!r} can't be read as one array: {error}") from error
+    width = run.generator.latent_dim
+    if z0.ndim != 2 or z0.shape[1] != width or not len(z0):
+        raise InputError(f"latents in {str(file)!r} must have shape (N, {width}), got {tuple(z0.shape)}")
+    if not bool(z0.isfinite().all()):
+        raise InputError(f"latents in {str(file)!r} hold NaN or infinity")
+    return z0.to(run.bank.out_bias)
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"device must be cpu, cuda or cuda:N, got {name!r}") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise BackendError("device cuda can't be used: torch finds no CUDA device")
+    return device
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

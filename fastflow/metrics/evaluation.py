@@ -1,0 +1,190 @@
+"""What a discovery's potentials do, measured on latents that training never saw: strength, distinctness, physics."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from fastflow.baselines import Random
+from fastflow.files import write_json
+from fastflow.generators import Generator
+from fastflow.pde import PDE, normalized_residual
+from fastflow.potentials import PotentialBank
+from fastflow.runs import Run
+from fastflow.training.classifier import PairClassifier
+from fastflow.training.discover import Discovery
+from fastflow.training.loop import step_rng
+
+TARGETS = {"strength": [0.01, 0.1], "distinctness": 0.95, "residual": 0.05}
+"""What a healthy run reaches: pixel change per step within, accuracy at least, normalised residual at most."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Consecutive images of many paths, rounded to 8 bits, and the path's potential: (N, C, H, W) twice and (N,)."""
+
+    images: Tensor
+    next_images: Tensor
+    index: Tensor
+
+    def strength(self) -> Tensor:
+        """Each pair's mean absolute pixel change (N,), images in [0, 1]."""
+        return (self.next_images - self.images).abs().flatten(1).mean(1)
+
+    def __getitem__(self, rows: slice | Tensor) -> Pairs:
+        return Pairs(self.images[rows], self.next_images[rows], self.index[rows])
+
+
+@dataclass(frozen=True)
+class Distinctness:
+    """How well a classifier trained afresh names the potential from two consecutive images, on pairs it never saw."""
+
+    accuracy: float
+    per_potential: list[float]
+    confusion: list[list[int]]
+    """Rows: the true potential; columns: the one named."""
+
+
+def evaluate(run: Run, samples: int = 4096, seed: int = 1, progress: bool = True) -> dict[str, Any]:
+    """Measure a run and write its evaluation.json.
+
+    Half of `samples` pairs train a fresh classifier, the other half, from other starts, test it. The starts are drawn from the
+    generator's own distribution with a seed of their own. Random straight directions, walked at the potentials' own strength,
+    are put through the same test.
+
+    Returns:
+        The contents of evaluation.json.
+    """
+    begun = time.perf_counter()
+    count = run.bank.num_potentials
+    pairs = path_pairs(run, run.generator, count, samples, run.config.path_steps, seed)
+    strength = pairs.strength()
+    mean_strength = float(strength.mean())
+    if progress:
+        tqdm.write("evaluating: training a fresh classifier on the potentials, then one on random directions")
+    distinctness = measure_distinctness(pairs, count, seed)
+    random = random_directions(run.generator, count, mean_strength, run.config.path_steps, seed)
+    random_pairs = path_pairs(random, run.generator, count, samples, run.config.path_steps, seed)
+
+    untrained = Discovery(run.config, run.generator)
+    after = measure_residual(run.bank, run.pde, run, samples, seed)
+    before = measure_residual(untrained.bank, untrained.pde, run, samples, seed)
+    result = {
+        "samples": samples,
+        "seed": seed,
+        "path_steps": run.config.path_steps,
+        "training_steps": run.step,
+        "strength": {
+            "mean": mean_strength,
+            "per_potential": [float(strength[pairs.index == k].mean()) for k in range(count)],
+            "target": TARGETS["strength"],
+        },
+        "distinctness": {
+            **asdict(distinctness),
+            "target": TARGETS["distinctness"],
+            "random_directions": {
+                "accuracy": measure_distinctness(random_pairs, count, seed).accuracy,
+                "strength": float(random_pairs.strength().mean()),
+            },
+        },
+        "residual": {
+            "before": before[0],
+            "after": after[0],
+            "per_potential": after[1],
+            "target": TARGETS["residual"],
+            "equation": run.pde.equation,
+            "coefficients": {name: value.reshape(-1).tolist() for name, value in run.pde.constants().items()},
+        },
+        "seconds": time.perf_counter() - begun,
+    }
+    write_json(run.folder / "evaluation.json", result)
+    return result
+
+
+@torch.no_grad()
+def path_pairs(
+    source: Run | Random, generator: Generator, count: int, samples: int, path_steps: int, seed: int
+) -> Pairs:
+    """`samples` pairs, each of its own start, potential and place on the path, from anything that traverses."""
+    rng = step_rng(seed, 0)
+    z0 = generator.sample(samples, rng)
+    index = (torch.arange(samples) % count).to(z0.device)
+    place = torch.randint(path_steps, (samples,), generator=rng).to(z0.device)
+    latents = source.traverse(z0, index, path_steps).latents
+    rows = torch.arange(samples, device=z0.device)
+    decoded = (generator.decode(latents[rows, place + ahead]) for ahead in (0, 1))
+    images, next_images = (generator.eight_bit(x) for x in decoded)
+    return Pairs(images, next_images, index)
+
+
+def measure_distinctness(pairs: Pairs, num_classes: int, seed: int, epochs: int = 30) -> Distinctness:
+    """Train a classifier on the first half of the pairs and test it on the second."""
+    half = len(pairs.index) // 2
+    train, test = pairs[:half], pairs[half:]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        classifier = PairClassifier(tuple(pairs.images.shape[1:]), num_classes).to(pairs.images.device)
+    _train_classifier(classifier, train, seed, epochs)
+    with torch.no_grad():
+        named = classifier(test.images, test.next_images).argmax(1)
+    confusion = torch.bincount(test.index * num_classes + named, minlength=num_classes**2).view(num_classes, -1)
+    correct = confusion.diag()
+    return Distinctness(
+        accuracy=int(correct.sum()) / len(test.index),
+        per_potential=(correct / confusion.sum(1)).tolist(),
+        confusion=confusion.tolist(),
+    )
+
+
+def random_directions(generator: Generator, count: int, strength: float, path_steps: int, seed: int) -> Random:
+    """Random directions whose steps change the pixels by `strength` in the mean; their length is found by bisection."""
+
+    def walked(length: float) -> float:
+        directions = Random(generator, count, length, seed)
+        return float(path_pairs(directions, generator, count, 1024, path_steps, seed).strength().mean())
+
+    low, high = 0.0, 1e-3
+    while walked(high) < strength and high < 1e3:
+        low, high = high, 2 * high
+    for _ in range(12):
+        middle = (low + high) / 2
+        low, high = (middle, high) if walked(middle) < strength else (low, middle)
+    return Random(generator, count, (low + high) / 2, seed)
+
+
+def measure_residual(
+    bank: PotentialBank, pde: PDE, run: Run, samples: int, seed: int
+) -> tuple[float, list[float]]:
+    """The normalised residual at points that paths visit, over all potentials and for each."""
+    rng = step_rng(seed, 1)
+    config, count = run.config, bank.num_potentials
+    with torch.no_grad():
+        z0 = run.generator.sample(samples, rng)
+        index = (torch.arange(samples) % count).to(z0.device)
+        place = torch.randint(config.path_steps, (samples,), generator=rng).to(z0.device)
+        path = Run(run.folder, bank, pde, run.generator, config, 0).traverse(z0, index).latents
+        z, t = path[torch.arange(samples, device=z0.device), place], place.to(z0) * config.dt
+        jet = bank.jet(z, t, index)
+        terms = [term.expand(samples) for term in pde.terms(jet, z, t, index)]
+        squared = torch.stack(terms).sum(0).square()
+        scale = torch.stack(terms).square().sum(0)
+    per_potential = [float(squared[index == k].mean() / scale[index == k].mean()) for k in range(count)]
+    return float(normalized_residual(pde, jet, z, t, index)), per_potential
+
+
+def _train_classifier(classifier: nn.Module, train: Pairs, seed: int, epochs: int) -> None:
+    optimizer = torch.optim.Adam(classifier.parameters(), lr=2e-3)
+    rng = step_rng(seed, 2)
+    for _ in range(epochs):
+        for rows in torch.randperm(len(train.index), generator=rng).split(128):
+            batch = train[rows.to(train.index.device)]
+            loss = functional.cross_entropy(classifier(batch.images, batch.next_images), batch.index)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()

@@ -1,0 +1,75 @@
+"""A run's traversals as files: a strip and an animation per potential, and the latents they show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fastflow.errors import InputError
+from fastflow.files import replacing_folder, write_json
+from fastflow.report.strips import save_gif, save_strip
+from fastflow.runs import Run
+from fastflow.traversal import TraversalDirection
+
+
+def write_traversals(
+    run: Run,
+    folder: Path,
+    *,
+    potentials: Sequence[int] | None = None,
+    z0: Tensor | None = None,
+    starts: int = 6,
+    steps: int | None = None,
+    direction: TraversalDirection = "both",
+    seed: int = 0,
+    overwrite: bool = False,
+) -> list[Path]:
+    """Write potential-NN.png, potential-NN.gif, latents.safetensors and index.json to `folder`, all or nothing.
+
+    Args:
+        potentials: which; all if None.
+        z0: starting latents (N, D); `starts` of the generator's own if None.
+        steps: of a path; the training's if None.
+        overwrite: replace the traversals that the folder holds.
+
+    Returns:
+        The files.
+
+    Raises:
+        InputError: no such potential, bad latents, or a folder that holds something else.
+    """
+    chosen = range(run.bank.num_potentials) if potentials is None else potentials
+    if starts < 1:
+        raise InputError(f"starts must be at least 1, got {starts}")
+    if folder.exists():
+        if not folder.is_dir() or (any(folder.iterdir()) and not (folder / "index.json").exists()):
+            raise InputError(f"{str(folder)!r} isn't a folder of traversals: choose a new one")
+        if not overwrite and any(folder.iterdir()):
+            raise InputError(f"{str(folder)!r} holds traversals already: overwrite them, or choose another folder")
+    z0 = run.generator.starts(starts, seed) if z0 is None else z0
+    steps = run.config.path_steps if steps is None else steps
+    entries, latents = [], {}
+    with replacing_folder(folder) as temporary:
+        for k in chosen:
+            traversal = run.traverse(z0, k, steps, direction)
+            name = f"potential-{k:02d}"
+            images = traversal.images.cpu()
+            save_strip(images, temporary / f"{name}.png", start=traversal.start, value_range=run.generator.value_range)
+            save_gif(images, temporary / f"{name}.gif", value_range=run.generator.value_range)
+            latents[name] = traversal.latents.cpu().contiguous()
+            entries.append({"index": k, "strip": f"{name}.png", "animation": f"{name}.gif"})
+        save_file(latents, temporary / "latents.safetensors")
+        index = {
+            "potentials": entries,
+            "start_column": {"both": steps // 2}.get(direction, 0),
+            "starts": len(z0),
+            "steps": steps,
+            "direction": direction,
+            "seed": seed,
+            "training_steps": run.step,
+        }
+        write_json(temporary / "index.json", index)
+    return sorted(folder.iterdir())
