@@ -12,7 +12,8 @@ import numpy.typing as npt
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from ._atomic import write_atomically
+from fastflow.errors import InputError
+from fastflow.files import replacing
 
 Images = torch.Tensor | npt.NDArray[np.generic]
 Bytes = npt.NDArray[np.uint8]
@@ -58,14 +59,14 @@ def save_strip(
         The path written. The file appears whole or not at all.
 
     Raises:
-        ValueError: `images` has another shape, is empty or holds NaN or infinity; `start` is not a column;
+        InputError: `images` has another shape, is empty or holds NaN or infinity; `start` is not a column;
             `value_range` is not two finite increasing numbers; `image_size` is not positive.
         OSError: the file cannot be written.
     """
     frames = _frames(images, value_range, _STRIP_CELL if image_size is None else image_size)
     rows, columns, height, width = frames.shape[:4]
     if start is not None and not 0 <= start < columns:
-        raise ValueError(f"start={start} is not a column of this strip: expected 0 to {columns - 1}, or None")
+        raise InputError(f"start={start} is not a column of this strip: expected 0 to {columns - 1}, or None")
 
     font = ImageFont.load_default(_FONT_SIZE)
     assert isinstance(font, ImageFont.FreeTypeFont)  # what Pillow answers whenever a size is asked for
@@ -93,9 +94,9 @@ def save_strip(
         centre = _GUTTER + column * (width + _GUTTER) + width / 2
         extent = font.getlength(text) / 2
         centre = min(max(centre, extent + 1), size[0] - extent - 1)
-        _write(canvas, (centre, bottom + pointer - 2), text, font, ACCENT if column == start else LABEL)
+        _caption(canvas, (centre, bottom + pointer - 2), text, font, ACCENT if column == start else LABEL)
 
-    return write_atomically(file, _encoded(canvas, "PNG", optimize=True))
+    return _write(file, _encoded(canvas, "PNG", optimize=True))
 
 
 def save_gif(
@@ -122,11 +123,11 @@ def save_gif(
         The path written. The file appears whole or not at all.
 
     Raises:
-        ValueError: as `save_strip`, or `frames_per_second` is not above 0 and at most 50.
+        InputError: as `save_strip`, or `frames_per_second` is not above 0 and at most 50.
         OSError: the file cannot be written.
     """
     if not 0 < frames_per_second <= 50:
-        raise ValueError(f"frames_per_second={frames_per_second} cannot be shown: expected above 0 and at most 50")
+        raise InputError(f"frames_per_second={frames_per_second} cannot be shown: expected above 0 and at most 50")
     frames = _frames(images, value_range, _GIF_CELL if image_size is None else image_size)
     rows, steps, height, width, channels = frames.shape
     sheets = np.full(
@@ -150,7 +151,7 @@ def save_gif(
     # Naming the palette makes it the file's only one; Pillow would otherwise write one for every frame.
     options = {"palette": colours, "optimize": False, "duration": duration, "loop": 0}
     data = _encoded(pictures[0], "GIF", save_all=True, append_images=pictures[1:], **options)
-    return write_atomically(file, data)
+    return _write(file, data)
 
 
 def _frames(images: Images, value_range: tuple[float, float] | None, image_size: int) -> Bytes:
@@ -161,18 +162,18 @@ def _frames(images: Images, value_range: tuple[float, float] | None, image_size:
     else:
         array = np.asarray(images)
         if array.dtype.kind not in "buif":
-            raise ValueError(f"images have dtype {array.dtype}: expected real numbers")
+            raise InputError(f"images have dtype {array.dtype}: expected real numbers")
         array = array.astype(np.float64 if array.dtype == np.float64 else np.float32, copy=False)
     if array.ndim != 5 or array.shape[2] not in (1, 3):
-        raise ValueError(
+        raise InputError(
             f"images have shape {array.shape}: expected (starts, steps, channels, height, width) with 1 or 3 channels"
         )
     if array.size == 0:
-        raise ValueError(f"images have shape {array.shape}: expected at least one start, one step and one pixel")
+        raise InputError(f"images have shape {array.shape}: expected at least one start, one step and one pixel")
     finite = np.isfinite(array)
     if not finite.all():
         row, step = (int(i) for i in np.argwhere(~finite)[0][:2])
-        raise ValueError(
+        raise InputError(
             f"{int((~finite).sum())} of {array.size} image values are NaN or infinite, the first at start {row}, "
             f"step {step}: expected finite values only"
         )
@@ -181,7 +182,7 @@ def _frames(images: Images, value_range: tuple[float, float] | None, image_size:
     else:
         low, high = (float(bound) for bound in value_range)
         if not (np.isfinite([low, high]).all() and low < high):
-            raise ValueError(f"value_range={value_range}: expected two finite numbers, the first below the second")
+            raise InputError(f"value_range={value_range}: expected two finite numbers, the first below the second")
     # A strip of one single value has no scale; it is shown black rather than divided by zero.
     scaled = (array - low) / (high - low) if high > low else np.zeros_like(array)
     pixels = np.rint(np.clip(scaled, 0, 1) * 255).astype(np.uint8).transpose(0, 1, 3, 4, 2)
@@ -191,7 +192,7 @@ def _frames(images: Images, value_range: tuple[float, float] | None, image_size:
 def _enlarged(pixels: Bytes, image_size: int) -> Bytes:
     """Enlarge by a whole factor, smoothly: an 8x8 digit in hard squares reads as squares, not as a digit."""
     if image_size < 1:
-        raise ValueError(f"image_size={image_size}: expected a positive number of pixels")
+        raise InputError(f"image_size={image_size}: expected a positive number of pixels")
     rows, steps, height, width, channels = pixels.shape
     factor = image_size // max(height, width)
     if factor < 2:
@@ -220,7 +221,7 @@ def _labels(columns: int, pitch: int, start: int | None, font: ImageFont.FreeTyp
     return [(column, text) for column, text in texts.items() if (column - origin) % stride == 0]
 
 
-def _write(
+def _caption(
     canvas: Image.Image,
     top_centre: tuple[float, float],
     text: str,
@@ -249,3 +250,11 @@ def _encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
     stream = io.BytesIO()
     picture.save(stream, kind, **options)
     return stream.getvalue()
+
+
+def _write(file: str | os.PathLike[str], data: bytes) -> Path:
+    path = Path(file)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+    return path

@@ -1,6 +1,6 @@
 """Strips and animations: one scale for all frames, a marked start, whole files or none."""
 
-import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -206,7 +206,7 @@ def test_failed_write_keeps_the_older_file(tmp_path, monkeypatch, save):
     def full_disk(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "replace", full_disk)
+    monkeypatch.setattr(Path, "replace", full_disk)
     with pytest.raises(OSError, match="No space left"):
         save(constant_frames([[0.0, 0.5, 1.0]]), file)
     assert file.read_bytes() == before
