@@ -182,7 +182,8 @@ def _residual(evaluation: dict[str, Any]) -> Card | None:
         card.clause = f"the normalised residual is {value} (target {card.target})"
     equation = at(part, "equation")
     if isinstance(equation, str):
-        card.remarks.append(f"Equation: {equation} = 0.")
+        written = equation.replace("^2", "²").replace(" - ", " \N{MINUS SIGN} ")
+        card.remarks.append(f"Equation: {written}." if "=" in written else f"Equation: {written} = 0.")
     return card
 
 
