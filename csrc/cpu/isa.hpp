@@ -12,7 +12,7 @@
 // keeps one copy of it for the whole module, and a processor without that instruction set may be the one to run it.
 // Free to use: the language, compiler builtins, intrinsics, types and constants, and C functions (memcpy, malloc, sqrt).
 // Nor may it have objects with dynamic initialisation: those would run at import, on any processor. Make them constexpr.
-// The build checks the object files and fails when one defines a symbol outside its namespace.
+// The build checks every object file for both.
 #pragma once
 
 #ifndef FASTFLOW_ISA
