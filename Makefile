@@ -49,12 +49,13 @@ format: $(READY) ## format the Python code and mend what ruff can mend
 
 # The module under test takes the place of the usual one; without the stamp, the next target puts the usual one back.
 # Both libraries are preloaded because Python is built without either: AddressSanitizer must come first, and it looks for
-# the C++ runtime's __cxa_throw when it starts. Leaks are left out: Python never frees all that it allocates.
+# the C++ runtime's __cxa_throw when it starts. Leaks are left out: Python never frees all that it allocates. A report ends
+# the process, so pytest must not hold back what is written to standard error.
 sanitize: $(READY) ## run the native tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	rm $(READY)
 	$(call INSTALL_SELF,-sanitize) --config-settings=cmake.define.FASTFLOW_SANITIZE=ON --config-settings=install.strip=false
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so.6)" \
-	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 $(BIN)/pytest -m "not gpu" $(SANITIZE_TESTS)
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 $(BIN)/pytest --capture=sys -m "not gpu" $(SANITIZE_TESTS)
 
 wheel: $(READY) ## build the source distribution, and from it the wheel, in dist/
 	$(BIN)/python -m build --outdir dist
