@@ -228,7 +228,9 @@ def _undo(increment: Increment, end: Tensor, step: int) -> tuple[Tensor, Tensor]
     with torch.enable_grad():
         moved = increment(point, step)
 
-    def solve_adjoint(g: Tensor) -> Tensor:
+    def solve_adjoint(g: Tensor | None) -> Tensor | None:
+        if g is None:  # autograd's word for a zero cotangent
+            return None
         return _fixed_point(lambda adjoint: g - torch.autograd.grad(moved, point, adjoint, retain_graph=True)[0], g)[0]
 
     attached.register_hook(solve_adjoint)
