@@ -10,6 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save
+from torch import Tensor
+
 from fastflow.errors import InputError
 
 
@@ -18,29 +21,47 @@ def replacing(file: Path) -> Iterator[Path]:
     """A temporary path beside `file` to write to; it takes `file`'s place when the context ends without an error."""
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
-        yield temporary
-        _sync(temporary)
-        temporary.replace(file)
-        _sync(file.parent)
+        with naming(file, temporary):
+            yield temporary
+            _sync(temporary)
+            temporary.replace(file)
+            _sync(file.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def replacing_folder(folder: Path) -> Iterator[Path]:
-    """The same for a folder, whose files are synced first; an older folder of that name is removed."""
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    """The same for a folder, whose files are synced first; an older folder of that name is removed in the end."""
+    folder = folder.resolve()
+    temporary, older = (folder.with_name(f".{folder.name}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
     try:
-        yield temporary
-        for file in temporary.iterdir():
-            _sync(file)
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
-        _sync(folder.parent)
+        with naming(folder, temporary):
+            temporary.mkdir(parents=True)
+            yield temporary
+            for file in temporary.iterdir():
+                _sync(file)
+            if folder.exists():
+                folder.rename(older)
+            temporary.rename(folder)
+            _sync(folder.parent)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if older.exists() and not folder.exists():
+            older.rename(folder)
+        for leftover in (temporary, older):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+@contextmanager
+def naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Name `path` in an operating system's error that names nothing, as a full disk's does, or something temporary."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or (temporary is not None and str(error.filename).startswith(str(temporary))):
+            error.filename = str(path)
+        raise
 
 
 def write_json(file: Path, value: Any) -> None:
@@ -48,6 +69,12 @@ def write_json(file: Path, value: Any) -> None:
     text = json.dumps(value, indent=2, allow_nan=False)
     with replacing(file) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def write_tensors(file: Path, tensors: dict[str, Tensor]) -> None:
+    """Write tensors, on any device, to a safetensors file."""
+    # safetensors' own writer has an error of its own for a full disk; Python's raises OSError, as for every other file.
+    file.write_bytes(save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
 
 
 def read_json(file: Path) -> Any:

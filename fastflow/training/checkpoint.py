@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fastflow.errors import InputError
-from fastflow.files import read_json, replacing_folder, write_json
+from fastflow.files import read_json, replacing_folder, write_json, write_tensors
 
 
 class Checkpoint(NamedTuple):
@@ -25,14 +26,16 @@ class Checkpoint(NamedTuple):
 def save_checkpoint(folder: Path, step: int, module: nn.Module, optimizer: torch.optim.Optimizer) -> Checkpoint:
     """Write `step-NNNNNN` under `folder`: the module's state, the optimizer's, and the step."""
     checkpoint = Checkpoint(folder / f"step-{step:06d}", step)
+    for leftover in folder.glob(".step-*"):  # of a process that was killed while it wrote; a run has one writer
+        shutil.rmtree(leftover)
     with replacing_folder(checkpoint.folder) as temporary:
-        save_file(_on_cpu(module.state_dict()), temporary / "weights.safetensors")
+        write_tensors(temporary / "weights.safetensors", module.state_dict())
         state = {
             f"{parameter}.{name}": torch.as_tensor(value)
             for parameter, values in optimizer.state_dict()["state"].items()
             for name, value in values.items()
         }
-        save_file(_on_cpu(state), temporary / "optimizer.safetensors")
+        write_tensors(temporary / "optimizer.safetensors", state)
         write_json(temporary / "state.json", {"step": step})
     return checkpoint
 
@@ -47,41 +50,58 @@ def load_checkpoint(checkpoint: Checkpoint, module: nn.Module, optimizer: torch.
     """Load a checkpoint's weights, and the optimizer's state where one is given.
 
     Raises:
-        InputError: a file is missing, damaged, or of another model.
+        InputError: a file is missing, damaged, or of another model; nothing is loaded then.
     """
-    state = read_json(checkpoint.folder / "state.json")
+    try:
+        state = read_json(checkpoint.folder / "state.json")
+    except InputError as error:
+        raise _damaged(checkpoint, str(error)) from error
     if not isinstance(state, dict) or state.get("step") != checkpoint.step:
-        raise InputError(f"checkpoint {str(checkpoint.folder)!r} is damaged: its state.json doesn't name its step")
-    weights = _load(checkpoint.folder / "weights.safetensors")
+        raise _damaged(checkpoint, "its state.json doesn't name its step")
+    weights = _load(checkpoint, "weights.safetensors")
     expected = module.state_dict()
     wrong = sorted(weights.keys() ^ expected.keys()) or sorted(
         name for name, value in expected.items() if weights[name].shape != value.shape
     )
     if wrong:
         raise InputError(
-            f"checkpoint {str(checkpoint.folder)!r} belongs to another model: {wrong[0]!r} doesn't fit this configuration"
+            f"checkpoint {str(checkpoint.folder)!r} is of another model: {wrong[0]!r} doesn't fit the configuration"
         )
-    for name, value in weights.items():
-        if not bool(value.isfinite().all()):
-            raise InputError(f"checkpoint {str(checkpoint.folder)!r} holds NaN or infinity in {name!r}")
+    states = None if optimizer is None else _optimizer_states(checkpoint, optimizer)
     module.load_state_dict(weights)
     if optimizer is not None:
-        whole = optimizer.state_dict()
-        states: dict[int, dict[str, Tensor]] = {}
-        for key, value in _load(checkpoint.folder / "optimizer.safetensors").items():
-            parameter, name = key.split(".", 1)
-            states.setdefault(int(parameter), {})[name] = value
-        optimizer.load_state_dict({**whole, "state": states})
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
 
 
-def _load(file: Path) -> dict[str, Tensor]:
+def _optimizer_states(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Tensor]]:
+    """What the optimizer knows of each parameter, by the parameter's number."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    states: dict[int, dict[str, Tensor]] = {}
+    for key, value in _load(checkpoint, "optimizer.safetensors").items():
+        number, _, name = key.partition(".")
+        known = number.isdecimal() and int(number) < len(parameters)
+        if not known or value.shape not in ((), parameters[int(number)].shape):
+            raise _damaged(checkpoint, f"{key!r} in its optimizer.safetensors doesn't fit its weights")
+        states.setdefault(int(number), {})[name] = value
+    if not states:
+        raise _damaged(checkpoint, "its optimizer.safetensors is empty")
+    return states
+
+
+def _load(checkpoint: Checkpoint, name: str) -> dict[str, Tensor]:
     try:
-        return load_file(file)
+        tensors = load_file(checkpoint.folder / name)
     except FileNotFoundError as error:
-        raise InputError(f"checkpoint file {str(file)!r} is missing") from error
+        raise _damaged(checkpoint, f"its {name} is missing") from error
     except (SafetensorError, OSError) as error:
-        raise InputError(f"checkpoint file {str(file)!r} can't be read: {error}") from error
+        raise _damaged(checkpoint, f"its {name} can't be read: {error}") from error
+    for key, value in tensors.items():
+        if not bool(value.isfinite().all()):
+            raise _damaged(checkpoint, f"{key!r} in its {name} holds NaN or infinity")
+    return tensors
 
 
-def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+def _damaged(checkpoint: Checkpoint, what: str) -> InputError:
+    return InputError(
+        f"checkpoint {str(checkpoint.folder)!r} is damaged: {what}; remove its folder to go back to the one before"
+    )

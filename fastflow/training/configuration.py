@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import typing
 from types import NoneType, UnionType
 from typing import Any, TypeVar
@@ -16,16 +17,24 @@ def from_dict(cls: type[C], values: dict[str, Any], where: str) -> C:
     """A configuration from a JSON object; `where` names its origin in errors.
 
     Raises:
-        InputError: a key that the configuration doesn't have, or a value of another type.
+        InputError: a key that the configuration doesn't have, or a value that it refuses.
     """
-    hints = typing.get_type_hints(cls)
     names = [field.name for field in dataclasses.fields(cls)]  # pyright: ignore[reportArgumentType]
-    for name, value in values.items():
+    for name in values:
         if name not in names:
             raise InputError(f"{where} has an unknown key {name!r}; expected some of {', '.join(names)}")
-        if not _fits(value, hints[name]):
-            raise InputError(f"{where}: {name} can't be {value!r}")
-    return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    try:
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+
+
+def check_types(configuration: object) -> None:
+    """Raise InputError unless every setting has the type that it is declared with; numbers must be finite."""
+    for name, hint in typing.get_type_hints(type(configuration)).items():
+        value = getattr(configuration, name)
+        if not _fits(value, hint):
+            raise InputError(f"{name} must be {_words(hint)}, got {value!r}")
 
 
 def check_positive(configuration: object, *names: str) -> None:
@@ -53,7 +62,19 @@ def _fits(value: object, hint: Any) -> bool:
     if origin is tuple:
         return isinstance(value, (list, tuple)) and all(_fits(item, arguments[0]) for item in value)
     if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return value is None if hint is NoneType else isinstance(value, hint)
+
+
+def _words(hint: Any) -> str:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, UnionType):
+        return " or ".join(map(_words, arguments))
+    if origin is typing.Literal:
+        return f"one of {', '.join(map(str, arguments))}"
+    if origin is tuple:
+        return f"a list, each {_words(arguments[0])}"
+    words = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a text", NoneType: "none"}
+    return words[hint]

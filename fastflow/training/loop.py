@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import signal
 import threading
 import time
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from fastflow.errors import TrainingError
-from fastflow.files import replacing
+from fastflow.files import naming, replacing
 from fastflow.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 
 
@@ -33,7 +34,10 @@ class Losses(NamedTuple):
 class Task(Protocol):
     """What the loop trains: a module holding all that is learned, and the loss of one step."""
 
-    module: nn.Module
+    @property
+    def module(self) -> nn.Module:
+        """All that is learned."""
+        ...
 
     def losses(self, rng: torch.Generator) -> Losses:
         """The loss on one batch, whose randomness comes from `rng` alone."""
@@ -43,18 +47,37 @@ class Task(Protocol):
 class Schedule(Protocol):
     """The settings that the loop needs of a configuration."""
 
-    steps: int
-    learning_rate: float
-    seed: int
-    log_every: int
-    checkpoint_every: int
+    @property
+    def steps(self) -> int:
+        """Training steps."""
+        ...
+
+    @property
+    def learning_rate(self) -> float:
+        """Adam's."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """Of everything random."""
+        ...
+
+    @property
+    def log_every(self) -> int:
+        """Steps between two lines of metrics.jsonl."""
+        ...
+
+    @property
+    def checkpoint_every(self) -> int:
+        """Steps between two checkpoints."""
+        ...
 
 
 def fit(task: Task, schedule: Schedule, folder: Path, *, resume: bool = False, progress: bool = True) -> None:
     """Train `task` for `schedule.steps` steps and leave metrics.jsonl and checkpoints in `folder`.
 
-    Each step draws its randomness from the seed and the step's number alone, so a resumed run repeats, to the bit, what an
-    uninterrupted one computes. SIGINT and SIGTERM take effect after the current step, whose checkpoint is left behind.
+    Each step draws its randomness from the seed and the step's number alone, so a resumed run repeats, to the bit, what
+    an uninterrupted one computes. SIGINT and SIGTERM take effect after the current step, which leaves a checkpoint.
 
     Raises:
         KeyboardInterrupt: after such a signal.
@@ -72,7 +95,7 @@ def fit(task: Task, schedule: Schedule, folder: Path, *, resume: bool = False, p
     sums: dict[str, Tensor] = {}
     since, clock = 0, time.perf_counter()
     bar = tqdm(total=schedule.steps, initial=start, disable=not progress, unit="step", dynamic_ncols=True)
-    with bar, _deferred_signals() as received:
+    with _cleared_on_error(bar), _deferred_signals() as received:
         for step in range(start + 1, schedule.steps + 1):
             losses = task.losses(step_rng(schedule.seed, step))
             optimizer.zero_grad(set_to_none=True)
@@ -84,22 +107,23 @@ def fit(task: Task, schedule: Schedule, folder: Path, *, resume: bool = False, p
             since += 1
             if step % schedule.log_every == 0 or step == schedule.steps:
                 means = {name: float(value) / since for name, value in sums.items()}
-                if not all(map(math.isfinite, means.values())):
-                    raise TrainingError(_not_finite(step, means))
+                _check_finite(step, means)
                 now = time.perf_counter()
                 _append(metrics, {"step": step, **means, "steps_per_second": since / (now - clock)})
                 bar.set_postfix({name: f"{value:.3g}" for name, value in means.items()}, refresh=False)
                 sums, since, clock = {}, 0, now
             bar.update()
-            if step == schedule.steps or step % schedule.checkpoint_every == 0 or received:
+            stop = bool(received)  # read once: a signal that arrives from here on waits for the next step
+            if stop or step == schedule.steps or step % schedule.checkpoint_every == 0:
+                _check_finite(step, {name: float(value.sum()) for name, value in task.module.state_dict().items()})
                 save_checkpoint(checkpoints, step, task.module, optimizer)
-            if received and step < schedule.steps:
+            if stop:
                 raise KeyboardInterrupt(f"stopped after step {step} of {schedule.steps}; resume to go on from there")
 
 
-def step_rng(seed: int, step: int) -> torch.Generator:
-    """The random numbers of one step of one run."""
-    state = np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0]
+def step_rng(seed: int, step: int, stream: int = 0) -> torch.Generator:
+    """The random numbers of one step of one run; streams other than 0 are for what must differ from all training."""
+    state = np.random.SeedSequence((seed, step, stream)).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state))
 
 
@@ -127,14 +151,31 @@ def _deferred_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _not_finite(step: int, means: dict[str, float]) -> str:
-    names = ", ".join(name for name, value in means.items() if not math.isfinite(value))
-    return f"training stopped at step {step}: {names} is no longer finite; try a smaller learning_rate"
+@contextmanager
+def _cleared_on_error(bar: tqdm) -> Iterator[None]:
+    """The progress bar, which leaves the screen to the message if an error ends the training."""
+    with bar:
+        try:
+            yield
+        except BaseException:
+            bar.leave = False
+            raise
+
+
+def _check_finite(step: int, values: dict[str, float]) -> None:
+    name = next((name for name, value in values.items() if not math.isfinite(value)), None)
+    if name is not None:
+        raise TrainingError(f"training stopped at step {step}: {name} is no longer finite; try a smaller learning_rate")
 
 
 def _append(file: Path, record: dict[str, float]) -> None:
-    with file.open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(record) + "\n")
+    size = file.stat().st_size
+    try:
+        with naming(file), file.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(record) + "\n")
+    except OSError:
+        os.truncate(file, size)  # a full disk may have taken half a line
+        raise
 
 
 def _keep_up_to(file: Path, step: int) -> None:
@@ -146,6 +187,6 @@ def _keep_up_to(file: Path, step: int) -> None:
 
 def _step(line: str) -> float:
     try:
-        return json.loads(line)["step"]
+        return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
         return float("inf")
