@@ -1,4 +1,4 @@
-"""What fastflow needs of a generator: a latent width, latents to sample, and a differentiable map from latents to images."""
+"""What fastflow needs of a generator: a latent width, latents to sample, a differentiable map from them to images."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Generator(nn.Module):
         name: str | None = None,
     ) -> None:
         super().__init__()
-        if not isinstance(latent_dim, int) or latent_dim < 1:
+        if not isinstance(latent_dim, int) or isinstance(latent_dim, bool) or latent_dim < 1:
             raise InputError(f"latent_dim must be a whole number of at least 1, got {latent_dim!r}")
         low, high = value_range
         if not low < high:
@@ -67,18 +67,18 @@ class Generator(nn.Module):
         return self.decode(z)
 
     def sample(self, count: int, seed: int | torch.Generator = 0) -> Tensor:
-        """`count` latents (count, D), the same for the same seed; drawn on the CPU, returned on the generator's device."""
+        """`count` latents (count, D), the same for the same seed on every device; returned on the generator's."""
         rng = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
         if self._sample is None:
             z = torch.randn(count, self.latent_dim, generator=rng)
         else:
             z = self._sample(count, rng)
             if z.shape != (count, self.latent_dim):
-                raise InputError(f"sample must give latents of shape ({count}, {self.latent_dim}), got {tuple(z.shape)}")
+                raise InputError(f"sample must give latents ({count}, {self.latent_dim}), got {tuple(z.shape)}")
         return z.to(self._anchor)
 
     def starts(self, count: int, seed: int = 0) -> Tensor:
-        """`count` latents (count, D) to start traversals from: samples, or encoded held-out images where there are some."""
+        """`count` latents (count, D) to start traversals from: samples, or encoded held-out images."""
         return self.sample(count, seed)
 
     def eight_bit(self, images: Tensor) -> Tensor:
@@ -97,14 +97,15 @@ class Generator(nn.Module):
             images = self.decode(z)
         except Exception as error:
             raise InputError(
-                f"the generator failed on latents of shape {tuple(z.shape)}: {_first_line(error)}; is latent_dim right?"
+                f"the generator failed on latents of shape {tuple(z.shape)}: {first_line(error)}; is latent_dim right?"
             ) from error
         if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[0] != 2:
             got = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
             raise InputError(f"a generator must map latents (2, {self.latent_dim}) to images (2, C, H, W), got {got}")
         if not images.is_floating_point() or not bool(images.isfinite().all()):
             raise InputError("a generator's images must be finite floating-point numbers")
-        return tuple(images.shape[1:])
+        _, channels, height, width = images.shape
+        return channels, height, width
 
 
 def from_callable(
@@ -119,6 +120,7 @@ def from_callable(
     return Generator(function, latent_dim, value_range=value_range, sample=sample, name=name)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says, without the rest of a long explanation."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
