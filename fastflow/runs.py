@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,7 +24,8 @@ from fastflow.training.configuration import from_dict
 from fastflow.training.discover import DiscoverConfig, Discovery
 from fastflow.traversal import Traversal, TraversalDirection, traverse
 
-_MADE_BY_RUNS = ("config.json", "metrics.jsonl", "evaluation.json", "report.html", "checkpoints", "traversals")
+# Beside config.json, which is replaced, so that the folder never ceases to be a run.
+_MADE_BY_RUNS = ("metrics.jsonl", "evaluation.json", "report.html", "checkpoints", "traversals")
 
 
 class Run:
@@ -47,7 +49,10 @@ class Run:
         steps: int | None = None,
         direction: TraversalDirection = "forward",
     ) -> Traversal:
-        """Let latents z0 (B, D) flow along a potential; see `fastflow.traversal.traverse`. `steps` defaults to path_steps."""
+        """Let latents z0 (B, D) flow along a potential for `steps` steps, path_steps if left out.
+
+        See `fastflow.traversal.traverse`.
+        """
         steps = self.config.path_steps if steps is None else steps
         return traverse(self.bank, self.generator, z0, potential, steps, self.config, direction)
 
@@ -61,6 +66,7 @@ def load_run(folder: str | Path, generator: Generator | None = None, device: str
     Args:
         generator: the one the run was trained on; needed only if it was made from a callable in Python, which can't be
             found again by name.
+        device: where to put all of it.
 
     Raises:
         InputError: the folder isn't a run, has no checkpoint, is damaged, or needs another generator.
@@ -91,28 +97,38 @@ def open_folder(
         raise InputError("resume and overwrite exclude each other")
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{str(folder)!r} is a file, expected a folder for the run")
-    holds_run = (folder / "config.json").exists()
-    if resume and holds_run:
-        record = read_record(folder)
+    record = read_record(folder) if (folder / "config.json").exists() else None
+    if resume and record is not None:
         check_generator(record, generator, folder)
         before, now = record["config"], _plain(asdict(config))
-        changed = [name for name in now if name not in ("steps", "log_every", "checkpoint_every") if before.get(name) != now[name]]
+        free = ("steps", "log_every", "checkpoint_every")
+        changed = [name for name in now if name not in free and before.get(name) != now[name]]
         if changed:
             name = changed[0]
             raise InputError(
-                f"can't resume {str(folder)!r}: {name} was {before.get(name)!r} and is now {now[name]!r}; resume with the "
-                "same settings, or start again with overwrite"
+                f"can't resume {str(folder)!r}: {name} was {before.get(name)!r} and is now {now[name]!r}; resume with "
+                "the same settings, or start again with overwrite"
             )
-    elif holds_run and not overwrite:
+        checkpoint = latest_checkpoint(folder / "checkpoints")
+        if checkpoint is not None and checkpoint.step > config.steps:
+            raise InputError(
+                f"can't resume {str(folder)!r}: it is {checkpoint.step} steps long already, steps is {config.steps}"
+            )
+    elif record is not None and not overwrite:
         raise InputError(f"{str(folder)!r} holds a run already: resume it, overwrite it, or choose another folder")
-    elif folder.exists() and not holds_run and any(folder.iterdir()):
+    elif record is None and folder.exists() and any(folder.iterdir()):
         raise InputError(f"{str(folder)!r} isn't empty and isn't a run: choose a new folder")
-    elif overwrite and holds_run:
+    elif record is not None:
         for name in _MADE_BY_RUNS:
             path = folder / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "config.json", _record(config, generator))
+    try:
+        write_json(folder / "config.json", _record(config, generator))
+    except OSError:
+        if record is None:
+            folder.rmdir()
+        raise
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -122,10 +138,17 @@ def read_record(folder: Path) -> dict[str, Any]:
         InputError: the folder isn't a run.
     """
     if not (folder / "config.json").is_file():
-        raise InputError(f"{str(folder)!r} isn't a run: expected a folder that fastflow discover made, with a config.json")
+        raise InputError(
+            f"{str(folder)!r} isn't a run: expected a folder that fastflow discover made, with a config.json"
+        )
     record = read_json(folder / "config.json")
-    if not isinstance(record, dict) or record.get("kind") != "discover" or not isinstance(record.get("config"), dict):
-        raise InputError(f"{str(folder / 'config.json')!r} isn't a run's configuration")
+    if not (
+        isinstance(record, dict)
+        and record.get("kind") == "discover"
+        and isinstance(record.get("config"), dict)
+        and isinstance(record.get("generator"), dict)
+    ):
+        raise InputError(f"{str(folder)!r} isn't a run: its config.json isn't one that fastflow discover wrote")
     return record
 
 
@@ -133,20 +156,28 @@ def restore_generator(record: dict[str, Any], folder: Path) -> Generator:
     """The generator that a run names.
 
     Raises:
-        InputError: it was made from a callable and has no name.
+        InputError: it was made from a callable in Python, or is no longer where it was.
     """
-    described = record.get("generator") or {}
-    if not described.get("name"):
-        raise InputError(f"run {str(folder)!r} was trained on a generator without a name: pass it as generator=")
-    return generators.load(described["name"], described.get("latent_dim"))
+    name = record["generator"].get("name")
+    if name not in generators.BUNDLED and ".py:" not in str(name):
+        raise InputError(
+            f"run {str(folder)!r} was trained on a generator made in Python, which can't be found by name: "
+            "pass it to ff.load_run as generator="
+        )
+    return generators.load(name, record["generator"].get("latent_dim"))
 
 
 def check_generator(record: dict[str, Any], generator: Generator, folder: Path) -> None:
     """Raise InputError unless the generator draws what the run's own drew."""
-    expected, found = record.get("generator") or {}, _describe(generator)
-    same = all(expected.get(key) == found[key] for key in ("latent_dim", "image_shape"))
-    # Another machine's rounding may differ; another generator's images do.
-    same = same and abs(expected.get("fingerprint", 0.0) - found["fingerprint"]) <= 1e-3 * abs(found["fingerprint"]) + 1e-6
+    expected, found = record["generator"], _describe(generator)
+    same = all(expected.get(key) == found[key] for key in ("latent_dim", "image_shape", "value_range"))
+    if same:
+        # Another machine's rounding may differ; another generator's images do.
+        low, high = generator.value_range
+        pixels, expected_pixels = np.array(found["pixels"]), np.array(expected.get("pixels"), dtype=float)
+        same = pixels.shape == expected_pixels.shape and bool(
+            (abs(pixels - expected_pixels) < 1e-3 * (high - low)).all()
+        )
     if not same:
         raise InputError(f"run {str(folder)!r} was trained on another generator than {generator.name or 'this one'}")
 
@@ -163,12 +194,15 @@ def _record(config: DiscoverConfig, generator: Generator) -> dict[str, Any]:
 
 @torch.no_grad()
 def _describe(generator: Generator) -> dict[str, Any]:
-    images = generator.decode(generator.sample(4))
+    """What tells a generator from another: besides its shapes, some pixels of some images."""
+    pixels = generator.decode(generator.sample(4)).flatten()
+    chosen = torch.linspace(0, len(pixels) - 1, 64).long().to(pixels.device)
     return {
         "name": generator.name,
         "latent_dim": generator.latent_dim,
         "image_shape": list(generator.image_shape),
-        "fingerprint": float(images.double().square().mean()),
+        "value_range": list(generator.value_range),
+        "pixels": [round(pixel, 6) for pixel in pixels[chosen].tolist()],
     }
 
 

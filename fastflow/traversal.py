@@ -30,10 +30,20 @@ class Traversal(NamedTuple):
 class PathSettings(Protocol):
     """The settings that a traversal needs of a configuration."""
 
-    path_steps: int
-    dt: float
-    method: Method
-    step_length: float | None
+    @property
+    def dt(self) -> float:
+        """A step's share of time."""
+        ...
+
+    @property
+    def method(self) -> Method:
+        """The integrator."""
+        ...
+
+    @property
+    def step_length(self) -> float | None:
+        """The length of every step in latent space, if it is fixed."""
+        ...
 
 
 @torch.no_grad()
@@ -51,9 +61,9 @@ def traverse(
     Args:
         potential: one for all latents, or one for each (B,) long.
         steps: the path's length in steps.
-        direction: "forward" from time 0; "descent" against the gradient; "reverse", the path that would end in z0; "both":
-            the start stands in the middle, column steps // 2, and the path before it is the reverse flow's, so that the
-            whole row is one forward path through times 0 .. steps.
+        direction: "forward" from time 0; "descent" against the gradient; "reverse", the path that would end in z0, last
+            point first; "both": the start stands in the middle, column steps // 2, and the path before it is the
+            reverse flow's, so that the whole row is one forward path through times 0 .. steps.
     """
     # A bank's potentials are known on the times they were trained on, 0 .. path_steps * dt.
     dt, method, length = settings.dt, settings.method, settings.step_length

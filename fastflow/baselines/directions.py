@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastflow.arguments import check_index, check_latents
 from fastflow.errors import InputError
 from fastflow.generators import Generator
 from fastflow.traversal import Traversal
@@ -31,8 +32,15 @@ class Random:
 
     @torch.no_grad()
     def traverse(self, z0: Tensor, index: int | Tensor, steps: int = 10) -> Traversal:
-        """Walk latents z0 (B, D) along the directions `index`, one for all or one for each (B,) long."""
-        step = self.step_length * self.directions[index].expand_as(z0)
+        """Walk latents z0 (B, D) along the directions `index`, one for all or one for each (B,) long.
+
+        Raises:
+            InputError: an argument that doesn't fit, by its name.
+        """
+        check_latents(z0, self.generator.latent_dim, self.directions)
+        if steps < 1:
+            raise InputError(f"steps must be at least 1, got {steps}")
+        step = self.step_length * self.directions[check_index(index, len(self.directions), z0)]
         latents = z0[:, None] + step[:, None] * torch.arange(steps + 1, device=z0.device, dtype=z0.dtype)[:, None]
         images = torch.stack([self.generator.decode(z) for z in latents.unbind(1)], 1)
         return Traversal(latents, images, 0)

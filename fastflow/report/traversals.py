@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from fastflow.errors import InputError
-from fastflow.files import replacing_folder, write_json
+from fastflow.files import replacing_folder, write_json, write_tensors
 from fastflow.report.strips import save_gif, save_strip
 from fastflow.runs import Run
 from fastflow.traversal import TraversalDirection
@@ -41,11 +41,16 @@ def write_traversals(
     Raises:
         InputError: no such potential, bad latents, or a folder that holds something else.
     """
-    chosen = range(run.bank.num_potentials) if potentials is None else potentials
+    count = run.bank.num_potentials
+    chosen = range(count) if potentials is None else potentials
+    if not chosen or not all(0 <= k < count for k in chosen):
+        raise InputError(
+            f"potential must be one or more of 0..{count - 1}, got {', '.join(map(str, chosen)) or 'none'}"
+        )
     if starts < 1:
         raise InputError(f"starts must be at least 1, got {starts}")
     if folder.exists():
-        if not folder.is_dir() or (any(folder.iterdir()) and not (folder / "index.json").exists()):
+        if not folder.is_dir() or not all(_is_ours(file.name) for file in folder.iterdir()):
             raise InputError(f"{str(folder)!r} isn't a folder of traversals: choose a new one")
         if not overwrite and any(folder.iterdir()):
             raise InputError(f"{str(folder)!r} holds traversals already: overwrite them, or choose another folder")
@@ -59,9 +64,9 @@ def write_traversals(
             images = traversal.images.cpu()
             save_strip(images, temporary / f"{name}.png", start=traversal.start, value_range=run.generator.value_range)
             save_gif(images, temporary / f"{name}.gif", value_range=run.generator.value_range)
-            latents[name] = traversal.latents.cpu().contiguous()
+            latents[name] = traversal.latents
             entries.append({"index": k, "strip": f"{name}.png", "animation": f"{name}.gif"})
-        save_file(latents, temporary / "latents.safetensors")
+        write_tensors(temporary / "latents.safetensors", latents)
         index = {
             "potentials": entries,
             "start_column": {"both": steps // 2}.get(direction, 0),
@@ -73,3 +78,7 @@ def write_traversals(
         }
         write_json(temporary / "index.json", index)
     return sorted(folder.iterdir())
+
+
+def _is_ours(name: str) -> bool:
+    return name in ("index.json", "latents.safetensors") or re.fullmatch(r"potential-\d+\.(png|gif)", name) is not None
