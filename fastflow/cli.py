@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any, NoReturn, cast
 
 import tyro
 
@@ -31,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _parse(arguments or ["--help"]).run()
     except (InputError, BackendError, TrainingError, ConvergenceError) as error:
         _fail(str(error))
+    except BrokenPipeError:  # who reads our output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         _fail(f"{error.strerror or error}" + (f": {error.filename!r}" if error.filename else ""))
     except KeyboardInterrupt as error:
@@ -44,13 +47,14 @@ def _parse(arguments: list[str]) -> commands.Command:
     defaults = commands.Discover.from_config_file(arguments)
     try:
         with contextlib.redirect_stderr(explained):
-            return tyro.cli(
-                Command,  # pyright: ignore[reportArgumentType]
+            command: Any = tyro.cli(
+                cast(Any, Command),  # a union of types is no type to a type checker
                 prog="fastflow",
                 description="Meaningful controls in generative models, as flows of learned potentials.",
                 args=arguments,
-                **({} if defaults is None else {"default": defaults}),
+                default=tyro.MISSING_NONPROP if defaults is None else defaults,
             )
+            return command
     except SystemExit as exit_:
         if not exit_.code:
             raise
@@ -67,6 +71,6 @@ def _one_line(explanation: str) -> str:
     return re.sub(r"\.? ?For full helptext, (run:?|see)", "; see", text)
 
 
-def _fail(message: str) -> None:
+def _fail(message: str) -> NoReturn:
     print(f"fastflow: error: {' '.join(message.split())}", file=sys.stderr)
     raise SystemExit(2) from None

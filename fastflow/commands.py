@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import sys
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -73,7 +74,9 @@ class Demo:
         """Do all of it and say where the page is."""
         config = DiscoverConfig(seed=self.seed, steps=self.steps)
         print(f"discovering {config.num_potentials} potentials on the digits VAE")
-        run = discover(generators.load("digits-vae"), config, self.out, overwrite=self.overwrite)
+        run = discover(
+            generators.load("digits-vae"), config, self.out, overwrite=self.overwrite, progress=_watched()
+        )  # fmt: skip
         print("evaluating on latents that training never saw")
         evaluate(run)
         write_traversals(run, run.folder / "traversals")
@@ -119,7 +122,9 @@ class Discover:
     def run(self) -> None:
         """Train and say what to do next."""
         generator = generators.load(self.generator, self.latent_dim).to(_device(self.device))
-        run = discover(generator, self.settings, self.out, resume=self.resume, overwrite=self.overwrite)
+        run = discover(
+            generator, self.settings, self.out, resume=self.resume, overwrite=self.overwrite, progress=_watched()
+        )
         print(f"trained {run}; next: fastflow report {self.out}")
 
 
@@ -182,13 +187,12 @@ class Evaluate:
         print(f"strength             {result['strength']['mean']:.4f} pixel change per step")
         print(f"distinctness         {distinctness['accuracy']:.4f} accuracy")
         print(f"  random directions  {distinctness['random_directions']['accuracy']:.4f} accuracy at equal strength")
-        if residual["after"] is not None:
-            print(f"normalised residual  {residual['after']:.4f}, before training {residual['before']:.4f}")
+        print(f"normalised residual  {residual['after']:.4f}, before training {residual['before']:.4f}")
 
 
 @dataclass(frozen=True)
 class Report:
-    """Write RUN/report.html, measuring and drawing first what isn't there yet."""
+    """Write RUN/report.html, measuring and drawing first what isn't there yet or is older than the weights."""
 
     folder: tyro.conf.Positional[str]
     """The run's folder."""
@@ -196,10 +200,11 @@ class Report:
     def run(self) -> None:
         """Write it and say where it is."""
         run = load_run(self.folder)
-        if not (run.folder / "evaluation.json").exists():
+        traversals = run.folder / "traversals"
+        if not _is_of(run, run.folder / "evaluation.json"):
             evaluate(run)
-        if not (run.folder / "traversals" / "index.json").exists():
-            write_traversals(run, run.folder / "traversals")
+        if not _is_of(run, traversals / "index.json"):
+            write_traversals(run, traversals, overwrite=True)
         print(f"look at {write_report(run.folder)}")
 
 
@@ -222,11 +227,13 @@ def read_latents(file: Path, run: Run) -> torch.Tensor:
             raise InputError(f"latents must be a .npy or .safetensors file, got {str(file)!r}")
     except InputError:
         raise
-    except (OSError, ValueError, TypeError, SafetensorError) as error:
+    except (OSError, EOFError, ValueError, TypeError, SafetensorError) as error:
         raise InputError(f"latents file {str(file)!r} can't be read as one array: {error}") from error
     width = run.generator.latent_dim
     if z0.ndim != 2 or z0.shape[1] != width or not len(z0):
         raise InputError(f"latents in {str(file)!r} must have shape (N, {width}), got {tuple(z0.shape)}")
+    if z0.is_complex():
+        raise InputError(f"latents in {str(file)!r} must be real numbers, got {z0.dtype}")
     if not bool(z0.isfinite().all()):
         raise InputError(f"latents in {str(file)!r} hold NaN or infinity")
     return z0.to(run.bank.out_bias)
@@ -237,9 +244,26 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise InputError(f"device must be cpu, cuda or cuda:N, got {name!r}") from error
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"device must be cpu, cuda or cuda:N, got {name!r}")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise BackendError("device cuda can't be used: torch finds no CUDA device")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise BackendError(f"device {name} can't be used: torch finds {torch.cuda.device_count()} CUDA devices")
     return device
+
+
+def _watched() -> bool:
+    """Whether somebody sees a progress bar; in a log it would only be in the way."""
+    return sys.stderr.isatty()
+
+
+def _is_of(run: Run, file: Path) -> bool:
+    """Whether a JSON file about a run is there and about its present weights."""
+    if not file.exists():
+        return False
+    record = read_json(file)
+    return isinstance(record, dict) and record.get("training_steps") == run.step
 
 
 def _version(package: str) -> str:
