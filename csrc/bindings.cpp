@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "cpu/cpu_features.hpp"
+#include "cpu/engine_bindings.hpp"
 #include "cpu/kernels.hpp"
 
 namespace nb = nanobind;
@@ -64,4 +65,6 @@ NB_MODULE(_native, m) {
           "Floating-point operations per second of one thread doing only multiply-adds (two operations each) in the\n"
           "instruction set in use: the best of many short repetitions within `seconds` of CPU time.\n\n"
           "Raises ValueError if dtype is neither 'float32' nor 'float64' or seconds is not positive.");
+
+    cpu::bind_engine(m);
 }

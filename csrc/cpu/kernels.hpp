@@ -5,12 +5,15 @@
 #pragma once
 
 #include "cpu_features.hpp"
+#include "tasks.hpp"
 
 namespace fastflow::cpu {
 
 struct Kernels {
     double (*fma_peak_f32)(double seconds);
     double (*fma_peak_f64)(double seconds);
+    EngineKernels<float> f32;
+    EngineKernels<double> f64;
 };
 
 #define FASTFLOW_DECLARE_TABLE(isa) \

@@ -1,0 +1,111 @@
+// Where gradients gather: one block of accumulators per task, in the kernels' layouts, and the way from there to the
+// parameters' own shapes.
+#pragma once
+
+#include "potential.hpp"
+
+namespace fastflow::cpu::FASTFLOW_ISA {
+
+template <class T>
+struct Accumulators {
+    T* weight[max_depth + 1];  // gradient of W_l transposed (width[l - 1], row_stride(width[l]))
+    T* seeds;                  // gradient of X_1^T through the tangents (r, row_stride(width[1]))
+    T* seed_norms;             // gradient of the squared row norms of X_1 (padded width[1],)
+    T* out_weight;             // (padded width[depth],)
+    T* out_bias;               // (1,)
+    T* coefficients;           // (num_coefficients,)
+
+    Accumulators(const Network<T>& net, Arena& arena) {
+        for (int l = 1; l <= net.depth; ++l)
+            weight[l] = arena.take<T>(static_cast<std::size_t>(net.width[l - 1]) * row_stride<T>(net.width[l]));
+        seeds = arena.take<T>(static_cast<std::size_t>(num_directions(net)) * row_stride<T>(net.width[1]));
+        seed_norms = arena.take<T>(padded<T>(net.width[1]));
+        out_weight = arena.take<T>(padded<T>(net.width[net.depth]));
+        out_bias = arena.take<T>(1);
+        coefficients = arena.take<T>(num_coefficients);
+    }
+
+    // Writes the gradients of potential k. Changes the accumulators.
+    void finish(const Network<T>& net, const Potential<T>& potential, std::int64_t k, const NetworkGradient<T>& out, T* coefficient_out) {
+        if (potential.directions > 0) add_directions(net, potential);
+        for (int l = 1; l <= net.depth; ++l) {
+            const int in = net.width[l - 1], width = net.width[l], stride = row_stride<T>(width);
+            T* target = out.weight[l] + k * in * width;
+            for (int i = 0; i < width; ++i)
+                for (int j = 0; j < in; ++j) target[static_cast<std::ptrdiff_t>(i) * in + j] = weight[l][static_cast<std::ptrdiff_t>(j) * stride + i];
+        }
+        const int last = net.width[net.depth];
+        for (int i = 0; i < last; ++i) out.out_weight[k * last + i] = out_weight[i];
+        out.out_bias[k] = *out_bias;
+        if (coefficient_out != nullptr)
+            for (int i = 0; i < num_coefficients; ++i) coefficient_out[k * num_coefficients + i] = coefficients[i];
+    }
+
+   private:
+    // X_1 = W_1 basis: the gradient of X_1 comes back to W_1 through the transpose of the basis.
+    void add_directions(const Network<T>& net, const Potential<T>& potential) {
+        const int columns = padded<T>(net.width[1]), stride = row_stride<T>(net.width[1]);
+        for (int j = 0; j < potential.directions; ++j)
+            for (int c = 0; c < columns; c += lanes<T>) {
+                T* target = seeds + static_cast<std::ptrdiff_t>(j) * stride + c;
+                const Vec<T> seed = load(potential.seeds + static_cast<std::ptrdiff_t>(j) * stride + c);
+                Vec<T> sum = T(2) * load(seed_norms + c) * seed;
+                if (net.depth > 1) sum += load(target);
+                if (potential.basis == nullptr)
+                    store<T>(weight[1] + static_cast<std::ptrdiff_t>(j) * stride + c, load(weight[1] + static_cast<std::ptrdiff_t>(j) * stride + c) + sum);
+                else
+                    store<T>(target, sum);
+            }
+        if (potential.basis != nullptr)
+            accumulate_product<T, false>(net.width[0], potential.directions, columns, potential.basis, potential.directions, seeds, stride, weight[1], stride);
+    }
+};
+
+// The gradients of the bias jets, one row (3, sum of padded widths) per slot: gathered while samples of one slot pass, and
+// then written out, or, where other tasks have samples of that slot too, set aside as partial rows to be added later.
+template <class T>
+struct BiasGradient {
+    const Network<T>* net;
+    const NetworkGradient<T>* out;
+    const std::int32_t* runs;      // (slots,): how many runs of samples share a slot
+    T* partial_rows;               // (number of shared runs of this task, 3 * sum of widths)
+    std::int64_t* partial_slots;   // (same,)
+    T* row;                        // the gathering row
+    int columns[max_depth + 1];    // where layer l starts in each of the three parts
+    int width;                     // sum of padded widths
+    std::int64_t slot = -1;
+
+    BiasGradient(const Network<T>& net_, Arena& arena) : net(&net_), width(0) {
+        for (int l = 1; l <= net->depth; ++l) {
+            columns[l] = width;
+            width += padded<T>(net->width[l]);
+        }
+        row = arena.take<T>(3 * static_cast<std::size_t>(width));
+    }
+
+    // The gathering row's piece for layer l and time derivative `order`.
+    T* at(int l, int order) { return row + order * width + columns[l]; }
+
+    void begin(std::int64_t next_slot) {
+        if (next_slot == slot) return;
+        flush();
+        slot = next_slot;
+        __builtin_memset(row, 0, sizeof(T) * 3 * width);
+    }
+
+    void flush() {
+        if (slot < 0) return;
+        const bool shared = runs[slot] > 1;
+        if (shared) *partial_slots++ = slot;
+        for (int l = 1; l <= net->depth; ++l)
+            for (int order = 0; order < 3; ++order) {
+                const int n = net->width[l];
+                T* target = shared ? partial_rows : out->bias_jets[l] + (slot * 3 + order) * n;
+                for (int i = 0; i < n; ++i) target[i] = at(l, order)[i];
+                if (shared) partial_rows += n;
+            }
+        slot = -1;
+    }
+};
+
+}  // namespace fastflow::cpu::FASTFLOW_ISA

@@ -1,0 +1,114 @@
+// Jets, their backward and residual losses of a chunk of samples, tile by tile: values, tangents a few samples at a time,
+// the output map, what the call wants of it, and back.
+#pragma once
+
+#include "residual.hpp"
+#include "tangents.hpp"
+#include "tasks.hpp"
+
+namespace fastflow::cpu::FASTFLOW_ISA {
+
+template <class T>
+struct PointRunner {
+    const PointCall<T>& call;
+    const Network<T>& net;
+    Potential<T> potential;
+    Tile<T> tile;
+    Tangents<T> tangents;
+    OutputMapping<T> mapping;
+    BiasGradient<T> bias_gradient;
+
+    PointRunner(const PointCall<T>& call_, void* packed, Arena& arena) : PointRunner(call_, Arena{packed}, arena) {}
+
+    void run(const Chunk& chunk, const ChunkGradient<T>& out) {
+        Arena accumulator_arena{out.accumulators};
+        Accumulators<T> accumulators(net, accumulator_arena);
+        bias_gradient.out = &call.gradient;
+        bias_gradient.runs = call.runs;
+        bias_gradient.partial_rows = out.partial_rows;
+        bias_gradient.partial_slots = out.partial_slots;
+        const bool curved = net.laplacian != Laplacian::none;
+
+        for (std::int64_t begin = chunk.begin; begin < chunk.end; begin += tile.capacity) {
+            tile.n = static_cast<int>(chunk.end - begin < tile.capacity ? chunk.end - begin : tile.capacity);
+            load(begin);
+            if (call.backward() && (curved || net.has_time))
+                tile.template forward<3>();
+            else
+                tile.template forward<2>();
+            mapping.prepare();
+
+            bool has_gamma_bar = false;
+            const int group = curved && net.depth > 1 ? tangents.group : tile.n;
+            for (int from = 0; from < tile.n; from += group) {
+                const int count = tile.n - from < group ? tile.n - from : group;
+                if (curved && net.depth > 1) call.backward() ? tangents.template forward<true>(from, count) : tangents.template forward<false>(from, count);
+                for (int i = from; i < from + count; ++i) has_gamma_bar |= visit(i, sample(begin + i), chunk.potential, accumulators, out.loss);
+                if (curved && net.depth > 1 && call.backward()) tangents.backward(from, count, accumulators);
+            }
+            if (!call.backward()) continue;
+
+            tile.backward(has_gamma_bar, call.z_bar != nullptr, accumulators);
+            store_backward(begin);
+        }
+        if (call.backward()) bias_gradient.flush();
+    }
+
+   private:
+    PointRunner(const PointCall<T>& call_, Arena packed, Arena& arena)
+        : call(call_), net(call_.net), potential(net, packed), tile(net, potential, arena), tangents(tile, arena), mapping(tile, arena),
+          bias_gradient(net, arena) {}
+
+    std::int64_t sample(std::int64_t position) const { return call.order != nullptr ? call.order[position] : position; }
+
+    void load(std::int64_t begin) {
+        tile.load_points(call.z, call.order != nullptr ? call.order + begin : nullptr, begin);
+        bool same = true;
+        const std::int64_t slot = call.slot[sample(begin)];
+        for (int i = 1; i < tile.n; ++i) same = same && call.slot[sample(begin + i)] == slot;
+        for (int i = 0; i < (same ? 1 : tile.n); ++i) tile.load_bias(call.slot[sample(begin + i)], i, same);
+    }
+
+    // Writes what the call wants of sample i, whose number is `id`; in a backward call prepares its cotangents and tells
+    // whether that of gamma can be other than zero.
+    bool visit(int i, std::int64_t id, std::int64_t k, Accumulators<T>& accumulators, double* loss) {
+        const Scalars<T> scalars = mapping.scalars(i);
+        if (call.mode == PointMode::jet) {
+            const JetArrays<T>& jet = call.jet;
+            if (jet.value != nullptr) jet.value[id] = scalars.value;
+            if (jet.grad != nullptr) mapping.write_gradient(i, jet.grad + id * net.width[0]);
+            if (jet.laplacian != nullptr) jet.laplacian[id] = scalars.laplacian;
+            if (jet.u_t != nullptr) jet.u_t[id] = scalars.u_t;
+            if (jet.u_tt != nullptr) jet.u_tt[id] = scalars.u_tt;
+            return false;
+        }
+        if (call.mode == PointMode::jet_backward) {
+            const JetArrays<const T>& bar = call.jet_bar;
+            const auto get = [&](const T* array) { return array != nullptr ? array[id] : T(0); };
+            return mapping.pull_back(i, {get(bar.value), T(0), get(bar.laplacian), get(bar.u_t), get(bar.u_tt)},
+                                     bar.grad != nullptr ? bar.grad + id * net.width[0] : nullptr);
+        }
+        const T* c = call.coefficients + k * num_coefficients;
+        const T r = residual(c, scalars, call.source != nullptr ? call.source[id] : T(0));
+        call.residual[id] = r;
+        *loss += static_cast<double>(r) * r;
+        if (call.mode == PointMode::residual) return false;
+        const T r_bar = call.loss_scale * r;
+        if (call.source_bar != nullptr) call.source_bar[id] = r_bar;
+        return mapping.pull_back(i, residual_backward(c, scalars, r_bar, accumulators.coefficients), nullptr);
+    }
+
+    void store_backward(std::int64_t begin) {
+        if (call.z_bar != nullptr)
+            for (int i = 0; i < tile.n; ++i)
+                for (int c = 0; c < net.width[0]; ++c) call.z_bar[sample(begin + i) * net.width[0] + c] = tile.z_bar[tile.at(i, tile.levels[0].stride) + c];
+        for (int i = 0, next; i < tile.n; i = next) {  // runs of samples that share a slot
+            const std::int64_t slot = call.slot[sample(begin + i)];
+            for (next = i + 1; next < tile.n && call.slot[sample(begin + next)] == slot;) ++next;
+            bias_gradient.begin(slot);
+            tile.bias_gradient(i, next - i, bias_gradient);
+        }
+    }
+};
+
+}  // namespace fastflow::cpu::FASTFLOW_ISA

@@ -1,0 +1,55 @@
+// What the engine is asked: plain descriptions shared by the bindings, the scheduler and the kernels of every instruction
+// set. All arrays are contiguous and row-major; a null pointer means "absent" where a comment says optional.
+#pragma once
+
+#include <cstdint>
+
+namespace fastflow::cpu {
+
+constexpr int max_depth = 8;
+
+enum class Activation { tanh, sin, gelu, silu, softplus };
+enum class OutputMap { identity, tanh };
+enum class Laplacian { none, exact, probes };
+
+// A bank of potentials u = psi(w_o . h_L + b_o), h_l = sigma(W_l h_{l-1} + beta_l). Arrays by layer are indexed 1..depth.
+template <class T>
+struct Network {
+    std::int64_t potentials, slots;
+    int depth;
+    int width[max_depth + 1];  // width[0] is the dimension of z
+    Activation activation;
+    OutputMap output_map;
+    bool has_time;
+    Laplacian laplacian;
+    int num_probes;
+    const T* weight[max_depth + 1];     // (potentials, width[l], width[l - 1])
+    const T* bias_jets[max_depth + 1];  // (slots, 3, width[l]): beta, d beta / dt, d2 beta / dt2
+    const T* out_weight;                // (potentials, width[depth])
+    const T* out_bias;                  // (potentials,)
+    const T* probes;                    // (num_probes, width[0]); for Laplacian::probes
+};
+
+// Gradients with respect to a network's parameters, in the shapes of the parameters.
+template <class T>
+struct NetworkGradient {
+    T* weight[max_depth + 1];
+    T* bias_jets[max_depth + 1];
+    T* out_weight;
+    T* out_bias;
+};
+
+// The jet of each sample: five quantities, of which each pointer is optional.
+template <class T>
+struct JetArrays {
+    T* value;      // (count,)
+    T* grad;       // (count, dim)
+    T* laplacian;  // (count,)
+    T* u_t;        // (count,)
+    T* u_tt;       // (count,)
+};
+
+// r = c0 u + c1 u_t + c2 u_tt + c3 laplacian + c4 |grad|^2 + f
+constexpr int num_coefficients = 5;
+
+}  // namespace fastflow::cpu

@@ -1,0 +1,88 @@
+// Vectors of the instruction set being compiled, through the compiler's vector extensions: arithmetic, comparisons and
+// `mask ? a : b` are the language's own. Only what those lack is here.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "isa.hpp"
+
+namespace fastflow::cpu::FASTFLOW_ISA {
+
+template <class T>
+struct Simd;
+
+template <>
+struct Simd<float> {
+    typedef float Vec __attribute__((vector_size(vector_bytes)));
+    typedef float Unaligned __attribute__((vector_size(vector_bytes), aligned(4), may_alias));
+    typedef std::int32_t Int __attribute__((vector_size(vector_bytes)));
+    using Bits = std::int32_t;
+    static constexpr int mantissa_bits = 23;
+    static constexpr int exponent_bias = 127;
+};
+
+template <>
+struct Simd<double> {
+    typedef double Vec __attribute__((vector_size(vector_bytes)));
+    typedef double Unaligned __attribute__((vector_size(vector_bytes), aligned(8), may_alias));
+    typedef std::int64_t Int __attribute__((vector_size(vector_bytes)));
+    using Bits = std::int64_t;
+    static constexpr int mantissa_bits = 52;
+    static constexpr int exponent_bias = 1023;
+};
+
+template <class T>
+using Vec = typename Simd<T>::Vec;
+
+template <class T>
+constexpr int lanes = vector_bytes / sizeof(T);
+
+template <class T>
+inline Vec<T> load(const T* p) {
+    return *reinterpret_cast<const typename Simd<T>::Unaligned*>(p);
+}
+
+template <class T>
+inline void store(T* p, Vec<T> v) {
+    *reinterpret_cast<typename Simd<T>::Unaligned*>(p) = v;
+}
+
+template <class T>
+inline Vec<T> broadcast(T x) {
+    return x - Vec<T>{};
+}
+
+// Sum of the lanes, always in the same order.
+template <class T>
+inline T sum_lanes(Vec<T> v) {
+    T half[lanes<T>];
+    __builtin_memcpy(half, &v, sizeof v);
+#pragma GCC unroll 8
+    for (int width = lanes<T> / 2; width > 0; width /= 2)
+#pragma GCC unroll 16
+        for (int i = 0; i < width; ++i) half[i] += half[i + width];
+    return half[0];
+}
+
+template <class T>
+constexpr T round_up(T n, T multiple) {
+    return (n + multiple - 1) / multiple * multiple;
+}
+
+// `n` elements rounded up to whole vectors: what every loop over a row's columns covers.
+template <class T>
+constexpr int padded(int n) {
+    return round_up(n, lanes<T>);
+}
+
+// Distance between the rows of a matrix with `n` columns: an odd number of cache lines, so that walking down a column
+// meets every set of the cache and not an eighth of them.
+template <class T>
+constexpr int row_stride(int n) {
+    constexpr int per_line = 64 / sizeof(T);
+    const int lines = (n + per_line - 1) / per_line;
+    return (lines | 1) * per_line;
+}
+
+}  // namespace fastflow::cpu::FASTFLOW_ISA
