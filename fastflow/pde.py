@@ -280,10 +280,24 @@ def residual(pde: PDE | Callable[[Jet], Tensor], jet: Jet, z: Tensor, t: Tensor,
     return r
 
 
-def normalized_residual(pde: PDE, jet: Jet, z: Tensor, t: Tensor, index: Tensor) -> Tensor:
-    """E[r^2] / E[sum of the terms' squares], a number without units; 1 where the terms are independent of one another."""
-    terms = pde.terms(jet, z, t, index)
-    return _total(terms).square().mean() / _total(tuple(term.square() for term in terms)).mean()
+def normalized_residuals(
+    pde: PDE, jet: Jet, z: Tensor, t: Tensor, index: Tensor, num_potentials: int
+) -> tuple[Tensor, Tensor]:
+    """E[r^2] / E[sum of the terms' squares], a number without units: 1 where the terms know nothing of one another.
+
+    Returns:
+        Each potential's (K,), over its own samples, and that of all samples together, ().
+    """
+    terms = [term.expand_as(jet.u) for term in pde.terms(jet, z, t, index)]
+    squared = torch.stack(terms).sum(0).square()
+    scale = torch.stack([term.square() for term in terms]).sum(0)
+    tiny = torch.finfo(scale.dtype).tiny  # a potential without terms, or without samples, has no residual either
+
+    def per_potential(values: Tensor) -> Tensor:
+        return values.new_zeros(num_potentials).index_add(0, index, values)
+
+    each = per_potential(squared) / per_potential(scale).clamp_min(tiny)
+    return each, squared.sum() / scale.sum().clamp_min(tiny)
 
 
 def _total(terms: tuple[Tensor, ...]) -> Tensor:

@@ -79,7 +79,7 @@ def test_reverse_says_when_a_path_cannot_be_undone():
         ff.flow(bank, z0, index, steps=3, dt=50.0, direction="reverse")
 
 
-@pytest.mark.parametrize("step_length", [None, 0.3])
+@pytest.mark.parametrize("step_length", [None, 0.05])
 @pytest.mark.parametrize("direction", ["forward", "descent", "reverse"])
 @pytest.mark.parametrize("method", METHODS)
 def test_gradcheck(method, direction, step_length):
