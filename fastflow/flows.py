@@ -45,9 +45,7 @@ def flow(
     if direction not in ("forward", "descent", "reverse"):
         raise InputError(f"direction must be one of forward, descent, reverse, got {direction!r}")
     networks, _ = _path_networks(bank, z0, index, steps, t0, dt, method, step_length)
-    path, error = reference.flow(
-        networks.mlp, z0, networks.index, networks.slot, dt, method, direction, step_length
-    )
+    path, error = reference.flow(networks.mlp, z0, networks.index, networks.slot, dt, method, direction, step_length)
     if direction == "reverse":
         _check_reversed(error)
     return path

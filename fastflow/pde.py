@@ -174,9 +174,7 @@ class ViscousHamiltonJacobi(LinearQuadratic):
     equation = "u_t + |grad|^2 / 2 - nu lap"
     nu: Tensor
 
-    def __init__(
-        self, nu: float | Tensor = 0.1, *, num_potentials: int | None = None, learnable: bool = False
-    ) -> None:
+    def __init__(self, nu: float | Tensor = 0.1, *, num_potentials: int | None = None, learnable: bool = False) -> None:
         super().__init__()
         _add_constants(self, num_potentials, learnable, nu=nu)
 
@@ -307,9 +305,7 @@ def _total(terms: tuple[Tensor, ...]) -> Tensor:
     return total
 
 
-def _add_constants(
-    module: nn.Module, num_potentials: int | None, learnable: bool, **values: float | Tensor
-) -> None:
+def _add_constants(module: nn.Module, num_potentials: int | None, learnable: bool, **values: float | Tensor) -> None:
     for name, value in values.items():
         tensor = torch.as_tensor(value, dtype=torch.get_default_dtype()).detach().clone()
         if tensor.ndim > 1 or not bool(tensor.isfinite().all()):

@@ -179,7 +179,7 @@ class PotentialBank(nn.Module):
 
 
 def sinusoidal_embedding(t: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
-    """sin and cos of t at the frequencies 10000^(-i / (n - 1)), i < n, with two time derivatives.
+    """Sin and cos of t at the frequencies 10000^(-i / (n - 1)), i < n, with two time derivatives.
 
     Args:
         t: times (...,). dim: D; n = ceil(D / 2), so that odd widths are padded to even and D = 2 has the frequency 1.

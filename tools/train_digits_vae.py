@@ -65,7 +65,9 @@ def main() -> None:
         schedule.step()
         if epoch % 20 == 19:
             with torch.no_grad():
-                losses = [float(negative_elbo(vae, images, torch.Generator().manual_seed(1))) for images in (train, held_out)]
+                losses = [
+                    float(negative_elbo(vae, images, torch.Generator().manual_seed(1))) for images in (train, held_out)
+                ]
             print(f"epoch {epoch + 1}: negative ELBO {losses[0]:.2f} train, {losses[1]:.2f} held out")
 
     tensors = {f"vae.{name}": value.contiguous() for name, value in vae.state_dict().items()}

@@ -27,9 +27,7 @@ def random_mlp(
     widths = (dim, *hidden)
     weights = tuple(normal(num_networks, h, w, scale=1.3 / w**0.5) for w, h in zip(widths[:-1], hidden, strict=True))
     bias_jets = tuple(normal(slots, 3, h, scale=0.5) for h in hidden)
-    return MLP(
-        weights, bias_jets, normal(num_networks, hidden[-1]), normal(num_networks), activation, out_activation
-    )
+    return MLP(weights, bias_jets, normal(num_networks, hidden[-1]), normal(num_networks), activation, out_activation)
 
 
 def random_samples(mlp: MLP, batch: int, seed: int = 1) -> tuple[Tensor, Tensor, Tensor]:

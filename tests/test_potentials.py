@@ -1,0 +1,197 @@
+"""Banks: what their networks compute, how time enters, initial values, and what they refuse."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import grad, hessian
+
+import fastflow as ff
+from fastflow.potentials import sinusoidal_embedding
+
+
+def bank_of(num_potentials: int = 3, dim: int = 4, hidden: tuple[int, ...] = (6, 5), **options) -> ff.PotentialBank:
+    torch.manual_seed(0)
+    return ff.PotentialBank(num_potentials, dim, hidden, **options).double()
+
+
+def samples(batch: int = 7, dim: int = 4, num_potentials: int = 3) -> tuple[Tensor, Tensor, Tensor]:
+    rng = torch.Generator().manual_seed(1)
+    z = torch.randn(batch, dim, generator=rng, dtype=torch.float64)
+    t = 5 * torch.rand(batch, generator=rng, dtype=torch.float64)
+    return z, t, torch.randint(num_potentials, (batch,), generator=rng)
+
+
+def plain_network(bank: ff.PotentialBank, k: int, z: Tensor, t: Tensor) -> Tensor:
+    """The paper's network for one sample, from torch's own pieces."""
+    activation = {"tanh": torch.tanh, "sin": torch.sin, "gelu": nn.functional.gelu, "silu": nn.functional.silu}
+    tau = 0.0
+    if bank.time == "sinusoidal":
+        n = (bank.dim + 1) // 2
+        frequency = torch.tensor([10000 ** (-i / max(n - 1, 1)) for i in range(n)], dtype=z.dtype)
+        e = torch.cat((torch.sin(t * frequency), torch.cos(t * frequency)))
+        inner = nn.functional.gelu(bank.time_weight_in[k] @ e + bank.time_bias_in[k])
+        tau = bank.time_weight_out[k] @ inner + bank.time_bias_out[k]
+    h = z
+    for layer, (weight, bias) in enumerate(zip(bank.weights, bank.biases, strict=True)):
+        if layer == 1 and bank.time == "sinusoidal":
+            h = h + tau
+        a = weight[k] @ h + bias[k]
+        if layer == 0 and bank.time == "linear":
+            a = a + bank.time_weight[k] * t
+        if layer == 0 and len(bank.weights) == 1 and bank.time == "sinusoidal":
+            a = a + tau
+        h = activation[bank.activation](a)
+    u = bank.out_weight[k] @ h + bank.out_bias[k]
+    return torch.tanh(u) if bank.out_activation == "tanh" else u
+
+
+@pytest.mark.parametrize("hidden", [(5,), (6, 5), (4, 3, 5)], ids=["one layer", "two layers", "three layers"])
+@pytest.mark.parametrize("time", ["sinusoidal", "linear", "none"])
+@pytest.mark.parametrize(("activation", "out_activation"), [("tanh", "tanh"), ("silu", "identity")])
+def test_jet_is_that_of_the_papers_network(hidden, time, activation, out_activation):
+    bank = bank_of(hidden=hidden, time=time, activation=activation, out_activation=out_activation)
+    z, t, index = samples()
+    jet = bank.jet(z, t, index)
+    for b, k in enumerate(index.tolist()):
+
+        def u(z: Tensor, t: Tensor, k: int = k) -> Tensor:
+            return plain_network(bank, k, z, t)
+
+        exact = {"rtol": 1e-11, "atol": 1e-13}
+        torch.testing.assert_close(jet.u[b], u(z[b], t[b]), **exact)
+        torch.testing.assert_close(jet.grad[b], grad(u)(z[b], t[b]), **exact)
+        torch.testing.assert_close(jet.laplacian[b], hessian(u)(z[b], t[b]).trace(), **exact)
+        torch.testing.assert_close(jet.u_t[b], grad(u, 1)(z[b], t[b]), **exact)
+        torch.testing.assert_close(jet.u_tt[b], grad(grad(u, 1), 1)(z[b], t[b]), **exact)
+
+
+def test_time_may_be_given_in_three_ways():
+    bank, (z, _, index) = bank_of(), samples()
+    grid = torch.tensor([0.5, 2.0], dtype=torch.float64)
+    place = torch.tensor([0, 1, 1, 0, 0, 1, 0])
+    expected = bank.jet(z, grid[place], index)
+    torch.testing.assert_close(bank.jet(z, (grid, place), index), expected)
+    for b in range(len(z)):
+        alone = bank.jet(z[b : b + 1], float(grid[place[b]]), int(index[b]))
+        torch.testing.assert_close(alone, ff.Jet(*(x[b : b + 1] for x in expected)))
+
+
+def test_every_potential_has_weights_of_its_own():
+    """The first public code trained one potential and one time per batch; here each sample brings its own."""
+    bank, (z, t, _) = bank_of(), samples()
+    index = torch.arange(7) % 3
+    ff.pde_loss(bank, z, t, index).backward()
+    for name, parameter in bank.named_parameters():
+        if name == "out_bias":
+            continue
+        moved = parameter.grad.flatten(1).abs().amax(1)
+        assert (moved > 0).all(), name
+    bank.zero_grad()
+    ff.pde_loss(bank, z, t, torch.full((7,), 1)).backward()
+    assert bank.weights[0].grad[1].abs().max() > 0
+    assert bank.weights[0].grad[[0, 2]].abs().max() == 0
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3, 8])
+def test_embedding_is_defined_for_every_width(dim):
+    t = torch.linspace(0, 5, 4, dtype=torch.float64)
+    e, e_t, e_tt = sinusoidal_embedding(t, dim)
+    assert e.shape == (4, dim + dim % 2)
+    h = 1e-4
+    ahead, behind = sinusoidal_embedding(t + h, dim)[0], sinusoidal_embedding(t - h, dim)[0]
+    torch.testing.assert_close(e_t, (ahead - behind) / (2 * h), rtol=0, atol=1e-7)
+    torch.testing.assert_close(e_tt, (ahead + behind - 2 * e) / h**2, rtol=0, atol=1e-6)
+
+
+def test_embedding_has_the_papers_frequencies():
+    e, _, _ = sinusoidal_embedding(torch.tensor([3.0], dtype=torch.float64), 6)
+    frequencies = [1.0, 0.01, 0.0001]
+    expected = [math.sin(3 * f) for f in frequencies] + [math.cos(3 * f) for f in frequencies]
+    torch.testing.assert_close(e[0], torch.tensor(expected, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("time", ["sinusoidal", "linear", "none"])
+def test_the_smallest_bank_works(time):
+    bank = ff.PotentialBank(1, 1, (1,), time=time)
+    jet = bank.jet(torch.zeros(2, 1), 1.0, 0)
+    assert all(x.isfinite().all() for x in jet)
+    assert (jet.u_t.abs().max() == 0) == (time == "none")
+
+
+def test_no_time_gives_zero_time_derivatives():
+    jet = bank_of(time="none").jet(samples()[0], 3.0, 1)
+    assert jet.u_t.abs().max() == 0
+    assert jet.u_tt.abs().max() == 0
+
+
+def test_hutchinson_is_unbiased_and_seeded():
+    bank, (z, t, index) = bank_of(), samples()
+
+    def estimate(seed: int, probes: int) -> Tensor:
+        rng = torch.Generator().manual_seed(seed)
+        return bank.jet(z, t, index, laplacian="hutchinson", num_probes=probes, generator=rng).laplacian
+
+    exact = bank.jet(z, t, index).laplacian
+    assert torch.equal(estimate(0, 2), estimate(0, 2))
+    assert not torch.equal(estimate(0, 2), estimate(1, 2))
+    # The standard error of the mean of n probes is at most sqrt(2) |Hess| / sqrt(n).
+    single = torch.stack([estimate(seed, 1) for seed in range(64)]).std(0)
+    assert ((estimate(2, 4096) - exact).abs() < 5 * single / 64).all()
+
+
+def test_state_dict_restores_a_bank():
+    bank, (z, t, index) = bank_of(), samples()
+    torch.manual_seed(5)
+    other = ff.PotentialBank(3, 4, (6, 5)).double()
+    assert not torch.equal(other.jet(z, t, index).u, bank.jet(z, t, index).u)
+    other.load_state_dict(bank.state_dict())
+    assert torch.equal(other.jet(z, t, index).u, bank.jet(z, t, index).u)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_potentials": 0}, "num_potentials must be a whole number of at least 1, got 0"),
+        ({"dim": 0}, "dim must be"),
+        ({"dim": 2.5}, "dim must be"),
+        ({"hidden": ()}, "hidden must name"),
+        ({"hidden": (4, 0)}, "hidden must be"),
+        ({"activation": "relu"}, "activation must be one of tanh, sin, gelu, silu, softplus, got 'relu'"),
+        ({"out_activation": "sigmoid"}, "out_activation must be one of identity, tanh"),
+        ({"time": "fourier"}, "time must be one of"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else str(value),
+)
+def test_bad_sizes_and_names_are_refused(options, message):
+    with pytest.raises(ff.InputError, match=message):
+        ff.PotentialBank(**{"num_potentials": 2, "dim": 3, **options})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"z": torch.zeros(2, 5, dtype=torch.float64)}, "z must be a tensor of shape"),
+        ({"z": torch.zeros(4, dtype=torch.float64)}, "z must be a tensor of shape"),
+        ({"z": [[0.0]]}, "z must be a tensor of shape"),
+        ({"z": torch.zeros(2, 4)}, "z must have the bank's dtype torch.float64, got torch.float32"),
+        ({"z": torch.full((2, 4), torch.inf, dtype=torch.float64)}, "z must be finite"),
+        ({"t": torch.zeros(3)}, "t must be"),
+        ({"t": math.nan}, "t must be finite"),
+        ({"t": "now"}, "t must be a number"),
+        ({"index": 3}, r"index must lie in 0\.\.2, got 3"),
+        ({"index": -1}, "index must lie in"),
+        ({"index": torch.tensor([0, 3])}, "index must lie in"),
+        ({"index": torch.tensor([0, -1])}, "index must lie in"),
+        ({"index": torch.tensor([0.0, 1.0])}, "index must be"),
+        ({"index": torch.tensor([0])}, "index must be"),
+        ({"laplacian": "trace"}, "laplacian must be one of"),
+        ({"laplacian": "hutchinson", "num_probes": 0}, "num_probes must be"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else next(iter(value)),
+)
+def test_bad_arguments_are_named(arguments, message):
+    good = {"z": torch.zeros(2, 4, dtype=torch.float64), "t": 0.0, "index": 0}
+    with pytest.raises(ff.InputError, match=message):
+        bank_of().jet(**{**good, **arguments})
