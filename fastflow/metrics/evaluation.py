@@ -12,17 +12,20 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from fastflow.baselines import Random
+from fastflow.errors import InputError
 from fastflow.files import write_json
+from fastflow.flows import flow
 from fastflow.generators import Generator
-from fastflow.pde import PDE, normalized_residual
+from fastflow.pde import PDE, normalized_residuals
 from fastflow.potentials import PotentialBank
 from fastflow.runs import Run
 from fastflow.training.classifier import PairClassifier
 from fastflow.training.discover import Discovery
 from fastflow.training.loop import step_rng
 
-TARGETS = {"strength": [0.01, 0.1], "distinctness": 0.95, "residual": 0.05}
-"""What a healthy run reaches: pixel change per step within, accuracy at least, normalised residual at most."""
+TARGETS = {"strength": [0.01, 0.1], "distinctness": 0.95, "residual": 0.05, "speed": 0.3}
+"""What a healthy run reaches: pixel change per step within, accuracy at least, normalised residual at most, and the
+wave equation's mean |c| at least."""
 
 
 @dataclass(frozen=True)
@@ -54,15 +57,22 @@ class Distinctness:
 def evaluate(run: Run, samples: int = 4096, seed: int = 1, progress: bool = True) -> dict[str, Any]:
     """Measure a run and write its evaluation.json.
 
-    Half of `samples` pairs train a fresh classifier, the other half, from other starts, test it. The starts are drawn from the
-    generator's own distribution with a seed of their own. Random straight directions, walked at the potentials' own strength,
-    are put through the same test.
+    Half of `samples` pairs train a fresh classifier, the other half, from other starts, test it. The starts are drawn
+    from the generator's own distribution, with random numbers that no training uses. Random straight directions, walked
+    at the potentials' own strength, are put through the same test.
 
     Returns:
         The contents of evaluation.json.
+
+    Raises:
+        InputError: too few samples for the number of potentials, or a negative seed.
     """
     begun = time.perf_counter()
     count = run.bank.num_potentials
+    if samples < 2 * count:
+        raise InputError(f"samples must be at least {2 * count}, two for every potential, got {samples}")
+    if not 0 <= seed < 2**63:
+        raise InputError(f"seed must lie in 0..2^63 - 1, got {seed}")
     pairs = path_pairs(run, run.generator, count, samples, run.config.path_steps, seed)
     strength = pairs.strength()
     mean_strength = float(strength.mean())
@@ -99,6 +109,7 @@ def evaluate(run: Run, samples: int = 4096, seed: int = 1, progress: bool = True
             "per_potential": after[1],
             "target": TARGETS["residual"],
             "equation": run.pde.equation,
+            "coefficient_target": TARGETS["speed"] if run.config.pde == "wave" else None,
             "coefficients": {name: value.reshape(-1).tolist() for name, value in run.pde.constants().items()},
         },
         "seconds": time.perf_counter() - begun,
@@ -112,14 +123,14 @@ def path_pairs(
     source: Run | Random, generator: Generator, count: int, samples: int, path_steps: int, seed: int
 ) -> Pairs:
     """`samples` pairs, each of its own start, potential and place on the path, from anything that traverses."""
-    rng = step_rng(seed, 0)
-    z0 = generator.sample(samples, rng)
-    index = (torch.arange(samples) % count).to(z0.device)
-    place = torch.randint(path_steps, (samples,), generator=rng).to(z0.device)
-    latents = source.traverse(z0, index, path_steps).latents
+    z0, index, place = _draw(generator, count, samples, path_steps, seed)
     rows = torch.arange(samples, device=z0.device)
-    decoded = (generator.decode(latents[rows, place + ahead]) for ahead in (0, 1))
-    images, next_images = (generator.eight_bit(x) for x in decoded)
+    pairs = []
+    for chunk in rows.split(256):  # whole paths of all samples could be too many images at once
+        images = generator.eight_bit(source.traverse(z0[chunk], index[chunk], path_steps).images)
+        here = place[chunk]
+        pairs.append((images[rows[: len(chunk)], here], images[rows[: len(chunk)], here + 1]))
+    images, next_images = (torch.cat(part) for part in zip(*pairs, strict=True))
     return Pairs(images, next_images, index)
 
 
@@ -127,9 +138,10 @@ def measure_distinctness(pairs: Pairs, num_classes: int, seed: int, epochs: int 
     """Train a classifier on the first half of the pairs and test it on the second."""
     half = len(pairs.index) // 2
     train, test = pairs[:half], pairs[half:]
+    _, channels, height, width = pairs.images.shape
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        classifier = PairClassifier(tuple(pairs.images.shape[1:]), num_classes).to(pairs.images.device)
+        classifier = PairClassifier((channels, height, width), num_classes).to(pairs.images.device)
     _train_classifier(classifier, train, seed, epochs)
     with torch.no_grad():
         named = classifier(test.images, test.next_images).argmax(1)
@@ -158,29 +170,31 @@ def random_directions(generator: Generator, count: int, strength: float, path_st
     return Random(generator, count, (low + high) / 2, seed)
 
 
-def measure_residual(
-    bank: PotentialBank, pde: PDE, run: Run, samples: int, seed: int
-) -> tuple[float, list[float]]:
-    """The normalised residual at points that paths visit, over all potentials and for each."""
-    rng = step_rng(seed, 1)
+@torch.no_grad()
+def measure_residual(bank: PotentialBank, pde: PDE, run: Run, samples: int, seed: int) -> tuple[float, list[float]]:
+    """The normalised residual at points on paths, over all potentials and for each."""
     config, count = run.config, bank.num_potentials
-    with torch.no_grad():
-        z0 = run.generator.sample(samples, rng)
-        index = (torch.arange(samples) % count).to(z0.device)
-        place = torch.randint(config.path_steps, (samples,), generator=rng).to(z0.device)
-        path = Run(run.folder, bank, pde, run.generator, config, 0).traverse(z0, index).latents
-        z, t = path[torch.arange(samples, device=z0.device), place], place.to(z0) * config.dt
-        jet = bank.jet(z, t, index)
-        terms = [term.expand(samples) for term in pde.terms(jet, z, t, index)]
-        squared = torch.stack(terms).sum(0).square()
-        scale = torch.stack(terms).square().sum(0)
-    per_potential = [float(squared[index == k].mean() / scale[index == k].mean()) for k in range(count)]
-    return float(normalized_residual(pde, jet, z, t, index)), per_potential
+    z0, index, place = _draw(run.generator, count, samples, config.path_steps, seed)
+    path = flow(
+        bank, z0, index, config.path_steps, dt=config.dt, method=config.method, step_length=config.step_length
+    )  # fmt: skip
+    z, t = path[torch.arange(samples, device=z0.device), place], place.to(z0) * config.dt
+
+    each, together = normalized_residuals(pde, bank.jet(z, t, index), z, t, index, count)
+    return float(together), each.tolist()
+
+
+def _draw(generator: Generator, count: int, samples: int, path_steps: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Starts (N, D), and a potential and a place on the path for each; no training draws these."""
+    rng = step_rng(seed, 0, stream=1)
+    z0 = generator.sample(samples, rng)
+    place = torch.randint(path_steps, (samples,), generator=rng).to(z0.device)
+    return z0, (torch.arange(samples) % count).to(z0.device), place
 
 
 def _train_classifier(classifier: nn.Module, train: Pairs, seed: int, epochs: int) -> None:
     optimizer = torch.optim.Adam(classifier.parameters(), lr=2e-3)
-    rng = step_rng(seed, 2)
+    rng = step_rng(seed, 1, stream=1)
     for _ in range(epochs):
         for rows in torch.randperm(len(train.index), generator=rng).split(128):
             batch = train[rows.to(train.index.device)]
