@@ -86,7 +86,7 @@ def line_chart(
     if x_low == x_high:
         x_low, x_high = x_low - 0.5, x_high + 0.5
     # An axis that begins near zero may as well begin there: the reader sees where training began.
-    x_low = 0 if 0 < x_low < 0.1 * x_high else x_low
+    x_low = 0 if 0 < x_low < 0.25 * x_high else x_low
 
     tick_texts = [_tick_text(tick, log) for tick in y_ticks]
     ends = [_end_label(line.name if len(lines) > 1 else "", curve) for line, curve in zip(lines, curves, strict=True)]

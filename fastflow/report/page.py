@@ -110,6 +110,7 @@ def _view(run: RunFiles) -> dict[str, Any]:
         "samples": whole(run.evaluation, "samples"),
         "path_steps": whole(run.evaluation, "path_steps"),
         "potentials": _potentials(run),
+        "both_ways": (whole(run.traversals, "start_column") or 0) > 0,
         "has_traversals": run.traversals is not None,
         "confusion": _confusion(run),
         "charts": _charts(run),
@@ -201,8 +202,8 @@ def _confusion(run: RunFiles) -> list[dict[str, Any]] | None:
         total = sum(counts)
         shares = [count / total if total else 0.0 for count in counts]
         cells = [
-            # The eye compares shades, not their logarithms, but one miss in a hundred should still tint its cell.
-            {"count": count, "shade": f"{100 * share**0.5:.0f}", "strong": share > 0.3}
+            # The square root lets one miss in a hundred still tint its cell; light text starts where it reads better.
+            {"count": count, "shade": f"{100 * share**0.5:.0f}", "strong": share > 0.7}
             for count, share in zip(counts, shares, strict=True)
         ]
         table.append({"cells": cells, "total": total})
@@ -308,6 +309,8 @@ def _text(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, list):
+        if len(value) > 12:
+            return f"{', '.join(map(_text, value[:4]))}, … ({len(value)} values)"
         return ", ".join(map(_text, value)) or "none"
     return str(value)
 

@@ -27,6 +27,7 @@ _STRIP_CELL = 64
 _GIF_CELL = 32
 _GUTTER = 5  # pixels between images, wide enough for the start column's frame and a hair of air
 _FRAME = 3
+_POINTER = 9
 _FONT_SIZE = 15
 _GIF_GUTTER = 2
 _GIF_GUTTER_GREY = 128  # grey on purpose: visible between dark images and between light ones
@@ -68,33 +69,33 @@ def save_strip(
     if start is not None and not 0 <= start < columns:
         raise InputError(f"start={start} is not a column of this strip: expected 0 to {columns - 1}, or None")
 
-    font = ImageFont.load_default(_FONT_SIZE)
+    # Large images are looked at from further away: everything around them grows with them.
+    unit = max(1, width // 96)
+    gutter, frame, pointer, font_size = _GUTTER * unit, _FRAME * unit, _POINTER * unit, _FONT_SIZE * unit
+    font = ImageFont.load_default(font_size)
     assert isinstance(font, ImageFont.FreeTypeFont)  # what Pillow answers whenever a size is asked for
-    pointer = 9
-    band = pointer + _FONT_SIZE + 4
-    size = (columns * (width + _GUTTER) + _GUTTER, rows * (height + _GUTTER) + _GUTTER + band)
+    pitch = width + gutter
+    bottom = rows * (height + gutter) + gutter
     # Transparent pixels carry the labels' colour, so that blending antialiased text leaves no dark fringe.
-    canvas = Image.new("RGBA", size, (*LABEL, 0))
+    canvas = Image.new("RGBA", (columns * pitch + gutter, bottom + pointer + font_size + 4 * unit), (*LABEL, 0))
     for row in range(rows):
         for column in range(columns):
-            corner = (_GUTTER + column * (width + _GUTTER), _GUTTER + row * (height + _GUTTER))
+            corner = (gutter + column * pitch, gutter + row * (height + gutter))
             canvas.paste(_picture(frames[row, column]).convert("RGBA"), corner)
 
     draw = ImageDraw.Draw(canvas)
-    bottom = rows * (height + _GUTTER) + _GUTTER
     if start is not None:
-        left = start * (width + _GUTTER) + (_GUTTER - _FRAME)
-        right = (start + 1) * (width + _GUTTER) + _FRAME - 1
-        top = _GUTTER - _FRAME
-        draw.rectangle((left, top, right, bottom - top - 1), outline=(*ACCENT, 255), width=_FRAME)
-        middle = (left + right) // 2
-        tip = bottom - top
-        draw.polygon([(middle, tip), (middle - 5, tip + 6), (middle + 6, tip + 6)], fill=(*ACCENT, 255))
-    for column, text in _labels(columns, width + _GUTTER, start, font):
-        centre = _GUTTER + column * (width + _GUTTER) + width / 2
+        left, right = start * pitch + gutter - frame, (start + 1) * pitch + frame - 1
+        top = gutter - frame
+        draw.rectangle((left, top, right, bottom - top - 1), outline=(*ACCENT, 255), width=frame)
+        middle, tip, wing = (left + right) // 2, bottom - top, 5 * unit
+        draw.polygon(
+            [(middle, tip), (middle - wing, tip + wing + 1), (middle + wing + 1, tip + wing + 1)], (*ACCENT, 255)
+        )
+    for column, text in _labels(columns, pitch, start, font):
         extent = font.getlength(text) / 2
-        centre = min(max(centre, extent + 1), size[0] - extent - 1)
-        _caption(canvas, (centre, bottom + pointer - 2), text, font, ACCENT if column == start else LABEL)
+        centre = min(max(gutter + column * pitch + width / 2, extent + 1), canvas.width - extent - 1)
+        _caption(draw, (centre, bottom + pointer - 2 * unit), text, font, ACCENT if column == start else LABEL)
 
     return _write(file, _encoded(canvas, "PNG", optimize=True))
 
@@ -222,27 +223,22 @@ def _labels(columns: int, pitch: int, start: int | None, font: ImageFont.FreeTyp
 
 
 def _caption(
-    canvas: Image.Image,
+    draw: ImageDraw.ImageDraw,
     top_centre: tuple[float, float],
     text: str,
     font: ImageFont.FreeTypeFont,
     colour: tuple[int, int, int],
 ) -> None:
-    mask = Image.new("L", canvas.size, 0)
-    draw = ImageDraw.Draw(mask)
-    if text.startswith("-"):
-        # The built-in font knows a hyphen but no minus sign: draw a bar where the plus has its own.
-        plus = text.replace("-", "+")
-        left = top_centre[0] - font.getlength(plus) / 2
-        bar = draw.textbbox((left, top_centre[1]), "+", font=font)
-        middle = round((bar[1] + bar[3]) / 2)
-        draw.line((round(bar[0]), middle, round(bar[2]) - 1, middle), fill=255)
-        draw.text((left + font.getlength("+"), top_centre[1]), text[1:], fill=255, font=font)
-    else:
-        draw.text(top_centre, text, fill=255, font=font, anchor="ma")
-    layer = Image.new("RGBA", canvas.size, (*colour, 0))
-    layer.putalpha(mask)
-    canvas.alpha_composite(layer)
+    fill = (*colour, 255)
+    if not text.startswith("-"):
+        draw.text(top_centre, text, fill, font, anchor="ma")
+        return
+    # The built-in font knows a hyphen but no minus sign: draw a bar where the plus has its own.
+    left, top = top_centre[0] - font.getlength(text.replace("-", "+")) / 2, top_centre[1]
+    plus = draw.textbbox((left, top), "+", font)
+    middle = round((plus[1] + plus[3]) / 2)
+    draw.line((round(plus[0]), middle, round(plus[2]) - 1, middle), fill, width=max(1, round(font.size / 15)))
+    draw.text((left + font.getlength("+"), top), text[1:], fill, font)
 
 
 def _encoded(picture: Image.Image, kind: str, **options: object) -> bytes:

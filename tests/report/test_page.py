@@ -134,9 +134,9 @@ def test_numbers_of_each_potential(run, rendered):
     ]
     for k, row in enumerate(rows):
         assert all(shown in page.text(f"potential-{k}") for shown in row)
-    assert "0.000400 below target" in page.text("potential-1")
-    assert "92.0% below target" in page.text("potential-1")
-    assert "0.0555 above target" in page.text("potential-2")
+    assert "below target 0.000400" in page.text("potential-1")
+    assert "below target 92.0%" in page.text("potential-1")
+    assert "above target 0.0555" in page.text("potential-2")
     assert "target" not in page.text("potential-0")
 
 
@@ -180,6 +180,13 @@ def test_curves_settings_and_versions(run, rendered):
         "2 cores & no GPU",
     ):
         assert shown in settings
+
+
+def test_long_lists_are_cut_short(run, rendered):
+    settings = json.loads((run / "config.json").read_text())
+    settings["generator"]["pixels"] = [k / 8 for k in range(64)]
+    (run / "config.json").write_text(json.dumps(settings))
+    assert "pixels 0, 0.125, 0.25, 0.375, … (64 values)" in rendered(run).text("settings")
 
 
 def test_how_to_reproduce(run, rendered):
