@@ -1,10 +1,10 @@
 """fastflow: meaningful controls in generative models as flows of learned potentials, on an engine of fused jets.
 
-    import fastflow as ff
+import fastflow as ff
 
-    generator = ff.generators.load("digits-vae")
-    run = ff.discover(generator, ff.DiscoverConfig(num_potentials=8, steps=1000), out="runs/digits")
-    path = run.traverse(generator.sample(4), potential=3, steps=10)
+generator = ff.generators.load("digits-vae")
+run = ff.discover(generator, ff.DiscoverConfig(num_potentials=8, steps=1000), out="runs/digits")
+path = run.traverse(generator.sample(4), potential=3, steps=10)
 """
 
 from importlib.metadata import version

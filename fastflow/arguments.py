@@ -10,7 +10,8 @@ from torch import Tensor
 from fastflow.errors import InputError
 
 Times = float | Tensor | tuple[Tensor, Tensor]
-"""One time for all samples, one per sample (B,), or a grid: its distinct times (T,) and each sample's place in it (B,)."""
+"""One time for all samples, one per sample (B,), or a grid: its distinct times (T,) and each sample's place in it
+(B,)."""
 
 
 def sample_times(t: Times, z: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The errors that fastflow raises on purpose; each says in one line what was wrong, what was expected and how to mend it."""
+"""The errors raised on purpose; each says in one line what was wrong, what was expected and how to mend it."""
 
 from __future__ import annotations
 

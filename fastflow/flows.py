@@ -34,8 +34,8 @@ def flow(
         t0, dt: the path's first time and its step.
         method: "euler" (order 1, the paper's), "heun" (order 2) or "rk4" (the classical order 4); Hairer, Norsett and
             Wanner, Solving Ordinary Differential Equations I, II.1.
-        direction: "forward"; "descent" along -grad u; "reverse" starts at the end of a forward path, takes that path's t0, dt
-            and steps, and gives the path back, last point first.
+        direction: "forward"; "descent" along -grad u; "reverse" starts at the end of a forward path, takes that path's
+            t0, dt and steps, and gives the path back, last point first.
         step_length: rescale every whole step to this length.
 
     Raises:
@@ -45,7 +45,7 @@ def flow(
     if direction not in ("forward", "descent", "reverse"):
         raise InputError(f"direction must be one of forward, descent, reverse, got {direction!r}")
     networks, _ = _path_networks(bank, z0, index, steps, t0, dt, method, step_length)
-    path, error = reference.flow(networks.mlp, z0, networks.index, networks.slot, dt, method, direction, step_length)
+    path, error = reference.flow(networks.mlp, z0, networks.network, networks.slot, dt, method, direction, step_length)
     if direction == "reverse":
         _check_reversed(error)
     return path
@@ -72,10 +72,10 @@ def rollout_loss(
     mlp, slots = networks.mlp, networks.slot
     if isinstance(pde, LinearQuadratic) and not pde.has_source:
         return reference.rollout_loss(
-            mlp, z0, networks.index, slots, dt, method, networks.coefficients(pde), step_length
+            mlp, z0, networks.network, slots, dt, method, networks.coefficients(pde), step_length
         )
-    path, _ = reference.flow(mlp, z0, networks.index, slots, dt, method, "forward", step_length)
-    visits = reference.visits(path, networks.index, slots, method)
+    path, _ = reference.flow(mlp, z0, networks.network, slots, dt, method, "forward", step_length)
+    visits = reference.visits(path, networks.network, slots, method)
     jet = reference.jet(mlp, *visits)
     times = times.repeat_interleave(z0.shape[0])
     return residual(pde, jet, visits.z, times, networks.potential.repeat(steps)).square().mean(), path

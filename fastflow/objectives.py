@@ -40,7 +40,7 @@ def pde_loss(
         source = pde.source(z, sample_times(t, z), networks.potential)
         source = None if source is None else source.expand(z.shape[:1])
         return reference.residual_loss(
-            networks.mlp, z, networks.index, networks.slot, networks.coefficients(pde), source
+            networks.mlp, z, networks.network, networks.slot, networks.coefficients(pde), source
         )
     jet = bank.jet(z, t, index, laplacian=laplacian, num_probes=num_probes, generator=generator)
     return residual(pde, jet, z, sample_times(t, z), check_index(index, bank.num_potentials, z)).square().mean()
@@ -56,8 +56,8 @@ def jacobian_loss(change: Tensor, kind: Literal["log", "square"] = "log") -> Ten
 
     Args:
         change: J_g(z) grad u, the image's rate of change along the flow, (B, ...).
-        kind: "square", -mean |J_g grad u|^2, the paper's term, which fades as the potentials shrink; "log", -mean of the log
-            of each sample's mean square, which doesn't care about scale and keeps them alive.
+        kind: "square", -mean |J_g grad u|^2, the paper's term, which fades as the potentials shrink; "log", -mean of
+            the log of each sample's mean square, which doesn't care about scale and keeps them alive.
     """
     if kind == "square":
         return -change.flatten(1).square().sum(1).mean()
@@ -69,8 +69,7 @@ def jacobian_loss(change: Tensor, kind: Literal["log", "square"] = "log") -> Ten
 
 def generator_change(decode: Callable[[Tensor], Tensor], z: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
     """The images g(z) and their rate of change J_g(z) direction, both (B, C, H, W), by one forward-mode pass."""
-    images, change = torch.func.jvp(decode, (z,), (direction,))
-    return images, change
+    return torch.func.jvp(decode, (z,), (direction,))  # pyright: ignore[reportReturnType]
 
 
 def classifier_loss(logits: Tensor, index: Tensor) -> Tensor:

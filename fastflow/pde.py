@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from fastflow.errors import InputError
 from fastflow.ops.types import Jet
@@ -57,6 +58,7 @@ class LinearQuadratic(PDE):
         """The term that doesn't depend on the potential, () or (B,); None where `has_source` is false."""
         return None
 
+    @override
     def terms(
         self, jet: Jet, z: Tensor | None = None, t: Tensor | None = None, index: Tensor | None = None
     ) -> tuple[Tensor, ...]:
@@ -81,6 +83,7 @@ class Wave(LinearQuadratic):
         super().__init__()
         _add_constants(self, num_potentials, learnable, c=c)
 
+    @override
     def coefficients(self) -> Tensor:
         return _coefficients(u_tt=1.0, laplacian=-(self.c**2))
 
@@ -103,6 +106,7 @@ class DampedWave(LinearQuadratic):
         super().__init__()
         _add_constants(self, num_potentials, learnable, c=c, gamma=gamma)
 
+    @override
     def coefficients(self) -> Tensor:
         return _coefficients(u_tt=1.0, u_t=self.gamma, laplacian=-(self.c**2))
 
@@ -125,6 +129,7 @@ class KleinGordon(LinearQuadratic):
         super().__init__()
         _add_constants(self, num_potentials, learnable, c=c, m=m)
 
+    @override
     def coefficients(self) -> Tensor:
         return _coefficients(u_tt=1.0, laplacian=-(self.c**2), u=self.m**2)
 
@@ -141,6 +146,7 @@ class Heat(LinearQuadratic):
         super().__init__()
         _add_constants(self, num_potentials, learnable, kappa=kappa)
 
+    @override
     def coefficients(self) -> Tensor:
         return _coefficients(u_t=1.0, laplacian=-self.kappa)
 
@@ -161,9 +167,11 @@ class HamiltonJacobi(LinearQuadratic):
         self.has_source = f is not None
         self.force = None if f is None else _as_field(f, num_potentials, learnable)
 
+    @override
     def coefficients(self) -> Tensor:
         return _coefficients(u_t=1.0, kinetic=0.5)
 
+    @override
     def source(self, z: Tensor | None, t: Tensor | None, index: Tensor | None) -> Tensor | None:
         return None if self.force is None else self.force(z, t, index) ** 2
 
@@ -178,6 +186,7 @@ class ViscousHamiltonJacobi(LinearQuadratic):
         super().__init__()
         _add_constants(self, num_potentials, learnable, nu=nu)
 
+    @override
     def coefficients(self) -> Tensor:
         return _coefficients(u_t=1.0, kinetic=0.5, laplacian=-self.nu)
 
@@ -192,6 +201,7 @@ class Helmholtz(LinearQuadratic):
         super().__init__()
         _add_constants(self, num_potentials, learnable, k=k)
 
+    @override
     def coefficients(self) -> Tensor:
         return _coefficients(laplacian=1.0, u=self.k**2)
 
@@ -212,9 +222,11 @@ class Poisson(LinearQuadratic):
         super().__init__()
         self.density = _as_field(f, num_potentials, learnable)
 
+    @override
     def coefficients(self) -> Tensor:
         return _coefficients(laplacian=1.0)
 
+    @override
     def source(self, z: Tensor | None, t: Tensor | None, index: Tensor | None) -> Tensor | None:
         return -self.density(z, t, index)
 
@@ -230,10 +242,10 @@ class PorousMedium(PDE):
             raise InputError(f"m must be at least 1, got {m!r}")
         self.m = float(m)
 
+    @override
     def terms(
         self, jet: Jet, z: Tensor | None = None, t: Tensor | None = None, index: Tensor | None = None
     ) -> tuple[Tensor, ...]:
-        """See `PDE.terms`."""
         m = self.m
         if m == 1:  # the heat equation; the last term's 0 * u^-1 would be NaN at u = 0
             return jet.u_t, -jet.laplacian

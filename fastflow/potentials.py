@@ -1,4 +1,5 @@
-"""Banks of learned potential landscapes u_k(z, t): K small networks, stacked, with time entering through their biases."""
+"""Banks of learned potential landscapes u_k(z, t): K small networks, stacked, with time entering through their
+biases."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from fastflow.arguments import Times, check_index, check_laplacian, check_latents, check_times
 from fastflow.errors import InputError
@@ -23,12 +25,12 @@ TimeInput = Literal["sinusoidal", "linear", "none"]
 class Networks(NamedTuple):
     """Stacked networks bound to samples: what the engine's operators take.
 
-    index (B,): each sample's network in `mlp`. slot (B,) or (T, B): its bias rows. potential (B,): its potential in the bank.
-    chosen: which of the bank's potentials `mlp` holds.
+    network (B,): each sample's network in `mlp`. slot (B,) or (T, B): its bias rows. potential (B,): its potential in
+    the bank. chosen: which of the bank's potentials `mlp` holds.
     """
 
     mlp: MLP
-    index: Tensor
+    network: Tensor
     slot: Tensor
     potential: Tensor
     chosen: slice
@@ -40,7 +42,7 @@ class Networks(NamedTuple):
 
 
 class PotentialBank(nn.Module):
-    """K potentials u_k(z, t), each an MLP on z whose biases depend on t; parameters are stacked along a first axis of K.
+    """K potentials u_k(z, t), each an MLP on z whose biases depend on t; parameters are stacked along a first axis.
 
     Args:
         num_potentials: K.
@@ -48,8 +50,8 @@ class PotentialBank(nn.Module):
         hidden: widths of the hidden layers, one at least.
         activation: "tanh", "sin", "gelu", "silu" or "softplus".
         out_activation: "tanh" or "identity", applied to the scalar output.
-        time: "sinusoidal", the network of Song et al. (ICML 2023): an embedding of t through two layers, added to the first
-            hidden layer (to the only layer's input where there is one); "linear": t enters the first layer as one more
+        time: "sinusoidal", the network of Song et al. (ICML 2023): an embedding of t through two layers, added to the
+            first hidden layer (to the only layer's input where there is one); "linear": t enters the first layer as one more
             input; "none": no dependence on time, u_t and u_tt are zero.
 
     Raises:
@@ -93,10 +95,11 @@ class PotentialBank(nn.Module):
         elif time == "linear":
             self.time_weight = _uniform(dim + 1, k, first)
 
+    @override
     def extra_repr(self) -> str:
         return (
-            f"num_potentials={self.num_potentials}, dim={self.dim}, hidden={self.hidden}, activation={self.activation!r}, "
-            f"out_activation={self.out_activation!r}, time={self.time!r}"
+            f"num_potentials={self.num_potentials}, dim={self.dim}, hidden={self.hidden}, "
+            f"activation={self.activation!r}, out_activation={self.out_activation!r}, time={self.time!r}"
         )
 
     def jet(
@@ -115,8 +118,9 @@ class PotentialBank(nn.Module):
             z: latents (B, D) of the bank's dtype.
             t: times; see `fastflow.arguments.Times`.
             index: the potential, one for all or one per sample (B,) long.
-            laplacian: "exact" trace of the spatial Hessian; "hutchinson", an unbiased estimate from `num_probes` Rademacher
-                probes drawn from `generator`; "none", zeros; "row_sum", the Hessian's row sums (B, D), for old runs only.
+            laplacian: "exact" trace of the spatial Hessian; "hutchinson", an unbiased estimate from `num_probes`
+                Rademacher probes drawn from `generator`; "none", zeros; "row_sum", the Hessian's row sums (B, D), for
+                old runs only.
 
         Raises:
             InputError: a shape, dtype or value that doesn't fit, by the argument's name.
@@ -125,7 +129,7 @@ class PotentialBank(nn.Module):
         check_laplacian(laplacian)
         probes = _probes(z, num_probes, generator) if laplacian == "hutchinson" else None
         networks = self.networks(check_times(t, z), index, z)
-        return reference.jet(networks.mlp, z, networks.index, networks.slot, laplacian, probes)
+        return reference.jet(networks.mlp, z, networks.network, networks.slot, laplacian, probes)
 
     def networks(self, t: Times, index: int | Tensor, z: Tensor) -> Networks:
         """The stacked networks with their biases evaluated at the times `t` of samples z (B, D).

@@ -1,5 +1,7 @@
 """Flows: orders of accuracy, directions, the reverse flow and its gradient, step lengths, rollout losses."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from support.networks import random_mlp, random_samples
@@ -33,7 +35,7 @@ def test_error_falls_with_the_methods_order(method, order, time):
     fine = ff.flow(bank, z0, index, steps=512, dt=2 / 512, method="rk4")[:, -1]
     counts = (16, 32, 64) if order < 4 else (4, 8, 16)
     errors = [(ff.flow(bank, z0, index, n, dt=2 / n, method=method)[:, -1] - fine).norm() for n in counts]
-    for coarse, finer in zip(errors[:-1], errors[1:], strict=True):
+    for coarse, finer in pairwise(errors):
         assert torch.log2(coarse / finer).item() == pytest.approx(order, abs=0.35)
 
 

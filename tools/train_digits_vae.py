@@ -2,9 +2,9 @@
 
     python tools/train_digits_vae.py [--out FILE] [--seed N] [--epochs N]
 
-Needs scikit-learn for the data: 1,797 handwritten digits of 8 x 8 pixels with 17 grey levels (E. Alpaydin and C. Kaynak,
-UCI Machine Learning Repository, CC BY 4.0). Four fifths train the VAE; the held-out fifth is stored beside the weights, so
-that a demonstration can start from real digits which neither the generator nor the potentials have seen. About a minute on one thread.
+Needs scikit-learn for the data: 1,797 handwritten digits of 8 x 8 pixels with 17 grey levels (E. Alpaydin and
+C. Kaynak, UCI Machine Learning Repository, CC BY 4.0). Four fifths train the VAE; the held-out fifth is stored beside
+the weights, so that a demonstration can start from real digits that training never saw. Ten seconds on one thread.
 """
 
 import argparse
@@ -34,7 +34,8 @@ def split(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 def negative_elbo(vae: MLPVAE, images: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
     """Mean negative ELBO in nats per image, under a Gaussian likelihood of standard deviation NOISE.
 
-    A Bernoulli likelihood on grey levels says little about them: it left four of ten latents in use and blurred every digit.
+    A Bernoulli likelihood on grey levels says little about them: it left four of ten latents in use and blurred every
+    digit.
     """
     mean, log_variance = vae.encode(images)
     noise = torch.randn(mean.shape, generator=rng)

@@ -1,8 +1,8 @@
 """The engine in plain PyTorch: what every kernel computes, differentiable to any order by autograd, and their oracle.
 
-Jets are computed in the reverse-collapsed form: tangents run forward, and the ordinary gradient pass weighs their squares, so
-that no second derivative is ever propagated. Layers are numbered 1..L; a_l is a layer's input, h_l = sigma(a_l) its output,
-delta_l = du/dh_l, X_l = da_l/dz (its columns the tangents) and p_l = da_l/dt.
+Jets are computed in the reverse-collapsed form: tangents run forward, and the ordinary gradient pass weighs their
+squares, so that no second derivative is ever propagated. Layers are numbered 1..L; a_l is a layer's input, h_l = sigma(a_l)
+its output, delta_l = du/dh_l, X_l = da_l/dz (its columns the tangents) and p_l = da_l/dt.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def jet(
     Args:
         mlp: K stacked networks.
         z: latents (B, D). index: each sample's potential (B,). slot: its row of the bias jets (B,).
-        laplacian: "exact" trace; "hutchinson", the unbiased mean of v^T Hess v over the probes; "none", zeros; "row_sum", the
-            Hessian's row sums (B, D), which the method's first public code took for the Laplacian.
+        laplacian: "exact" trace; "hutchinson", the unbiased mean of v^T Hess v over the probes; "none", zeros;
+            "row_sum", the Hessian's row sums (B, D), which the method's first public code took for the Laplacian.
         probes: (M, D), for "hutchinson".
         rotate: seed r = min(D, H_1) tangents spanning the first weight's rows in place of D. Same value and first
             derivatives; the second derivative with respect to the first weight is then incomplete.
@@ -102,7 +102,7 @@ def jet(
 
 
 def residual(jet: Jet, coefficients: Tensor, source: Tensor | None = None) -> Tensor:
-    """c0 u + c1 u_t + c2 u_tt + c3 lap + c4 |grad|^2 + source, (B,), for coefficients (B, 5): the linear-quadratic equations."""
+    """c0 u + c1 u_t + c2 u_tt + c3 lap + c4 |grad|^2 + source, (B,), for coefficients (B, 5)."""
     terms = torch.stack((jet.u, jet.u_t, jet.u_tt, jet.laplacian, (jet.grad**2).sum(1)), 1)
     r = (coefficients * terms).sum(1)
     return r if source is None else r + source
@@ -132,8 +132,8 @@ def flow(
         slots: (T, B), each sample's bias rows at the path's times in the order of `stage_offsets`.
 
     Returns:
-        path (B, steps + 1, D), and the worst remaining error of the reverse flow's equation for each sample (B,), relative
-        to 1 + |z|; zero for the explicit directions.
+        path (B, steps + 1, D), and the worst remaining error of the reverse flow's equation for each sample (B,),
+        relative to 1 + |z|; zero for the explicit directions.
     """
     sign = -1.0 if direction == "descent" else 1.0
 
@@ -178,7 +178,7 @@ class Visits(NamedTuple):
     """A path's points z_0 .. z_{steps-1} as steps * B samples, step by step."""
 
     z: Tensor
-    index: Tensor
+    network: Tensor
     slot: Tensor
 
 

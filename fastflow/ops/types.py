@@ -14,8 +14,8 @@ Direction = Literal["forward", "descent", "reverse"]
 class Jet(NamedTuple):
     """Value and derivatives of a potential at each sample.
 
-    u (B,), grad (B, D), laplacian (B,): the trace of the spatial Hessian, u_t (B,), u_tt (B,); all of the latents' dtype.
-    `laplacian` is zero where it wasn't asked for, and (B, D) under `laplacian="row_sum"`.
+    u (B,), grad (B, D), laplacian (B,): the trace of the spatial Hessian, u_t (B,), u_tt (B,); all of the latents'
+    dtype. `laplacian` is zero where it wasn't asked for, and (B, D) under `laplacian="row_sum"`.
     """
 
     u: Tensor
@@ -29,7 +29,8 @@ class MLP(NamedTuple):
     """K stacked scalar networks whose time dependence has been evaluated into S rows of biases.
 
     weights: L tensors (K, H_l, H_{l-1}), H_0 = D.
-    bias_jets: L tensors (S, 3, H_l): the bias of layer l with its first and second time derivative. A sample's slot names its row.
+    bias_jets: L tensors (S, 3, H_l): the bias of layer l with its first and second time derivative. A sample's slot
+    names its row.
     out_weight (K, H_L), out_bias (K,).
     """
 

@@ -1,4 +1,4 @@
-"""The reference engine against nested automatic differentiation and finite differences, in float64: the oracle of all kernels."""
+"""The reference engine against nested autograd and finite differences, in float64: the oracle of all kernels."""
 
 import itertools
 
