@@ -330,12 +330,10 @@ def _code(run: RunFiles, name: str) -> dict[str, str]:
     generator = at(run.settings, "generator", "name")
     if at(run.settings, "kind") == "discover" and isinstance(generator, str):
         train = [
-            "import json",
             "import fastflow as ff",
             "",
-            f"settings = json.load(open({name + '/config.json'!r}))['config']",
-            f"generator = ff.generators.load({generator!r})",
-            f"ff.discover(generator, ff.DiscoverConfig(**settings), out={again!r})",
+            f"run = ff.load_run({name!r})",
+            f"ff.discover(run.generator, run.config, out={again!r})",
         ]
     shell = [f"fastflow report {quoted}  # write this page again"]
     if generator == "digits-vae":

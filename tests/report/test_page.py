@@ -194,7 +194,7 @@ def test_how_to_reproduce(run, rendered):
     for shown in (
         "run = ff.load_run('digits')",
         "run.traverse(z0, potential=0, steps=10)",
-        "ff.generators.load('digits-vae')",
+        "ff.discover(run.generator, run.config, out='digits-again')",
         "fastflow report digits",
         "fastflow demo --out digits-again --seed 7",
     ):
