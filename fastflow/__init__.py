@@ -9,23 +9,35 @@ path = run.traverse(generator.sample(4), potential=3, steps=10)
 
 from importlib.metadata import version
 
-from fastflow import pde
-from fastflow.errors import BackendError, InputError, TrainingError
+from fastflow import baselines, generators, metrics, pde
+from fastflow.errors import BackendError, ConvergenceError, InputError, TrainingError
 from fastflow.flows import flow, rollout_loss
 from fastflow.objectives import pde_loss
 from fastflow.ops.backends import backends, precision, use_backend
 from fastflow.ops.types import Jet
 from fastflow.potentials import PotentialBank
+from fastflow.runs import Run, load_run
+from fastflow.training.discover import DiscoverConfig, discover
+from fastflow.traversal import Traversal
 
 __version__ = version("fastflow")
 __all__ = [
     "BackendError",
+    "ConvergenceError",
+    "DiscoverConfig",
     "InputError",
     "Jet",
     "PotentialBank",
+    "Run",
     "TrainingError",
+    "Traversal",
     "backends",
+    "baselines",
+    "discover",
     "flow",
+    "generators",
+    "load_run",
+    "metrics",
     "pde",
     "pde_loss",
     "precision",

@@ -1,5 +1,4 @@
-"""Banks of learned potential landscapes u_k(z, t): K small networks, stacked, with time entering through their
-biases."""
+"""Banks of learned potential landscapes u_k(z, t): K small networks, stacked; time enters through their biases."""
 
 from __future__ import annotations
 
@@ -51,8 +50,8 @@ class PotentialBank(nn.Module):
         activation: "tanh", "sin", "gelu", "silu" or "softplus".
         out_activation: "tanh" or "identity", applied to the scalar output.
         time: "sinusoidal", the network of Song et al. (ICML 2023): an embedding of t through two layers, added to the
-            first hidden layer (to the only layer's input where there is one); "linear": t enters the first layer as one more
-            input; "none": no dependence on time, u_t and u_tt are zero.
+            first hidden layer (to the only layer's input where there is one); "linear": t enters the first layer as one
+            more input; "none": no dependence on time, u_t and u_tt are zero.
 
     Raises:
         InputError: a size below one, or an unknown name.

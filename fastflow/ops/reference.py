@@ -1,8 +1,8 @@
 """The engine in plain PyTorch: what every kernel computes, differentiable to any order by autograd, and their oracle.
 
 Jets are computed in the reverse-collapsed form: tangents run forward, and the ordinary gradient pass weighs their
-squares, so that no second derivative is ever propagated. Layers are numbered 1..L; a_l is a layer's input, h_l = sigma(a_l)
-its output, delta_l = du/dh_l, X_l = da_l/dz (its columns the tangents) and p_l = da_l/dt.
+squares, so that no second derivative is ever propagated. Layers are numbered 1..L; a_l is a layer's input,
+h_l = sigma(a_l) its output, delta_l = du/dh_l, X_l = da_l/dz (its columns the tangents) and p_l = da_l/dt.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def jet(
     p = torch.zeros_like(h[..., :0])
     slopes, curvatures, squares, ps, accelerations, all_tangents = [], [], [], [], [], []
     for layer, (weight, bias_jet) in enumerate(zip(mlp.weights, mlp.bias_jets, strict=True)):
-        bias, velocity, acceleration = grouping.pack(bias_jet[slot]).unbind(2)  # each (K, N, H)
+        bias, velocity, acceleration = grouping.pack(bias_jet.index_select(0, slot)).unbind(2)  # each (K, N, H)
         if layer == 0:
             p = velocity
         else:
@@ -112,7 +112,7 @@ def residual_loss(
     mlp: MLP, z: Tensor, index: Tensor, slot: Tensor, coefficients: Tensor, source: Tensor | None = None
 ) -> Tensor:
     """Mean over the samples of the squared residual; coefficients (K, 5), source (B,)."""
-    return residual(jet(mlp, z, index, slot), coefficients[index], source).square().mean()
+    return residual(jet(mlp, z, index, slot), coefficients.index_select(0, index), source).square().mean()
 
 
 def flow(
