@@ -19,11 +19,11 @@ class Grouping(NamedTuple):
 
     def pack(self, x: Tensor) -> Tensor:
         """(B, ...) to (K, N, ...)."""
-        return x[self.table]
+        return x.index_select(0, self.table.flatten()).unflatten(0, self.table.shape)
 
     def unpack(self, x: Tensor) -> Tensor:
         """(K, N, ...) to (B, ...)."""
-        return x.flatten(0, 1)[self.place]
+        return x.flatten(0, 1).index_select(0, self.place)
 
 
 def group(index: Tensor, num_groups: int) -> Grouping:

@@ -7,17 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fastflow.errors import InputError
-from fastflow.flows import rollout_loss
+from fastflow.flows import flow, rollout_loss
 from fastflow.generators import Generator
+from fastflow.generators.base import first_line
 from fastflow.objectives import classifier_loss, generator_change, initial_loss, jacobian_loss
 from fastflow.ops.types import Method
-from fastflow.pde import EQUATIONS
+from fastflow.pde import EQUATIONS, normalized_residuals
 from fastflow.potentials import PotentialBank, TimeInput
 from fastflow.training.classifier import PairClassifier
-from fastflow.training.configuration import check_not_negative, check_positive
+from fastflow.training.configuration import check_not_negative, check_positive, check_types
 from fastflow.training.loop import Losses, fit
 
 if TYPE_CHECKING:
@@ -64,7 +65,10 @@ class DiscoverConfig:
     step_length: float | None = None
     """Rescale every step to this length in latent space."""
     pde_weight: float = 1.0
-    """Weight of the squared residual along the path."""
+    """Weight of the equation's residual along the path."""
+    residual: Literal["normalized", "square"] = "normalized"
+    """"normalized", each potential's mean square over that of the equation's terms; "square", the paper's bare mean
+    square, which a potential also lowers by becoming flat."""
     initial_weight: float = 1.0
     """Weight of starting at rest."""
     jacobian_weight: float = 0.1
@@ -79,15 +83,25 @@ class DiscoverConfig:
     """Steps between two checkpoints."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_positive(
             self, "num_potentials", "steps", "batch_size", "learning_rate", "path_steps", "dt", "log_every",
             "checkpoint_every",
         )  # fmt: skip
         check_not_negative(
             self, "seed", "pde_weight", "initial_weight", "jacobian_weight", "classifier_weight"
-        )
-        if self.pde not in EQUATIONS:
-            raise InputError(f"pde must be one of {', '.join(EQUATIONS)}, got {self.pde!r}")
+        )  # fmt: skip
+        if self.seed >= 2**63:
+            raise InputError(f"seed must be below 2^63, got {self.seed}")
+        if self.step_length is not None:
+            check_positive(self, "step_length")
+        if not self.hidden or min(self.hidden) < 1:
+            raise InputError(f"hidden must name one width or more, each at least 1, got {self.hidden!r}")
+        if self.batch_size < self.num_potentials:
+            raise InputError(
+                f"batch_size must be at least num_potentials, {self.num_potentials}, so that every step trains all of "
+                f"them; got {self.batch_size}"
+            )
 
 
 class Discovery:
@@ -123,10 +137,7 @@ class Discovery:
         index = (torch.randperm(batch, generator=rng) % config.num_potentials).to(z0.device)
         place = torch.randint(config.path_steps, (batch,), generator=rng).to(z0.device)
 
-        pde_term, path = rollout_loss(
-            self.bank, z0, index, config.path_steps, self.pde, dt=config.dt, method=config.method,
-            step_length=config.step_length,
-        )  # fmt: skip
+        pde_term, path = self._residual(z0, index)
         initial_term = initial_loss(self.bank, z0, index)
         samples = torch.arange(batch, device=z0.device)
         z, z_next = path[samples, place], path[samples, place + 1]
@@ -154,6 +165,22 @@ class Discovery:
             }
         return Losses(loss, logged)
 
+    def _residual(self, z0: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """The equation's term of the objective along paths from z0 (B, D), and the paths (B, T + 1, D)."""
+        config = self.config
+        steps = config.path_steps
+        options = {"dt": config.dt, "method": config.method, "step_length": config.step_length}
+        if config.residual == "square":
+            return rollout_loss(self.bank, z0, index, steps, self.pde, **options)
+        path = flow(self.bank, z0, index, steps, **options)
+        visited = path[:, :-1].flatten(0, 1)  # (B * T, D), path by path
+        each = index.repeat_interleave(steps)
+        times = config.dt * torch.arange(steps, device=z0.device, dtype=z0.dtype)
+        place = torch.arange(steps, device=z0.device).repeat(len(z0))
+        jet = self.bank.jet(visited, (times, place), each)
+        normalized, _ = normalized_residuals(self.pde, jet, visited, times[place], each, config.num_potentials)
+        return normalized.mean(), path
+
 
 def discover(
     generator: Generator,
@@ -170,11 +197,13 @@ def discover(
         generator: frozen; see `fastflow.generators`.
         config: the settings, with sensible defaults.
         out: the run's folder: config.json, metrics.jsonl, checkpoints/.
-        resume: go on from the newest checkpoint in `out`, or start if there is none. overwrite: replace the run in `out`.
+        resume: go on from the newest checkpoint in `out`, or start if there is none.
+        overwrite: replace the run in `out`.
         progress: show a progress bar.
 
     Raises:
-        InputError: `out` holds another run or foreign files, or the settings don't fit.
+        InputError: `out` holds another run or foreign files, the settings don't fit, or no gradient passes through the
+            generator.
         TrainingError: the loss is no longer finite.
         KeyboardInterrupt: stopped by a signal, after writing a checkpoint.
     """
@@ -183,7 +212,25 @@ def discover(
     config = DiscoverConfig() if config is None else config
     folder = Path(out)
     task = Discovery(config, generator)
+    _check_differentiable(generator)
     open_folder(folder, config, generator, resume=resume, overwrite=overwrite)
     fit(task, config, folder, resume=resume, progress=progress)
     task.module.requires_grad_(False)
     return Run(folder, task.bank, task.pde, generator, config, config.steps)
+
+
+def _check_differentiable(generator: Generator) -> None:
+    """Raise InputError unless gradients pass through the generator, forwards and backwards."""
+    z = generator.sample(2).requires_grad_()
+    try:
+        images, change = generator_change(generator.decode, z, torch.ones_like(z))
+    except Exception as error:
+        reason = f"forward-mode differentiation failed: {first_line(error)}"
+    else:
+        if not images.requires_grad:
+            reason = "its images carry no gradient; leave out torch.no_grad, detach and NumPy"
+        elif not bool(change.detach().abs().max() > 0):
+            reason = "its images don't change with the latents"
+        else:
+            return
+    raise InputError(f"the generator can't be learned on: {reason}")

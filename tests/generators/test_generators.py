@@ -39,9 +39,12 @@ from torch import nn
 decoder = nn.Sequential(nn.Linear(4, 12), nn.Sigmoid(), nn.Unflatten(1, (3, 2, 2)))
 """
 
-INSTANCE = FACTORY + """
+INSTANCE = (
+    FACTORY
+    + """
 ready = make()
 """
+)
 
 DATACLASS = """
 from __future__ import annotations
@@ -64,7 +67,7 @@ def test_bundled_generator_by_name(digits):
     assert (digits.name, digits.latent_dim, digits.image_shape) == ("digits-vae", 8, (1, 8, 8))
     images = digits.decode(digits.sample(16))
     assert images.shape == (16, 1, 8, 8)
-    assert 0 <= images.min()
+    assert images.min() >= 0
     assert images.max() <= 1
 
 
@@ -117,8 +120,8 @@ def test_relative_file_is_named_by_its_whole_path(tmp_path, monkeypatch):
         pytest.param(MAP, "mine.py:decode", None, "--latent-dim N", id="width-missing"),
         pytest.param(MAP, "mine.py:decode", 5, "failed on latents of shape .2, 5.", id="width-wrong"),
         pytest.param(FACTORY, "mine.py:make", 5, "has latents of width 4, not 5", id="width-of-another"),
-        pytest.param("def make(): return 3", "mine.py:make", None, "returned int, expected a generator", id="no-generator"),
-        pytest.param("def make(): open('weights')", "mine.py:make", None, "failed: FileNotFoundError", id="factory-raises"),
+        pytest.param("def make(): return 3", "mine.py:make", None, "returned int, expected a", id="no-generator"),
+        pytest.param("def make(): open('weights')", "mine.py:make", None, "FileNotFoundError", id="factory-raises"),
     ],
 )
 def test_load_refuses(tmp_path, monkeypatch, text, spec, latent_dim, message):
@@ -197,7 +200,7 @@ def test_sample_is_standard_normal_unless_told(digits):
     assert z.mean().abs() < 0.01
     assert abs(float(z.std()) - 1) < 0.01
     uniform = sigmoid_generator(sample=lambda n, rng: torch.rand(n, 4, generator=rng)).sample(100)
-    assert 0 <= uniform.min()
+    assert uniform.min() >= 0
     assert uniform.max() <= 1
 
 

@@ -39,7 +39,8 @@ def test_saved_and_loaded_training_goes_on_alike(tmp_path):
     module, optimizer = trained()
     saved = save_checkpoint(tmp_path, 3, module, optimizer)
     assert saved == Checkpoint(tmp_path / "step-000003", 3)
-    assert sorted(contents(tmp_path)) == [f"step-000003/{n}" for n in ("optimizer.safetensors", "state.json", "weights.safetensors")]  # fmt: skip
+    names = ("optimizer.safetensors", "state.json", "weights.safetensors")
+    assert sorted(contents(tmp_path)) == [f"step-000003/{name}" for name in names]
 
     other, other_optimizer = trained(seed=1, steps=1)
     load_checkpoint(saved, other, other_optimizer)
@@ -66,7 +67,9 @@ def test_latest_goes_by_number_and_ignores_what_is_none(tmp_path):
     assert latest_checkpoint(tmp_path) == Checkpoint(tmp_path / "step-1000000", 1_000_000)
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=["disk", "interrupt"])
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=["disk", "interrupt"]
+)
 @pytest.mark.parametrize("written", [0, 1, 2])
 def test_failure_while_saving_leaves_the_old_checkpoint(tmp_path, monkeypatch, error, written):
     module, optimizer = trained()
@@ -139,12 +142,18 @@ DAMAGES = {
     "weights-missing": (lambda folder: (folder / "weights.safetensors").unlink(), "its weights.safetensors is missing"),
     "weights-truncated": (truncate("weights.safetensors"), "its weights.safetensors can't be read"),
     "weights-empty": (lambda folder: (folder / "weights.safetensors").write_bytes(b""), "can't be read"),
-    "weights-foreign": (lambda folder: (folder / "weights.safetensors").write_bytes(b"PK\x03\x04" * 99), "can't be read"),
+    "weights-foreign": (
+        lambda folder: (folder / "weights.safetensors").write_bytes(b"PK\x03\x04" * 99),
+        "can't be read",
+    ),
     "weights-nan": (
         rewrite("weights.safetensors", lambda tensors: tensors["0.bias"].fill_(float("nan"))),
         "'0.bias' in its weights.safetensors holds NaN or infinity",
     ),
-    "weight-missing": (rewrite("weights.safetensors", lambda tensors: tensors.pop("0.bias")), "of another model: '0.bias'"),
+    "weight-missing": (
+        rewrite("weights.safetensors", lambda tensors: tensors.pop("0.bias")),
+        "of another model: '0.bias'",
+    ),
     "weight-extra": (
         rewrite("weights.safetensors", lambda tensors: tensors.update(more=torch.zeros(1))),
         "of another model: 'more'",
@@ -156,13 +165,19 @@ DAMAGES = {
         lambda folder: (folder / "state.json").write_text(json.dumps({"step": 4})),
         "doesn't name its step",
     ),
-    "optimizer-missing": (lambda folder: (folder / "optimizer.safetensors").unlink(), "optimizer.safetensors is missing"),
+    "optimizer-missing": (
+        lambda folder: (folder / "optimizer.safetensors").unlink(),
+        "optimizer.safetensors is missing",
+    ),
     "optimizer-truncated": (truncate("optimizer.safetensors"), "its optimizer.safetensors can't be read"),
     "optimizer-foreign": (
         lambda folder: shutil.copy(folder / "weights.safetensors", folder / "optimizer.safetensors"),
         "in its optimizer.safetensors doesn't fit its weights",
     ),
-    "optimizer-empty": (lambda folder: save_file({}, folder / "optimizer.safetensors"), "optimizer.safetensors is empty"),
+    "optimizer-empty": (
+        lambda folder: save_file({}, folder / "optimizer.safetensors"),
+        "optimizer.safetensors is empty",
+    ),
     "optimizer-no-names": (
         rewrite("optimizer.safetensors", lambda tensors: tensors.update(momentum=torch.zeros(1))),
         "'momentum' in its optimizer.safetensors doesn't fit",

@@ -28,7 +28,9 @@ def test_configuration_is_frozen():
 
 
 def test_unknown_key_is_named_with_the_known_ones():
-    with pytest.raises(InputError, match=r"^there has an unknown key 'num_potential'; expected some of num_potentials, "):
+    with pytest.raises(
+        InputError, match=r"^there has an unknown key 'num_potential'; expected some of num_potentials, "
+    ):
         from_dict(DiscoverConfig, {"num_potential": 3}, "there")
 
 
