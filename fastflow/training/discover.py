@@ -109,7 +109,7 @@ class Discovery:
 
     def __init__(self, config: DiscoverConfig, generator: Generator) -> None:
         self.config, self.generator = config, generator
-        device = generator.sample(1).device
+        like = generator.sample(1)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.bank = PotentialBank(
@@ -126,7 +126,7 @@ class Discovery:
             }  # fmt: skip
             self.pde = equation(**constants)
             classifier = PairClassifier(generator.image_shape, config.num_potentials)
-        self.module = nn.ModuleDict({"bank": self.bank, "pde": self.pde, "classifier": classifier}).to(device)
+        self.module = nn.ModuleDict({"bank": self.bank, "pde": self.pde, "classifier": classifier}).to(like)
         self.classifier = classifier
 
     def losses(self, rng: torch.Generator) -> Losses:

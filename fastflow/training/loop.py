@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils import deterministic
 from tqdm import tqdm
 
-from fastflow.errors import TrainingError
+from fastflow.errors import InputError, TrainingError
 from fastflow.files import naming, replacing
 from fastflow.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 
@@ -98,7 +98,11 @@ def fit(task: Task, schedule: Schedule, folder: Path, *, resume: bool = False, p
     bar = tqdm(total=schedule.steps, initial=start, disable=not progress, unit="step", dynamic_ncols=True)
     with _cleared_on_error(bar), _deterministic(task.module), _deferred_signals() as received:
         for step in range(start + 1, schedule.steps + 1):
-            losses = task.losses(step_rng(schedule.seed, step))
+            try:
+                losses = task.losses(step_rng(schedule.seed, step))
+            except InputError:
+                _check_weights(step, task.module)  # latents that follow broken potentials are refused
+                raise
             optimizer.zero_grad(set_to_none=True)
             losses.loss.backward()
             optimizer.step()
@@ -116,7 +120,7 @@ def fit(task: Task, schedule: Schedule, folder: Path, *, resume: bool = False, p
             bar.update()
             stop = bool(received)  # read once: a signal that arrives from here on waits for the next step
             if stop or step == schedule.steps or step % schedule.checkpoint_every == 0:
-                _check_finite(step, {name: float(value.sum()) for name, value in task.module.state_dict().items()})
+                _check_weights(step, task.module)
                 save_checkpoint(checkpoints, step, task.module, optimizer)
             if stop:
                 raise KeyboardInterrupt(f"stopped after step {step} of {schedule.steps}; resume to go on from there")
@@ -178,6 +182,10 @@ def _cleared_on_error(bar: tqdm) -> Iterator[None]:
         except BaseException:
             bar.leave = False
             raise
+
+
+def _check_weights(step: int, module: nn.Module) -> None:
+    _check_finite(step, {name: float(value.sum()) for name, value in module.state_dict().items()})
 
 
 def _check_finite(step: int, values: dict[str, float]) -> None:
