@@ -12,9 +12,9 @@ from typing_extensions import override
 
 from fastflow.arguments import Times, check_index, check_laplacian, check_latents, check_times
 from fastflow.errors import InputError
-from fastflow.ops import reference
 from fastflow.ops.activations import OUT_ACTIVATIONS, check_activation, derivatives
 from fastflow.ops.grouping import group
+from fastflow.ops.jet import jet
 from fastflow.ops.types import MLP, Jet, Laplacian
 from fastflow.pde import LinearQuadratic
 
@@ -128,7 +128,7 @@ class PotentialBank(nn.Module):
         check_laplacian(laplacian)
         probes = _probes(z, num_probes, generator) if laplacian == "hutchinson" else None
         networks = self.networks(check_times(t, z), index, z)
-        return reference.jet(networks.mlp, z, networks.network, networks.slot, laplacian, probes)
+        return jet(networks.mlp, z, networks.network, networks.slot, laplacian, probes)
 
     def networks(self, t: Times, index: int | Tensor, z: Tensor) -> Networks:
         """The stacked networks with their biases evaluated at the times `t` of samples z (B, D).
@@ -147,7 +147,8 @@ class PotentialBank(nn.Module):
             times = grid.expand(out_bias.shape[0], -1)
             slot = network * grid.shape[0] + place
         bias_jets = self._bias_jets(times.to(out_bias), chosen)
-        mlp = MLP(tuple(weights), bias_jets, out_weight, out_bias, self.activation, self.out_activation)
+        settings = (self.activation, self.out_activation, self.time != "none")
+        mlp = MLP(tuple(weights), bias_jets, out_weight, out_bias, *settings)
         return Networks(mlp, network, slot, potential, chosen)
 
     def _bias_jets(self, times: Tensor, potential: slice) -> tuple[Tensor, ...]:

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import Literal
+from typing import Any, Literal
+
+from torch import Tensor
 
 from fastflow.errors import BackendError, InputError
 
+native_module: Any = None
+_native_missing: str | None = None
+try:
+    from fastflow import _native as native_module
+except ImportError as error:
+    _native_missing = f"the native module didn't load: {error}"
+
 Precision = Literal["ieee", "tf32", "tf32x3"]
 
-_forced: ContextVar[str | None] = ContextVar("fastflow_backend", default=None)
-_precision: ContextVar[Precision] = ContextVar("fastflow_precision", default="ieee")
+# Plain globals, in force for the whole process: torch.compile can guard on them, which it can't on context variables.
+_forced: str | None = None
+_precision: Precision = "ieee"
 
 
 def backends() -> dict[str, str | None]:
     """Every backend by name, with None where it can be used and otherwise the reason why it can't."""
-    return {"reference": None, "native": _native_missing(), "triton": "this version has no Triton kernels"}
+    return {"reference": None, "native": _native_missing, "triton": "this version has no Triton kernels"}
 
 
 @contextmanager
@@ -33,11 +42,12 @@ def use_backend(name: str) -> Iterator[None]:
         raise InputError(f"backend must be one of {', '.join(known)}, got {name!r}")
     if known[name] is not None:
         raise BackendError(f"backend {name!r} can't be used: {known[name]}")
-    token = _forced.set(name)
+    global _forced
+    previous, _forced = _forced, name
     try:
         yield
     finally:
-        _forced.reset(token)
+        _forced = previous
 
 
 @contextmanager
@@ -49,16 +59,18 @@ def precision(name: Precision) -> Iterator[None]:
     """
     if name not in ("ieee", "tf32", "tf32x3"):
         raise InputError(f"precision must be one of ieee, tf32, tf32x3, got {name!r}")
-    token = _precision.set(name)
+    global _precision
+    previous, _precision = _precision, name
     try:
         yield
     finally:
-        _precision.reset(token)
+        _precision = previous
 
 
-def _native_missing() -> str | None:
-    try:
-        from fastflow import _native
-    except ImportError as error:
-        return f"the native module didn't load: {error}"
-    return None if hasattr(_native, "jet_forward") else "this version's native module has no jet kernels"
+def backend_for(tensor: Tensor) -> str:
+    """The backend that computes on this tensor: the one in force, or the tensor's device's own."""
+    if _forced is not None:
+        if _forced == "native" and tensor.device.type != "cpu":
+            raise BackendError(f"backend 'native' computes on the CPU, the latents are on {tensor.device}")
+        return _forced
+    return "native" if tensor.device.type == "cpu" and _native_missing is None else "reference"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from torch import Tensor
@@ -32,6 +33,7 @@ class MLP(NamedTuple):
     bias_jets: L tensors (S, 3, H_l): the bias of layer l with its first and second time derivative. A sample's slot
     names its row.
     out_weight (K, H_L), out_bias (K,).
+    has_time: False promises that the bias jets' derivatives are zero, so that u_t and u_tt need no computation.
     """
 
     weights: tuple[Tensor, ...]
@@ -40,3 +42,16 @@ class MLP(NamedTuple):
     out_bias: Tensor
     activation: str
     out_activation: str
+    has_time: bool = True
+
+    def tensors(self) -> list[Tensor]:
+        """All parameters in one list: weights, bias jets, out_weight, out_bias."""
+        return [*self.weights, *self.bias_jets, self.out_weight, self.out_bias]
+
+    def with_tensors(self, tensors: Sequence[Tensor]) -> MLP:
+        """The same network with other parameters, in the order of `tensors`."""
+        *layers, out_weight, out_bias = tensors
+        depth = len(layers) // 2
+        return self._replace(
+            weights=tuple(layers[:depth]), bias_jets=tuple(layers[depth:]), out_weight=out_weight, out_bias=out_bias
+        )

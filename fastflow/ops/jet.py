@@ -1,0 +1,154 @@
+"""The jet operator: value, gradient, Laplacian and time derivatives in one native call."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastflow.ops import native, reference
+from fastflow.ops.backends import backend_for
+from fastflow.ops.batching import fold, map_slices, unfold
+from fastflow.ops.twin import differentiate_backward
+from fastflow.ops.types import MLP, Jet, Laplacian
+
+
+def jet(
+    mlp: MLP,
+    z: Tensor,
+    index: Tensor,
+    slot: Tensor,
+    laplacian: Laplacian = "exact",
+    probes: Tensor | None = None,
+) -> Jet:
+    """What `reference.jet` computes, by the backend of z's device. Row sums are the reference's alone."""
+    if laplacian == "row_sum" or backend_for(z) == "reference":
+        return reference.jet(mlp, z, index, slot, laplacian, probes)
+    settings = Settings(mlp.activation, mlp.out_activation, mlp.has_time, laplacian)
+    return Jet(*_Jet.apply(settings, probes, index, slot, z, *mlp.tensors()))
+
+
+class Settings(NamedTuple):
+    """What an operator takes beside tensors."""
+
+    activation: str
+    out_activation: str
+    has_time: bool
+    laplacian: str
+
+    def mlp(self, tensors: list[Tensor]) -> MLP:
+        """The network of these tensors."""
+        empty = MLP((), (), tensors[-2], tensors[-1], self.activation, self.out_activation, self.has_time)
+        return empty.with_tensors(tensors)
+
+
+@torch.library.custom_op("fastflow::jet", mutates_args=(), device_types="cpu")
+def _jet(
+    z: Tensor,
+    index: Tensor,
+    slot: Tensor,
+    tensors: list[Tensor],
+    probes: Tensor | None,
+    activation: str,
+    out_activation: str,
+    has_time: bool,
+    laplacian: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    mlp = Settings(activation, out_activation, has_time, laplacian).mlp(tensors)
+    return tuple(native.jet(mlp, z, index, slot, laplacian, probes))  # pyright: ignore[reportReturnType]
+
+
+@_jet.register_fake
+def _(z: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    u, laplacian, u_t, u_tt = (z.new_empty(z.shape[0]) for _ in range(4))
+    return u, torch.empty_like(z, memory_format=torch.contiguous_format), laplacian, u_t, u_tt
+
+
+@torch.library.custom_op("fastflow::jet_backward", mutates_args=(), device_types="cpu")
+def _jet_backward(
+    z: Tensor,
+    index: Tensor,
+    slot: Tensor,
+    tensors: list[Tensor],
+    probes: Tensor | None,
+    u_bar: Tensor | None,
+    grad_bar: Tensor | None,
+    laplacian_bar: Tensor | None,
+    u_t_bar: Tensor | None,
+    u_tt_bar: Tensor | None,
+    activation: str,
+    out_activation: str,
+    has_time: bool,
+    laplacian: str,
+) -> list[Tensor]:
+    mlp = Settings(activation, out_activation, has_time, laplacian).mlp(tensors)
+    jet_bar = (u_bar, grad_bar, laplacian_bar, u_t_bar, u_tt_bar)
+    return native.jet_backward(mlp, z, index, slot, laplacian, probes, jet_bar)
+
+
+@_jet_backward.register_fake
+def _(z: Tensor, index: Tensor, slot: Tensor, tensors: list[Tensor], *_: Any) -> list[Tensor]:
+    return [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (z, *tensors)]
+
+
+class _Jet(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        settings: Settings, probes: Tensor | None, index: Tensor, slot: Tensor, z: Tensor, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
+        return torch.ops.fastflow.jet(z, index, slot, list(tensors), probes, *settings)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.settings, *tensors = inputs
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *jet_bar: Tensor | None) -> tuple[Tensor | None, ...]:
+        probes, index, slot, *inputs = ctx.saved_tensors
+        # A compiled graph has no second backward, and dynamo can't trace one Function inside another's backward.
+        backward = _JetBackward.forward if torch.compiler.is_compiling() else _JetBackward.apply
+        return None, None, None, None, *backward(ctx.settings, probes, index, slot, *jet_bar, *inputs)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], settings: Settings, *tensors: Any) -> tuple[tuple[Tensor, ...], int]:
+        probes, index, slot, z, *parameters = tensors
+        probes_dim, *dims = in_dims[1:]
+        if probes_dim is not None:
+            raise ValueError("vmap over Hutchinson probes isn't supported: draw them outside")
+        batch = fold(info.batch_size, dims, index, slot, z, parameters)
+        outputs = _Jet.apply(settings, probes, batch.index, batch.slot, batch.z, *batch.parameters)
+        return tuple(unfold(output, info.batch_size) for output in outputs), 0
+
+
+class _JetBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(settings: Settings, probes: Tensor | None, index: Tensor, slot: Tensor, *tensors: Any) -> Any:
+        jet_bar, z, parameters = tensors[:5], tensors[5], tensors[6:]
+        arguments = (z, index, slot, list(parameters), probes, *jet_bar, *settings)
+        return tuple(torch.ops.fastflow.jet_backward(*arguments))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.settings, *tensors = inputs
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *seconds: Tensor | None) -> tuple[Tensor | None, ...]:
+        probes, index, slot, *tensors = ctx.saved_tensors
+        jet_bar, inputs = tensors[:5], tensors[5:]
+
+        def twin(z: Tensor, *parameters: Tensor) -> Jet:
+            mlp = ctx.settings.mlp(list(parameters))
+            return reference.jet(mlp, z, index, slot, ctx.settings.laplacian, probes)
+
+        inputs_bar, jet_bar_bar = differentiate_backward(twin, inputs, jet_bar, seconds)
+        return None, None, None, None, *jet_bar_bar, *inputs_bar
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], settings: Settings, *tensors: Any) -> tuple[tuple[Tensor, ...], int]:
+        # A sum over each slice's own samples: slices that share networks may not be folded into one call.
+        return map_slices(info.batch_size, in_dims[1:], tensors, lambda *one: _JetBackward.apply(settings, *one))
