@@ -1,0 +1,299 @@
+"""Runs: what a folder must hold to be one, what it is compared with, and what may be removed from it."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from support.runs import contents, metrics, saved, sigmoid_generator, sigmoid_images, small_config, small_run, weights
+
+from fastflow import files, generators
+from fastflow.errors import InputError
+from fastflow.generators import from_callable
+from fastflow.metrics.evaluation import evaluate
+from fastflow.runs import load_run, open_folder
+from fastflow.training.discover import Discovery
+
+
+def change_record(folder, change):
+    file = folder / "config.json"
+    record = json.loads(file.read_text())
+    change(record)
+    file.write_text(json.dumps(record))
+
+
+def test_folder_holds_what_is_documented(digits_folder):
+    record = json.loads((digits_folder / "config.json").read_text())
+    assert record["kind"] == "discover"
+    assert record["generator"]["name"] == "digits-vae"
+    assert record["config"]["num_potentials"] == 3
+    assert {"fastflow", "torch", "numpy", "python", "platform"} <= set(record["versions"])
+    assert [line["step"] for line in metrics(digits_folder)] == [2, 4, 6]
+    assert sorted(path.name for path in digits_folder.iterdir()) == ["checkpoints", "config.json", "metrics.jsonl"]
+
+
+def test_loaded_run_is_the_trained_one(tmp_path):
+    trained = small_run(tmp_path / "run", generators.load("digits-vae"))
+    loaded = load_run(tmp_path / "run")
+    assert (loaded.step, loaded.config, loaded.folder) == (6, trained.config, tmp_path / "run")
+    assert all(torch.equal(value, weights(trained)[name]) for name, value in weights(loaded).items())
+    assert not any(parameter.requires_grad for parameter in loaded.bank.parameters())
+
+    z0 = loaded.generator.starts(2)
+    one, other = trained.traverse(z0, 1), loaded.traverse(z0, 1)
+    assert torch.equal(one.latents, other.latents)
+    assert torch.equal(one.images, other.images)
+
+
+def test_loaded_run_takes_the_newest_checkpoint(digits_folder):
+    newest = load_run(digits_folder)
+    shutil.rmtree(digits_folder / "checkpoints" / "step-000006")
+    older = load_run(digits_folder)
+    assert (newest.step, older.step) == (6, 3)
+    assert not torch.equal(newest.bank.out_weight, older.bank.out_weight)
+
+
+def measured(run):
+    result = evaluate(run, 60, progress=False)
+    del result["seconds"]
+    return result
+
+
+def test_evaluation_is_of_the_trained_weights(tmp_path):
+    trained = small_run(tmp_path / "run", generators.load("digits-vae"), steps=30)
+    expected = measured(trained)
+    assert measured(load_run(tmp_path / "run")) == expected
+
+    untrained = load_run(tmp_path / "run")
+    fresh = Discovery(untrained.config, untrained.generator)
+    untrained.bank.load_state_dict(fresh.bank.state_dict())
+    untrained.pde.load_state_dict(fresh.pde.state_dict())
+    found = measured(untrained)
+    assert found["strength"]["per_potential"] != expected["strength"]["per_potential"]
+    assert found["residual"]["after"] == found["residual"]["before"] == expected["residual"]["before"]
+    assert expected["residual"]["after"] != expected["residual"]["before"]
+
+
+# What isn't a run
+
+
+NO_RUNS = {
+    "absent": (lambda folder: shutil.rmtree(folder), "isn't a run: expected a folder that fastflow discover made"),
+    "no-config": (lambda folder: (folder / "config.json").unlink(), "isn't a run: expected a folder"),
+    "config-cut-off": (lambda folder: (folder / "config.json").write_text('{"kind": '), "isn't JSON"),
+    "config-binary": (lambda folder: (folder / "config.json").write_bytes(b"\xff\xfe\x00"), "isn't JSON"),
+    "config-of-another-program": (
+        lambda folder: (folder / "config.json").write_text('{"model_type": "bert"}'),
+        "isn't a run: its config.json isn't one that fastflow discover wrote",
+    ),
+    "config-list": (lambda folder: (folder / "config.json").write_text("[]"), "isn't a run"),
+    "no-checkpoints": (lambda folder: shutil.rmtree(folder / "checkpoints"), "has no checkpoint yet"),
+    "unknown-key": (
+        lambda folder: change_record(folder, lambda record: record["config"].update(potentials=3)),
+        "config.json has an unknown key 'potentials'",
+    ),
+    "wrong-type": (
+        lambda folder: change_record(folder, lambda record: record["config"].update(learn_pde="false")),
+        "config.json: learn_pde must be true or false, got 'false'",
+    ),
+    "no-potentials": (
+        lambda folder: change_record(folder, lambda record: record["config"].update(num_potentials=0)),
+        "config.json: num_potentials must be above 0, got 0",
+    ),
+    "another-size": (
+        lambda folder: change_record(folder, lambda record: record["config"].update(hidden=[9])),
+        "is of another model",
+    ),
+    "no-generator": (lambda folder: change_record(folder, lambda record: record.pop("generator")), "isn't a run"),
+    "unknown-generator": (
+        lambda folder: change_record(folder, lambda record: record["generator"].update(name="my-gan")),
+        "which can't be found by name: pass it to ff.load_run as generator=",
+    ),
+    "generator-file-gone": (
+        lambda folder: change_record(folder, lambda record: record["generator"].update(name="gone.py:make")),
+        "generator file 'gone.py' doesn't exist",
+    ),
+    "zero-width": (
+        lambda folder: change_record(folder, lambda record: record["generator"].update(latent_dim=0)),
+        "has latents of width 8, not 0",
+    ),
+    "checkpoint-damaged": (
+        lambda folder: (folder / "checkpoints" / "step-000006" / "weights.safetensors").write_bytes(b"no"),
+        "is damaged: its weights.safetensors can't be read",
+    ),
+}
+
+
+@pytest.mark.parametrize(("damage", "message"), NO_RUNS.values(), ids=NO_RUNS)
+def test_load_run_refuses(digits_folder, damage, message):
+    damage(digits_folder)
+    before = contents(digits_folder)
+    with pytest.raises(InputError) as error:
+        load_run(digits_folder)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    assert contents(digits_folder) == before
+
+
+# The generator
+
+
+OTHERS = {
+    "negative": lambda z: -sigmoid_images(z),
+    "mirrored": lambda z: sigmoid_images(z).flip(3),
+    "brighter": lambda z: sigmoid_images(z) + 0.01,
+    "of-other-latents": lambda z: sigmoid_images(z.flip(1)),
+    "larger": lambda z: sigmoid_images(z).repeat(1, 1, 2, 2),
+}
+
+
+@pytest.mark.parametrize("images", OTHERS.values(), ids=OTHERS)
+def test_another_generator_is_noticed(tmp_path, images):
+    small_run(tmp_path / "run")
+    other = from_callable(images, 4)
+    with pytest.raises(InputError, match="was trained on another generator than this one"):
+        load_run(tmp_path / "run", other)
+    before = contents(tmp_path / "run")
+    with pytest.raises(InputError, match="was trained on another generator"):
+        small_run(tmp_path / "run", other, resume=True)
+    assert contents(tmp_path / "run") == before
+
+
+def test_another_value_range_is_noticed(tmp_path):
+    small_run(tmp_path / "run")
+    with pytest.raises(InputError, match="was trained on another generator"):
+        load_run(tmp_path / "run", sigmoid_generator(value_range=(-1, 1)))
+
+
+def test_rounding_of_another_machine_is_not_another_generator(tmp_path):
+    small_run(tmp_path / "run")
+    assert load_run(tmp_path / "run", from_callable(lambda z: sigmoid_images(z) * (1 + 1e-5), 4)).step == 6
+
+
+def test_generator_made_in_python_must_be_passed(tmp_path):
+    small_run(tmp_path / "run")
+    with pytest.raises(InputError, match="a generator made in Python"):
+        load_run(tmp_path / "run")
+    assert load_run(tmp_path / "run", sigmoid_generator()).step == 6
+
+
+def test_generator_from_a_file_is_found_again(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text("def decode(z):\n    return z.sigmoid().reshape(-1, 1, 2, 2)\n")
+    monkeypatch.chdir(tmp_path)
+    small_run(tmp_path / "run", generators.load("mine.py:decode", 4))
+    monkeypatch.chdir("/")
+    assert load_run(tmp_path / "run").generator.latent_dim == 4
+
+
+# Folders
+
+
+def test_new_run_refuses_a_folder_that_holds_one(tmp_path):
+    small_run(tmp_path / "run")
+    before = contents(tmp_path / "run")
+    with pytest.raises(InputError, match="holds a run already: resume it, overwrite it, or choose another folder"):
+        small_run(tmp_path / "run", seed=1)
+    assert contents(tmp_path / "run") == before
+
+
+def foreign_file(folder):
+    (folder / "thesis.tex").write_text("mine")
+
+
+def foreign_config(folder):
+    (folder / "config.json").write_text('{"model_type": "bert"}')
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "weights").write_text("mine")
+
+
+@pytest.mark.parametrize("mode", [{}, {"resume": True}, {"overwrite": True}], ids=["new", "resume", "overwrite"])
+@pytest.mark.parametrize("fill", [foreign_file, foreign_config])
+def test_foreign_folders_are_left_alone(tmp_path, fill, mode):
+    folder = tmp_path / "thesis"
+    folder.mkdir()
+    fill(folder)
+    before = contents(folder)
+    with pytest.raises(InputError, match="isn't a run"):
+        small_run(folder, **mode)
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("mode", [{}, {"resume": True}, {"overwrite": True}], ids=["new", "resume", "overwrite"])
+def test_empty_folder_becomes_the_run(tmp_path, mode):
+    (tmp_path / "run").mkdir()
+    assert small_run(tmp_path / "run", **mode).step == 6
+
+
+def test_folder_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "run").write_text("mine")
+    with pytest.raises(InputError, match="is a file, expected a folder for the run"):
+        small_run(tmp_path / "run")
+    assert (tmp_path / "run").read_text() == "mine"
+
+
+def test_overwriting_removes_what_runs_make_and_nothing_else(tmp_path):
+    folder = tmp_path / "run"
+    small_run(folder)
+    for name in ("evaluation.json", "report.html", "notes.txt"):
+        (folder / name).write_text("old")
+    for name in ("traversals", "figures"):
+        (folder / name).mkdir()
+        (folder / name / "a.png").write_text("old")
+    small_run(folder, overwrite=True, seed=1, steps=3)
+    small_run(tmp_path / "fresh", seed=1, steps=3)
+    assert saved(folder, 3) == saved(tmp_path / "fresh", 3)
+    assert [line["step"] for line in metrics(folder)] == [2, 3]
+    kept = set(contents(folder)) - set(contents(tmp_path / "fresh"))
+    assert kept == {"notes.txt", "figures/a.png"}
+
+
+def test_overwriting_with_settings_that_do_not_fit_loses_nothing(tmp_path):
+    folder = tmp_path / "run"
+    small_run(folder)
+    before = contents(folder)
+    with pytest.raises(InputError, match="carry no gradient"):
+        small_run(folder, from_callable(lambda z: z.detach().reshape(-1, 1, 2, 2), 4), overwrite=True)
+    assert contents(folder) == before
+
+
+def test_resume_and_overwrite_exclude_each_other(tmp_path):
+    with pytest.raises(InputError, match="exclude each other"):
+        small_run(tmp_path / "run", resume=True, overwrite=True)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("seed", 1), ("learning_rate", 0.1), ("num_potentials", 2), ("hidden", (9,)), ("pde", "heat"), ("dt", 0.5)],
+)
+def test_resume_refuses_changed_settings(tmp_path, name, value):
+    small_run(tmp_path / "run", steps=3)
+    before = contents(tmp_path / "run")
+    with pytest.raises(
+        InputError, match=f"can't resume .*: {name} was .* and is now .*; resume with the same settings"
+    ):
+        small_run(tmp_path / "run", resume=True, **{name: value})
+    assert contents(tmp_path / "run") == before
+
+
+def test_resume_may_change_how_long_and_how_often(tmp_path):
+    small_run(tmp_path / "run", steps=3)
+    run = small_run(tmp_path / "run", resume=True, steps=5, log_every=1, checkpoint_every=1)
+    assert load_run(tmp_path / "run", sigmoid_generator()).config == run.config == small_config(
+        steps=5, log_every=1, checkpoint_every=1
+    )  # fmt: skip
+
+
+def test_new_folder_is_removed_if_its_configuration_can_not_be_written(tmp_path, monkeypatch):
+    def fail(path, *rest, **options):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.Path, "write_text", fail)
+    with pytest.raises(OSError, match=r"No space left on device: '.*/run/config.json'"):
+        open_folder(tmp_path / "run", small_config(), sigmoid_generator())
+    assert not (tmp_path / "run").exists()
+
+
+def test_run_says_what_it_is(digits_folder):
+    assert repr(load_run(digits_folder)) == f"Run({str(digits_folder)!r}, step=6, 3 potentials)"
