@@ -84,14 +84,14 @@ def test_working_directory_can_be_the_folder(tmp_path, monkeypatch):
 
 
 def test_errors_without_a_file_get_one(tmp_path):
-    with pytest.raises(OSError, match="No space left on device: 'a.txt'"), naming(type(tmp_path)("a.txt")):
+    with pytest.raises(OSError, match=r"No space left on device: 'a\.txt'"), naming(type(tmp_path)("a.txt")):
         raise OSError(28, "No space left on device")
-    with pytest.raises(FileNotFoundError, match=r"'b.txt'"), naming(type(tmp_path)("a.txt")):
-        open("b.txt")
+    with pytest.raises(FileNotFoundError, match=r"'b\.txt'"), naming(type(tmp_path)("a.txt")):
+        type(tmp_path)("b.txt").read_bytes()
 
 
 def test_errors_name_the_file_and_not_its_temporary(tmp_path):
-    with pytest.raises(FileNotFoundError, match="absent/a.json'"):
+    with pytest.raises(FileNotFoundError, match=r"absent/a\.json'"):
         write_json(tmp_path / "absent" / "a.json", 1)
 
 

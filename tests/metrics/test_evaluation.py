@@ -1,0 +1,164 @@
+"""What is measured of a run, held to what can be worked out by hand."""
+
+import json
+
+import pytest
+import torch
+from support.runs import sigmoid_generator, small_run
+
+from fastflow.baselines import Random
+from fastflow.errors import InputError
+from fastflow.generators import from_callable
+from fastflow.metrics import evaluation
+from fastflow.metrics.evaluation import (
+    Pairs,
+    evaluate,
+    measure_distinctness,
+    measure_residual,
+    path_pairs,
+    random_directions,
+)
+from fastflow.pde import Wave
+from fastflow.training.discover import Discovery
+from fastflow.training.loop import step_rng
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return small_run(tmp_path_factory.mktemp("evaluated") / "run", steps=20)
+
+
+@pytest.fixture(scope="module")
+def result(run):
+    return evaluate(run, 120, progress=False)
+
+
+def test_result_is_the_file_and_finite_json(run, result):
+    text = (run.folder / "evaluation.json").read_text()
+    assert json.loads(text) == result
+    assert "NaN" not in text
+    assert "Infinity" not in text
+
+
+def test_result_has_what_reports_read(run, result):
+    assert (result["samples"], result["seed"], result["path_steps"], result["training_steps"]) == (120, 1, 3, 20)
+    assert result["strength"]["target"] == [0.01, 0.1]
+    assert result["distinctness"]["target"] == 0.95
+    assert result["residual"]["target"] == 0.05
+    assert result["residual"]["coefficient_target"] == 0.3
+    assert result["residual"]["coefficients"] == {"c": run.pde.c.tolist()}
+    for part in (result["strength"], result["distinctness"], result["residual"]):
+        assert len(part["per_potential"]) == 3
+
+
+def test_parts_agree_with_the_whole(result):
+    strength, distinctness = result["strength"], result["distinctness"]
+    assert strength["mean"] == pytest.approx(sum(strength["per_potential"]) / 3)
+    confusion = torch.tensor(distinctness["confusion"])
+    assert confusion.sum(1).tolist() == [20, 20, 20]
+    assert distinctness["accuracy"] == pytest.approx(confusion.diag().sum().item() / 60)
+    assert distinctness["per_potential"] == pytest.approx((confusion.diag() / 20).tolist())
+
+
+def test_random_directions_are_compared_at_equal_strength(result):
+    random = result["distinctness"]["random_directions"]
+    assert random["strength"] == pytest.approx(result["strength"]["mean"], rel=0.1)
+    assert 0 <= random["accuracy"] <= 1
+
+
+def test_same_seed_same_result_and_other_seed_other(run, result):
+    again, other = (evaluate(run, 120, seed=seed, progress=False) for seed in (1, 2))
+    assert {**again, "seconds": 0} == {**result, "seconds": 0}
+    assert other["strength"]["mean"] != result["strength"]["mean"]
+
+
+def test_progress_is_told_on_stdout_only_where_asked(run, capsys):
+    evaluate(run, 12, progress=False)
+    assert capsys.readouterr() == ("", "")
+    evaluate(run, 12)
+    told = capsys.readouterr()
+    assert told.out.startswith("evaluating: ")
+    assert told.err == ""
+
+
+def test_training_draws_none_of_the_evaluated_latents(run):
+    seen = torch.cat([run.generator.sample(120, step_rng(run.config.seed, step)) for step in range(1, 21)])
+    z0, _, _ = evaluation._draw(run.generator, 3, 120, 3, run.config.seed)
+    assert torch.cdist(z0, seen).min() > 1e-3
+
+
+def test_two_samples_per_potential_are_needed(run):
+    assert len(evaluate(run, 6, progress=False)["distinctness"]["confusion"]) == 3
+    with pytest.raises(InputError, match="samples must be at least 6, two for every potential, got 5"):
+        evaluate(run, 5)
+    with pytest.raises(InputError, match="seed must lie in"):
+        evaluate(run, 6, seed=-1)
+
+
+def ramp(z):
+    """Images whose brightness is the latents' mean, so that a step's pixel change is known."""
+    return z.mean(1)[:, None, None, None].expand(-1, 1, 8, 8)
+
+
+def test_pairs_are_consecutive_eight_bit_images_of_all_potentials_and_times():
+    generator = from_callable(ramp, 4, value_range=(-8.0, 8.0))
+    directions = Random(generator, 3, step_length=2.0)
+    pairs = path_pairs(directions, generator, 3, 300, 4, seed=0)
+    assert pairs.index.bincount().tolist() == [100, 100, 100]
+    assert torch.equal(pairs.images * 255, (pairs.images * 255).round())
+    change = (pairs.next_images - pairs.images)[:, 0, 0, 0]
+    expected = (2.0 * directions.directions.mean(1) / 16)[pairs.index]
+    torch.testing.assert_close(change, expected, rtol=0, atol=1 / 255)
+
+    # Every place of a path occurs: the images are 0 .. 3 steps away from the starts.
+    z0, _, _ = evaluation._draw(generator, 3, 300, 4, 0)
+    moved = (pairs.images - generator.eight_bit(ramp(z0)))[:, 0, 0, 0] / expected
+    assert moved[expected.abs() > 0.02].round().unique().tolist() == [0, 1, 2, 3]
+
+
+def test_strength_is_the_mean_absolute_change_of_each_pair():
+    images = torch.zeros(2, 1, 2, 2)
+    change = torch.tensor([[0.1, -0.1, 0.0, 0.2], [0.0, 0.0, 0.0, -1.0]]).reshape(2, 1, 2, 2)
+    torch.testing.assert_close(Pairs(images, change, torch.arange(2)).strength(), torch.tensor([0.1, 0.25]))
+
+
+def moved_blobs(same):
+    """Pairs whose second image is brighter in a column of its own for each of three classes, or in any column."""
+    rng = torch.Generator().manual_seed(0)
+    index = torch.arange(240) % 3
+    column = torch.randint(3, (240,), generator=rng) if same else index
+    images = torch.rand(240, 1, 8, 8, generator=rng) / 2
+    change = torch.zeros_like(images)
+    change[torch.arange(240), :, :, 2 * column] = 0.1
+    return Pairs(images, images + change, index)
+
+
+def test_classifier_names_distinct_changes_and_only_those():
+    assert measure_distinctness(moved_blobs(same=False), 3, seed=0).accuracy == 1
+    assert measure_distinctness(moved_blobs(same=True), 3, seed=0, epochs=5).accuracy < 0.5
+
+
+def test_classifier_is_tested_on_pairs_that_it_was_not_trained_on():
+    """Labels that are noise can be learned by heart, but not foretold."""
+    pairs = moved_blobs(same=True)
+    noise = Pairs(pairs.images, pairs.next_images, torch.arange(240).roll(1) % 3)
+    assert measure_distinctness(noise, 3, seed=0, epochs=40).accuracy < 0.55
+
+
+@pytest.mark.parametrize("strength", [0.003, 0.03])
+def test_random_directions_reach_the_strength_asked_for(strength):
+    generator = sigmoid_generator()
+    directions = random_directions(generator, 3, strength, 3, seed=0)
+    assert float(path_pairs(directions, generator, 3, 2000, 3, seed=9).strength().mean()) == pytest.approx(
+        strength, rel=0.1
+    )
+
+
+def test_residual_of_an_equation_that_holds_exactly_is_zero(run):
+    """With time left out and c = 0, both terms of the wave equation vanish; with any c, the residual is its one term."""
+    bank = Discovery(run.config, run.generator).bank
+    for parameter in (bank.time_weight_out, bank.time_bias_out):
+        torch.nn.init.zeros_(parameter)
+    assert measure_residual(bank, Wave(0.0), run, 30, seed=0) == (0.0, [0.0, 0.0, 0.0])
+    together, each = measure_residual(bank, Wave(1.0), run, 30, seed=0)
+    assert [together, *each] == pytest.approx([1.0] * 4)
