@@ -1,0 +1,208 @@
+"""The command line: every command does its work, from the shell and from Python."""
+
+import functools
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from support.runs import contents, metrics, options, saved, small_run
+
+from fastflow import commands, generators
+from fastflow.cli import main
+from fastflow.ops.backends import backends
+from fastflow.runs import load_run
+
+DISCOVER = ("discover", "--generator", "digits-vae")
+
+
+@pytest.fixture
+def quick_evaluation(monkeypatch):
+    monkeypatch.setattr(commands, "evaluate", functools.partial(commands.evaluate, samples=24))
+
+
+def shell(*arguments, **settings):
+    return subprocess.run(arguments, capture_output=True, text=True, timeout=120, check=False, **settings)
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("-h",)], ids=["nothing", "--help", "-h"])
+def test_help_names_every_command(capsys, arguments):
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments)
+    assert exit_.value.code == 0
+    told = capsys.readouterr()
+    assert all(name in told.out for name in ("info", "demo", "discover", "traverse", "evaluate", "report"))
+    assert told.err == ""
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("info", ()),
+        ("demo", ("--out", "--seed", "--steps", "--overwrite")),
+        ("discover", ("--generator", "--num-potentials", "--batch-size", "--checkpoint-every", "--resume", "--device")),
+        ("traverse", ("--out", "--potential", "--latents", "--direction")),
+        ("evaluate", ("--samples", "--seed")),
+        ("report", ()),
+    ],
+)
+def test_help_of_a_command_names_its_options(capsys, command, expected):
+    with pytest.raises(SystemExit) as exit_:
+        main([command, "--help"])
+    assert exit_.value.code == 0
+    told = capsys.readouterr()
+    assert all(option in told.out for option in expected)
+    assert told.err == ""
+
+
+def test_python_dash_m_and_the_script_are_the_same_program():
+    module = shell(sys.executable, "-W", "error", "-m", "fastflow", "info")
+    script = shell(sys.executable, "-W", "error", "-c", "from fastflow.cli import main; main()", "info")
+    assert (module.returncode, module.stderr) == (0, "")
+    assert module.stdout == script.stdout
+
+
+def test_info_has_versions_and_a_line_for_every_backend(capsys):
+    main(["info"])
+    lines = capsys.readouterr().out.splitlines()
+    assert f"torch {torch.__version__}" in lines
+    assert f"threads {torch.get_num_threads()}" in lines
+    for name, reason in backends().items():
+        assert f"backend {name}: " + ("available" if reason is None else f"missing, {reason}") in lines
+
+
+def test_reader_that_stops_reading_is_no_error():
+    result = shell("bash", "-c", f"{sys.executable} -u -m fastflow info | true; echo ${{PIPESTATUS[0]}}")
+    assert (result.stdout, result.stderr) == ("0\n", "")
+
+
+def test_discover_is_the_same_as_in_python(tmp_path, capsys):
+    main([*DISCOVER, "--out", str(tmp_path / "cli"), *options(seed=3)])
+    told = capsys.readouterr()
+    assert told.out.startswith("trained Run(")
+    assert f"next: fastflow report {tmp_path / 'cli'}" in told.out
+    assert told.err == ""
+    run = small_run(tmp_path / "python", generators.load("digits-vae"), seed=3)
+    assert load_run(tmp_path / "cli").config == run.config
+    assert saved(tmp_path / "cli", 6) == saved(tmp_path / "python", 6)
+
+
+def test_discover_on_a_file_of_ones_own(tmp_path, monkeypatch, capsys):
+    (tmp_path / "mine.py").write_text("def decode(z):\n    return z.sigmoid().reshape(-1, 1, 2, 3)\n")
+    monkeypatch.chdir(tmp_path)
+    main(["discover", "--generator", "mine.py:decode", "--latent-dim", "6", "--out", "run", *options()])
+    main(["traverse", "run", "--starts", "2"])
+    assert load_run("run").generator.image_shape == (1, 2, 3)
+    assert "wrote 8 files to run/traversals" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("spelling", [("--config", "{}"), ("--config={}",)], ids=["two-words", "one-word"])
+def test_discover_takes_settings_from_a_run_and_options_override_them(tmp_path, digits_folder, spelling):
+    words = [word.format(digits_folder / "config.json") for word in spelling]
+    main([*DISCOVER, "--out", str(tmp_path / "new"), *words, "--steps", "3", "--no-learn-pde"])
+    old, new = load_run(digits_folder).config, load_run(tmp_path / "new").config
+    assert (new.steps, new.learn_pde) == (3, False)
+    assert (new.num_potentials, new.hidden, new.path_steps) == (old.num_potentials, old.hidden, old.path_steps)
+
+
+def test_discover_takes_settings_from_a_plain_file(tmp_path):
+    (tmp_path / "settings.json").write_text(json.dumps({"hidden": [5], "steps": 2, "batch_size": 8}))
+    main([*DISCOVER, "--config", str(tmp_path / "settings.json"), "--out", str(tmp_path / "run")])
+    config = load_run(tmp_path / "run").config
+    assert (config.hidden, config.steps, config.num_potentials) == ((5,), 2, 8)
+
+
+def test_discover_resumes_and_overwrites(tmp_path):
+    words = [*DISCOVER, "--out", str(tmp_path / "run")]
+    main([*words, *options(steps=3)])
+    main([*words, *options(), "--resume"])
+    assert [line["step"] for line in metrics(tmp_path / "run")] == [2, 3, 4, 6]
+    main([*words, *options(steps=2), "--overwrite"])
+    assert [line["step"] for line in metrics(tmp_path / "run")] == [2]
+    assert load_run(tmp_path / "run").step == 2
+
+
+def test_traverse_writes_strips_animations_and_latents(digits_folder, capsys):
+    main(["traverse", str(digits_folder), "--starts", "2", "--seed", "4"])
+    folder = digits_folder / "traversals"
+    assert capsys.readouterr() == (f"wrote 8 files to {folder}\n", "")
+    index = json.loads((folder / "index.json").read_text())
+    run = load_run(digits_folder)
+    assert (index["starts"], index["steps"], index["start_column"], index["training_steps"]) == (2, 3, 1, 6)
+    latents = load_file(folder / "latents.safetensors")
+    for entry in index["potentials"]:
+        assert (folder / entry["strip"]).read_bytes().startswith(b"\x89PNG")
+        assert (folder / entry["animation"]).read_bytes().startswith(b"GIF8")
+        expected = run.traverse(run.generator.starts(2, 4), entry["index"], direction="both").latents
+        assert torch.equal(latents[f"potential-{entry['index']:02d}"], expected)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".safetensors"])
+def test_traverse_takes_latents_potentials_steps_and_a_direction(digits_folder, tmp_path, suffix):
+    z0 = torch.randn(3, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    file = tmp_path / f"starts{suffix}"
+    if suffix == ".npy":
+        np.save(file, z0.numpy())
+    else:
+        save_file({"z": z0}, file)
+    words = ["--latents", str(file), "--potential", "2", "0", "--steps", "4", "--direction", "forward"]
+    main(["traverse", str(digits_folder), "--out", str(tmp_path / "out"), *words])
+    index = json.loads((tmp_path / "out" / "index.json").read_text())
+    assert [entry["index"] for entry in index["potentials"]] == [2, 0]
+    assert (index["start_column"], index["direction"]) == (0, "forward")
+    latents = load_file(tmp_path / "out" / "latents.safetensors")
+    assert sorted(latents) == ["potential-00", "potential-02"]
+    for path in latents.values():
+        assert path.shape == (3, 5, 8)
+        torch.testing.assert_close(path[:, 0], z0.float())
+    assert not (digits_folder / "traversals").exists()
+
+
+def test_traverse_overwrites_where_asked(digits_folder):
+    main(["traverse", str(digits_folder), "--starts", "1"])
+    main(["traverse", str(digits_folder), "--starts", "2", "--potential", "1", "--overwrite"])
+    names = sorted(contents(digits_folder / "traversals"))
+    assert names == ["index.json", "latents.safetensors", "potential-01.gif", "potential-01.png"]
+
+
+def test_evaluate_prints_a_table_of_its_file(digits_folder, capsys):
+    main(["evaluate", str(digits_folder), "--samples", "24"])
+    told = capsys.readouterr()
+    result = json.loads((digits_folder / "evaluation.json").read_text())
+    assert result["samples"] == 24
+    assert f"strength             {result['strength']['mean']:.4f}" in told.out
+    assert f"distinctness         {result['distinctness']['accuracy']:.4f}" in told.out
+    assert f"{result['residual']['after']:.4f}, before training {result['residual']['before']:.4f}" in told.out
+    assert told.err == ""
+
+
+def test_report_measures_and_draws_what_is_missing(digits_folder, capsys, quick_evaluation):
+    main(["report", str(digits_folder)])
+    assert f"look at {digits_folder / 'report.html'}" in capsys.readouterr().out
+    assert "<html" in (digits_folder / "report.html").read_text()
+    first = contents(digits_folder)
+    assert {"evaluation.json", "report.html", "traversals/index.json"} <= set(first)
+    main(["report", str(digits_folder)])
+    again = contents(digits_folder)
+    assert [name for name in first if first[name] != again[name]] in ([], ["report.html"])
+
+
+def test_report_of_a_run_that_went_on_is_new(digits_folder, quick_evaluation):
+    main(["report", str(digits_folder)])
+    main([*DISCOVER, "--out", str(digits_folder), *options(steps=8), "--resume"])
+    main(["report", str(digits_folder)])
+    for name in ("evaluation.json", "traversals/index.json"):
+        assert json.loads((digits_folder / name).read_text())["training_steps"] == 8
+
+
+def test_demo_writes_a_page(tmp_path, monkeypatch, capsys, quick_evaluation):
+    monkeypatch.chdir(tmp_path)
+    main(["demo", "--steps", "2"])
+    assert capsys.readouterr().out.endswith("look at demo/report.html\n")
+    page = (tmp_path / "demo" / "report.html").read_text()
+    assert page.count("data:image/png") >= 8
+    run = load_run("demo")
+    assert (run.step, run.bank.num_potentials, run.config.seed) == (2, 8, 0)
