@@ -8,7 +8,7 @@
 # Called with -DNM=<nm> -DISA=<name> -DOBJECTS=<list of object files>.
 
 string(LENGTH "${ISA}" length)
-set(namespace "N8fastflow3cpu${length}${ISA}") # as the Itanium C++ ABI spells it
+set(namespace "NK?8fastflow3cpu${length}${ISA}") # as the Itanium C++ ABI spells it; K for const members
 
 foreach(object IN LISTS OBJECTS)
   execute_process(COMMAND "${NM}" --defined-only "${object}" OUTPUT_VARIABLE symbols COMMAND_ERROR_IS_FATAL ANY)

@@ -81,13 +81,18 @@ inline Vec<T> exponential(Vec<T> x) {
 }
 
 inline Vec<float> tanh_value(Vec<float> x) {
-    // Minimax of tanh(x) / x in x^2 on |x| <= 9.02, where tanh rounds to one; relative error 2.1e-8 before rounding.
-    constexpr double p[] = {0.9999999790212527, 0.13379715484711938, 0.003494031636154435, 2.058343336105446e-05,
-                            1.3319006785171549e-08};
-    constexpr double q[] = {1.0, 0.4671303072649698, 0.025871062089505948, 0.0003283088061136275, 7.76199247764268e-07};
-    x = clamp(x, -9.02f, 9.02f);
-    const Vec<float> square = x * x;
-    return clamp(x * polynomial<float>(square, p) / polynomial<float>(square, q), -1.0f, 1.0f);
+    // expm1(2 |x|) / (expm1(2 |x|) + 2), with 2^f - 1 = f p(f) for the fraction f of the exponent, relative error 1.2e-8. The
+    // exponent's bias is part of what rounds to an integer, so that the bits shift into place as the power of two.
+    constexpr double p[] = {0.693147188026, 0.240226507606, 0.0555035711422, 0.00961808255728, 0.00133908633647, 0.000154531629451};
+    using Int = Simd<float>::Int;
+    constexpr float exponents = 2.885390081777927f, magic = 12582912.0f + 127.0f, bound = 9.02f;  // tanh(bound) rounds to 1
+    Vec<float> size = absolute<float>(x);
+    size = bound < size ? broadcast(bound) : size;
+    const Vec<float> shifted = size * exponents + magic;
+    const Vec<float> fraction = size * exponents - (shifted - magic);
+    const Vec<float> scale = (Vec<float>)((Int)shifted << 23);
+    const Vec<float> expm1 = scale * (fraction * polynomial<float>(fraction, p)) + (scale - 1.0f);
+    return (Vec<float>)((Int)(expm1 / (expm1 + 2.0f)) | ((Int)x & INT32_MIN));
 }
 
 inline Vec<double> tanh_value(Vec<double> x) {

@@ -1,4 +1,4 @@
-// The engine's calls: partition, pack, run the chunks on the pool, reduce. Arguments are taken to be valid.
+// The engine's calls. Arguments are taken to be valid.
 #pragma once
 
 #include "tasks.hpp"
@@ -9,5 +9,10 @@ namespace fastflow::cpu {
 // mean of the squared residuals (0 for jets); `loss_bar` is its cotangent.
 template <class T>
 double run_points(PointCall<T> call, std::int64_t count, const std::int64_t* index, double loss_bar, int threads);
+
+// Flows from `count` points, or their backward. Fills in the call's order and loss scale. The result is the mean over samples
+// and steps of the squared residuals (0 without coefficients); `loss_bar` is its cotangent.
+template <class T>
+double run_flow(FlowCall<T> call, std::int64_t count, const std::int64_t* index, double loss_bar, int threads);
 
 }  // namespace fastflow::cpu

@@ -28,4 +28,10 @@ std::size_t point_scratch_size(const PointCall<T>&);
 template <class T>
 void run_points(const PointCall<T>&, const Chunk&, void* packed, void* scratch, const ChunkGradient<T>&);
 
+// flow.cpp
+template <class T>
+std::size_t flow_scratch_size(const FlowCall<T>&);
+template <class T>
+void run_flow(const FlowCall<T>&, const Chunk&, void* packed, void* scratch, const ChunkGradient<T>&);
+
 }  // namespace fastflow::cpu::FASTFLOW_ISA

@@ -61,49 +61,74 @@ struct Accumulators {
     }
 };
 
-// The gradients of the bias jets, one row (3, sum of padded widths) per slot: gathered while samples of one slot pass, and
-// then written out, or, where other tasks have samples of that slot too, set aside as partial rows to be added later.
+// A row with the gradients of all layers' bias jets: (3, sum of padded widths).
 template <class T>
-struct BiasGradient {
-    const Network<T>* net;
-    const NetworkGradient<T>* out;
-    const std::int32_t* runs;      // (slots,): how many runs of samples share a slot
-    T* partial_rows;               // (number of shared runs of this task, 3 * sum of widths)
-    std::int64_t* partial_slots;   // (same,)
-    T* row;                        // the gathering row
-    int columns[max_depth + 1];    // where layer l starts in each of the three parts
-    int width;                     // sum of padded widths
-    std::int64_t slot = -1;
+struct BiasLayout {
+    const Network<T>& net;
+    int columns[max_depth + 1];  // where layer l starts in each of the three parts
+    int width;                   // sum of padded widths
 
-    BiasGradient(const Network<T>& net_, Arena& arena) : net(&net_), width(0) {
-        for (int l = 1; l <= net->depth; ++l) {
+    explicit BiasLayout(const Network<T>& net_) : net(net_), width(0) {
+        for (int l = 1; l <= net.depth; ++l) {
             columns[l] = width;
-            width += padded<T>(net->width[l]);
+            width += padded<T>(net.width[l]);
         }
-        row = arena.take<T>(3 * static_cast<std::size_t>(width));
     }
 
-    // The gathering row's piece for layer l and time derivative `order`.
-    T* at(int l, int order) { return row + order * width + columns[l]; }
+    std::size_t size() const { return 3 * static_cast<std::size_t>(width); }
+    int at(int l, int order) const { return order * width + columns[l]; }
+
+    // Copies a row to bias jets' own shapes: target(l) gives the (3, width[l]) of a layer.
+    template <class Target>
+    void copy(const T* row, Target target) const {
+        for (int l = 1; l <= net.depth; ++l) {
+            T* out = target(l);
+            for (int order = 0; order < 3; ++order)
+                for (int i = 0; i < net.width[l]; ++i) *out++ = row[at(l, order) + i];
+        }
+    }
+
+    // Copies a row to a partial row, which has the layers one after the other; returns its end.
+    T* copy_partial(const T* row, T* partial) const {
+        copy(row, [&](int l) {
+            T* piece = partial;
+            partial += 3 * static_cast<std::ptrdiff_t>(net.width[l]);
+            return piece;
+        });
+        return partial;
+    }
+};
+
+// The gradients of the bias jets, gathered while samples of one slot pass, and then written out, or, where other chunks
+// have samples of that slot too, set aside as partial rows to be added later.
+template <class T>
+struct BiasGradient {
+    BiasLayout<T> layout;
+    NetworkGradient<T> out;
+    const std::int32_t* runs;
+    T* partial_rows;
+    std::int64_t* partial_slots;
+    T* row;
+    std::int64_t slot = -1;
+
+    BiasGradient(const Network<T>& net, const NetworkGradient<T>& out_, const std::int32_t* runs_, Arena& arena)
+        : layout(net), out(out_), runs(runs_), row(arena.take<T>(layout.size())) {}
 
     void begin(std::int64_t next_slot) {
         if (next_slot == slot) return;
         flush();
         slot = next_slot;
-        __builtin_memset(row, 0, sizeof(T) * 3 * width);
+        __builtin_memset(row, 0, sizeof(T) * layout.size());
     }
 
     void flush() {
         if (slot < 0) return;
-        const bool shared = runs[slot] > 1;
-        if (shared) *partial_slots++ = slot;
-        for (int l = 1; l <= net->depth; ++l)
-            for (int order = 0; order < 3; ++order) {
-                const int n = net->width[l];
-                T* target = shared ? partial_rows : out->bias_jets[l] + (slot * 3 + order) * n;
-                for (int i = 0; i < n; ++i) target[i] = at(l, order)[i];
-                if (shared) partial_rows += n;
-            }
+        if (runs[slot] > 1) {
+            *partial_slots++ = slot;
+            partial_rows = layout.copy_partial(row, partial_rows);
+        } else {
+            layout.copy(row, [&](int l) { return out.bias_jets[l] + slot * 3 * layout.net.width[l]; });
+        }
         slot = -1;
     }
 };

@@ -10,7 +10,7 @@ namespace fastflow::cpu::FASTFLOW_ISA {
 template <class T>
 constexpr EngineKernels<T> engine_kernels{
     packed_size<T>,      pack_scratch_size<T>, pack<T>, accumulators_size<T>, add_accumulators<T>, finish_gradient<T>, tile_rows<T>,
-    point_scratch_size<T>, run_points<T>,
+    point_scratch_size<T>, run_points<T>, flow_scratch_size<T>, run_flow<T>,
 };
 
 // constexpr, so that the table is data and no code of this instruction set runs when the module is loaded.

@@ -46,8 +46,7 @@ struct OutputMapping {
 
     Scalars<T> scalars(int i) const {
         const T vt = tile.v_t[i];
-        const bool curved = tile.net.laplacian != Laplacian::none;
-        return {psi[i], first[i] * first[i] * tile.square[i], curved ? first[i] * tile.laplacian[i] + second[i] * curvature_square(i) : T(0),
+        return {psi[i], first[i] * first[i] * tile.square[i], tile.curved ? first[i] * tile.laplacian[i] + second[i] * curvature_square(i) : T(0),
                 first[i] * vt, first[i] * tile.v_tt[i] + second[i] * vt * vt};
     }
 
@@ -82,7 +81,7 @@ struct OutputMapping {
     }
 
    private:
-    bool probed() const { return tile.net.laplacian == Laplacian::probes && tile.net.output_map != OutputMap::identity; }
+    bool probed() const { return tile.curved && tile.net.laplacian == Laplacian::probes && tile.net.output_map != OutputMap::identity; }
 
     // The |gamma|^2 of psi'' |gamma|^2: with probes their estimate of it.
     T curvature_square(int i) const {

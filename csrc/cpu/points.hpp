@@ -1,9 +1,8 @@
-// Jets, their backward and residual losses of a chunk of samples, tile by tile: values, tangents a few samples at a time,
-// the output map, what the call wants of it, and back.
+// Jets, their backward and residual losses of a chunk of samples, tile by tile.
 #pragma once
 
+#include "jet_pass.hpp"
 #include "residual.hpp"
-#include "tangents.hpp"
 #include "tasks.hpp"
 
 namespace fastflow::cpu::FASTFLOW_ISA {
@@ -13,9 +12,8 @@ struct PointRunner {
     const PointCall<T>& call;
     const Network<T>& net;
     Potential<T> potential;
-    Tile<T> tile;
-    Tangents<T> tangents;
-    OutputMapping<T> mapping;
+    JetPass<T> pass;
+    Tile<T>& tile;
     BiasGradient<T> bias_gradient;
 
     PointRunner(const PointCall<T>& call_, void* packed, Arena& arena) : PointRunner(call_, Arena{packed}, arena) {}
@@ -23,41 +21,27 @@ struct PointRunner {
     void run(const Chunk& chunk, const ChunkGradient<T>& out) {
         Arena accumulator_arena{out.accumulators};
         Accumulators<T> accumulators(net, accumulator_arena);
-        bias_gradient.out = &call.gradient;
-        bias_gradient.runs = call.runs;
         bias_gradient.partial_rows = out.partial_rows;
         bias_gradient.partial_slots = out.partial_slots;
-        const bool curved = net.laplacian != Laplacian::none;
 
         for (std::int64_t begin = chunk.begin; begin < chunk.end; begin += tile.capacity) {
             tile.n = static_cast<int>(chunk.end - begin < tile.capacity ? chunk.end - begin : tile.capacity);
             load(begin);
-            if (call.backward() && (curved || net.has_time))
-                tile.template forward<3>();
-            else
-                tile.template forward<2>();
-            mapping.prepare();
-
-            bool has_gamma_bar = false;
-            const int group = curved && net.depth > 1 ? tangents.group : tile.n;
-            for (int from = 0; from < tile.n; from += group) {
-                const int count = tile.n - from < group ? tile.n - from : group;
-                if (curved && net.depth > 1) call.backward() ? tangents.template forward<true>(from, count) : tangents.template forward<false>(from, count);
-                for (int i = from; i < from + count; ++i) has_gamma_bar |= visit(i, sample(begin + i), chunk.potential, accumulators, out.loss);
-                if (curved && net.depth > 1 && call.backward()) tangents.backward(from, count, accumulators);
+            const auto visit = [&](int i) { return this->visit(i, sample(begin + i), chunk.potential, accumulators, out.loss); };
+            if (!call.backward()) {
+                pass.forward(visit);
+            } else {
+                pass.backward(accumulators, call.z_bar != nullptr, visit);
+                store_backward(begin);
             }
-            if (!call.backward()) continue;
-
-            tile.backward(has_gamma_bar, call.z_bar != nullptr, accumulators);
-            store_backward(begin);
         }
         if (call.backward()) bias_gradient.flush();
     }
 
    private:
     PointRunner(const PointCall<T>& call_, Arena packed, Arena& arena)
-        : call(call_), net(call_.net), potential(net, packed), tile(net, potential, arena), tangents(tile, arena), mapping(tile, arena),
-          bias_gradient(net, arena) {}
+        : call(call_), net(call_.net), potential(net, packed), pass(net, potential, arena), tile(pass.tile),
+          bias_gradient(net, call_.gradient, call_.runs, arena) {}
 
     std::int64_t sample(std::int64_t position) const { return call.order != nullptr ? call.order[position] : position; }
 
@@ -72,6 +56,13 @@ struct PointRunner {
     // Writes what the call wants of sample i, whose number is `id`; in a backward call prepares its cotangents and tells
     // whether that of gamma can be other than zero.
     bool visit(int i, std::int64_t id, std::int64_t k, Accumulators<T>& accumulators, double* loss) {
+        OutputMapping<T>& mapping = pass.mapping;
+        if (call.mode == PointMode::jet_backward) {
+            const JetArrays<const T>& bar = call.jet_bar;
+            const auto get = [&](const T* array) { return array != nullptr ? array[id] : T(0); };
+            return mapping.pull_back(i, {get(bar.value), T(0), get(bar.laplacian), get(bar.u_t), get(bar.u_tt)},
+                                     bar.grad != nullptr ? bar.grad + id * net.width[0] : nullptr);
+        }
         const Scalars<T> scalars = mapping.scalars(i);
         if (call.mode == PointMode::jet) {
             const JetArrays<T>& jet = call.jet;
@@ -81,12 +72,6 @@ struct PointRunner {
             if (jet.u_t != nullptr) jet.u_t[id] = scalars.u_t;
             if (jet.u_tt != nullptr) jet.u_tt[id] = scalars.u_tt;
             return false;
-        }
-        if (call.mode == PointMode::jet_backward) {
-            const JetArrays<const T>& bar = call.jet_bar;
-            const auto get = [&](const T* array) { return array != nullptr ? array[id] : T(0); };
-            return mapping.pull_back(i, {get(bar.value), T(0), get(bar.laplacian), get(bar.u_t), get(bar.u_tt)},
-                                     bar.grad != nullptr ? bar.grad + id * net.width[0] : nullptr);
         }
         const T* c = call.coefficients + k * num_coefficients;
         const T r = residual(c, scalars, call.source != nullptr ? call.source[id] : T(0));
@@ -106,7 +91,7 @@ struct PointRunner {
             const std::int64_t slot = call.slot[sample(begin + i)];
             for (next = i + 1; next < tile.n && call.slot[sample(begin + next)] == slot;) ++next;
             bias_gradient.begin(slot);
-            tile.bias_gradient(i, next - i, bias_gradient);
+            tile.bias_gradient(i, next - i, bias_gradient.layout, bias_gradient.row);
         }
     }
 };

@@ -51,6 +51,37 @@ struct PointCall {
     bool residuals() const { return mode == PointMode::residual || mode == PointMode::residual_backward; }
 };
 
+enum class FlowMethod { euler, heun, rk4 };
+enum class FlowDirection { forward, reverse };  // descent is forward with the other sign
+
+// A path, its backward, a rollout loss: everything that happens along flows.
+template <class T>
+struct FlowCall {
+    Network<T> net;  // for a flow alone without Laplacian and time derivatives
+    FlowMethod method;
+    FlowDirection direction;
+    T sign, dt, step_length;    // step_length < 0: increments keep their lengths
+    int steps, times;
+    const std::int64_t* slots;  // (times, potentials): bias rows at the times that the method uses
+    const std::int64_t* order;  // as in PointCall
+
+    const T* z;         // (count, dim): the path's first points, to compute it from; null when the path is given
+    bool backward;      // compute gradients
+    T* path;            // (count, steps + 1, dim)
+    T* reverse_error;   // reverse, with z: (count,)
+    const T* path_bar;  // backward: (count, steps + 1, dim), optional
+
+    const T* coefficients;  // rollout: as in PointCall; else null
+    const T* source;        // rollout: (count, steps), optional
+    T* residual;            // rollout: (count, steps), optional
+    T loss_scale;           // rollout backward: cotangent of the mean square, times 2 / (count steps)
+
+    NetworkGradient<T> gradient;
+    T* z_bar;             // (count, dim), optional: of the path's first points
+    T* coefficients_bar;  // rollout backward: (potentials, num_coefficients)
+    T* source_bar;        // rollout backward: (count, steps), optional
+};
+
 // The engine's entry points for one precision. Blocks are 64-byte aligned; sizes are in bytes.
 template <class T>
 struct EngineKernels {
@@ -66,6 +97,8 @@ struct EngineKernels {
     std::int64_t (*tile_rows)(const Network<T>&);
     std::size_t (*point_scratch_size)(const PointCall<T>&);
     void (*run_points)(const PointCall<T>&, const Chunk&, void* packed, void* scratch, const ChunkGradient<T>&);
+    std::size_t (*flow_scratch_size)(const FlowCall<T>&);
+    void (*run_flow)(const FlowCall<T>&, const Chunk&, void* packed, void* scratch, const ChunkGradient<T>&);
 };
 
 }  // namespace fastflow::cpu

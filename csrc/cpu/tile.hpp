@@ -30,6 +30,7 @@ struct Tile {
     const Network<T>& net;
     const Potential<T>& potential;
     int depth, capacity, n = 0;
+    bool curved, timed;  // whether this pass has a Laplacian, and derivatives with respect to time
     Level<T> levels[max_depth + 1];
     // Per sample: v, |gamma|^2 (or its probed share), Laplacian, v_t, v_tt; then the cotangents of v, the Laplacian, v_t, v_tt.
     T *value, *square, *laplacian, *v_t, *v_tt;
@@ -45,7 +46,8 @@ struct Tile {
     }
 
     Tile(const Network<T>& net_, const Potential<T>& potential_, Arena& arena)
-        : net(net_), potential(potential_), depth(net_.depth), capacity(choose_capacity(net_)) {
+        : net(net_), potential(potential_), depth(net_.depth), capacity(choose_capacity(net_)),
+          curved(net_.laplacian != Laplacian::none), timed(net_.has_time) {
         const std::size_t rows = capacity;
         int widest = 0;
         for (int l = 0; l <= depth; ++l) {
@@ -100,7 +102,7 @@ struct Tile {
         for (int l = 1; l <= depth; ++l) {
             Level<T>& level = levels[l];
             level.bias_step = for_all ? 0 : 3 * level.stride;
-            for (int order = 0; order < (net.has_time ? 3 : 1); ++order) {
+            for (int order = 0; order < (timed ? 3 : 1); ++order) {
                 const T* source = net.bias_jets[l] + (slot * 3 + order) * level.width;
                 T* target = level.bias + at(row, level.bias_step) + at(order, level.stride);
                 for (int j = 0; j < level.columns; ++j) target[j] = j < level.width ? source[j] : T(0);
@@ -117,7 +119,7 @@ struct Tile {
             multiply_panels(n, outputs(l - 1), below.stride, potential.up[l], outputs(l), level.stride,
                             [&](int row, int column) { return load(bias(l, row, 0) + column); });
             activate<T, Order>(net.activation, n, level.columns, level.stride, outputs(l), level.first, level.second, level.third);
-            if (net.has_time) forward_tangents(l);
+            if (timed) forward_tangents(l);
         }
         for (int l = depth; l >= 1; --l) {
             const Level<T>& level = levels[l];
@@ -132,23 +134,23 @@ struct Tile {
     }
 
     // From the cotangents of the samples' scalars and of gamma (in delta_bar(0), zero unless `has_gamma_bar`): adds to the
-    // accumulators and writes z_bar if it's wanted. Before it, the tangents have left their share of abar_l below the last layer.
-    void backward(bool has_gamma_bar, bool wants_z_bar, Accumulators<T>& accumulators) {
-        const bool curved = net.laplacian != Laplacian::none;
+    // accumulators, unless null, and writes z_bar if it's wanted. Before it, the tangents have left their share of abar_l below the last layer.
+    void backward(bool has_gamma_bar, bool wants_z_bar, Accumulators<T>* accumulators) {
         for (int l = 1; l <= depth; ++l) {
-            if (net.has_time)
+            if (timed)
                 curved ? climb<true, true>(l, has_gamma_bar) : climb<false, true>(l, has_gamma_bar);
             else
                 curved ? climb<true, false>(l, has_gamma_bar) : climb<false, false>(l, has_gamma_bar);
         }
-        output_gradient(accumulators);
+        if (accumulators != nullptr) output_gradient(*accumulators);
         for (int l = depth; l >= 1; --l) {
-            const int skip = net.has_time && l > 1 ? 0 : 1;               // p_0 is zero
+            const int skip = timed && l > 1 ? 0 : 1;                    // p_0 is zero
             const int parts = (l > 1 || has_gamma_bar ? 3 : 2) - skip;    // so is deltabar_0, then
             const Level<T>& level = levels[l];
             const Level<T>& below = levels[l - 1];
-            accumulate_product<T, true>(below.width, parts * n, level.columns, below.left + at(skip * n, below.stride), below.stride,
-                                        level.right + at(skip * n, level.stride), level.stride, accumulators.weight[l], level.stride);
+            if (accumulators != nullptr)
+                accumulate_product<T, true>(below.width, parts * n, level.columns, below.left + at(skip * n, below.stride), below.stride,
+                                            level.right + at(skip * n, level.stride), level.stride, accumulators->weight[l], level.stride);
             if (l > 1)
                 descend(l, skip);
             else if (wants_z_bar)
@@ -156,8 +158,8 @@ struct Tile {
         }
     }
 
-    // Gradients of the bias jets for samples [row, row + count), which share a slot.
-    void bias_gradient(int row, int count, BiasGradient<T>& gradient) const {
+    // Adds the gradients of the bias jets of samples [row, row + count), which share a slot.
+    void bias_gradient(int row, int count, const BiasLayout<T>& layout, T* sum) const {
         for (int l = 1; l <= depth; ++l) {
             const Level<T>& level = levels[l];
             for (int c = 0; c < level.columns; c += lanes<T>) {
@@ -165,11 +167,14 @@ struct Tile {
                 for (int i = row; i < row + count; ++i) {
                     const std::ptrdiff_t e = at(i, level.stride) + c;
                     sums[0] += load(a_bar(l) + e);
-                    if (!net.has_time) continue;
+                    if (!timed) continue;
                     sums[1] += load(tangent_bar(l) + e);
                     sums[2] += v_tt_bar[i] * load(chain(l) + e);
                 }
-                for (int order = 0; order < 3; ++order) store<T>(gradient.at(l, order) + c, load(gradient.at(l, order) + c) + sums[order]);
+                for (int order = 0; order < (timed ? 3 : 1); ++order) {
+                    T* target = sum + layout.at(l, order) + c;
+                    store<T>(target, load(target) + sums[order]);
+                }
             }
         }
     }
@@ -198,9 +203,9 @@ struct Tile {
             Vec<T> v{}, vt{}, vtt{}, squares{}, curvature{};
             for (int c = 0; c < last.columns; c += lanes<T>) {
                 v += load(outputs(depth) + at(i, last.stride) + c) * load(potential.out_weight + c);
-                if (net.has_time) vt += load(chain(depth) + at(i, last.stride) + c) * load(last.tangent + at(i, last.stride) + c);
+                if (timed) vt += load(chain(depth) + at(i, last.stride) + c) * load(last.tangent + at(i, last.stride) + c);
             }
-            for (int l = 1; l <= depth && net.has_time; ++l)
+            for (int l = 1; l <= depth && timed; ++l)
                 for (int c = 0; c < levels[l].columns; c += lanes<T>) {
                     const std::ptrdiff_t e = at(i, levels[l].stride) + c;
                     const Vec<T> p = load(levels[l].tangent + e);
@@ -210,7 +215,7 @@ struct Tile {
                 const Vec<T> g = load(gamma() + at(i, levels[0].stride) + c);
                 squares += g * g;
             }
-            if (net.laplacian != Laplacian::none)
+            if (curved)
                 for (int c = 0; c < front.columns; c += lanes<T>)
                     curvature += load(delta(1, i) + c) * load(front.second + at(i, front.stride) + c) * load(norms(1, i) + c);
             value[i] = *potential.out_bias + sum_lanes<T>(v);
@@ -273,7 +278,7 @@ struct Tile {
         T sum = 0;
         for (int i = 0; i < n; ++i) sum += value_bar[i];
         *accumulators.out_bias += sum;
-        if (net.laplacian == Laplacian::none) return;
+        if (!curved) return;
         const Level<T>& front = levels[1];
         for (int c = 0; c < front.columns; c += lanes<T>) {
             Vec<T> sum = load(accumulators.seed_norms + c);
@@ -293,7 +298,7 @@ struct Tile {
                 const std::ptrdiff_t e = at(i, below.stride) + c;
                 const Vec<T> first = load(below.first + e);
                 Vec<T> sum = load(a_bar(l - 1) + e) + first * load(from_a + e);
-                if (net.has_time) {
+                if (timed) {
                     const Vec<T> from_p = load(scratch + e);
                     sum += load(below.second + e) * from_p * load(below.tangent + e);
                     store<T>(tangent_bar(l - 1) + e, load(tangent_bar(l - 1) + e) + first * from_p);

@@ -43,6 +43,7 @@ class Engine:
     laplacian: str = "exact"
     probes: Tensor | None = None
     num_threads: int = 1
+    path: dict | None = None  # the options of a flow
 
     def options(self, mlp: MLP) -> dict:
         return {
@@ -88,6 +89,42 @@ class Engine:
         )  # fmt: skip
         return loss, residual, [z_bar, *flat(gradient), coefficients_bar, source_bar]
 
+    def flow(self, mlp: MLP, z0: Tensor, index: Tensor, slots: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+        path, error = z0.new_full((len(z0), steps + 1, z0.shape[1]), torch.nan), nan_like(z0[:, 0])
+        _native.flow_forward(network(mlp), z0, index, slots, path, error, **self.flow_options(mlp))
+        return path, error
+
+    def flow_backward(self, mlp: MLP, path: Tensor, index: Tensor, slots: Tensor, path_bar: Tensor) -> list[Tensor]:
+        z_bar, gradient = path.new_full((len(path), path.shape[2]), torch.nan), nan_gradient(mlp)
+        _native.flow_backward(network(mlp), path, index, slots, path_bar, z_bar, gradient, **self.flow_options(mlp))
+        return [z_bar, *flat(gradient)]
+
+    def rollout(
+        self, mlp: MLP, z0: Tensor, index: Tensor, slots: Tensor, coefficients: Tensor, source: Tensor, steps: int
+    ):
+        path, residual = z0.new_full((len(z0), steps + 1, z0.shape[1]), torch.nan), nan_like(source)
+        options = {**self.options(mlp), **self.path}
+        loss = _native.rollout_loss(network(mlp), z0, index, slots, coefficients, source, path, residual, **options)
+        return loss, path, residual
+
+    def rollout_backward(
+        self, mlp: MLP, z0: Tensor | None, index: Tensor, slots: Tensor, coefficients: Tensor, source: Tensor,
+        path: Tensor, loss_bar: float, path_bar: Tensor,
+    ):  # fmt: skip
+        """Loss, path, then gradients: z0, parameters, coefficients, source. Without z0 from the path that is given."""
+        path = path.clone() if z0 is None else nan_like(path)
+        z_bar, gradient = nan_like(path[:, 0]), nan_gradient(mlp)
+        coefficients_bar, source_bar = nan_like(coefficients), nan_like(source)
+        loss = _native.rollout_loss_backward(
+            network(mlp), z0, index, slots, coefficients, source, path, None, loss_bar, path_bar, z_bar, gradient,
+            coefficients_bar, source_bar, **self.options(mlp), **self.path,
+        )  # fmt: skip
+        return loss, path, [z_bar, *flat(gradient), coefficients_bar, source_bar]
+
+    def flow_options(self, mlp: MLP) -> dict:
+        names = ("activation", "out_activation", "num_threads")
+        return {**{name: self.options(mlp)[name] for name in names}, **self.path}
+
 
 def attach(tensors):
     """Copies that require grad."""
@@ -109,3 +146,13 @@ def relative_error(actual: Tensor, exact: Tensor) -> float:
     scale = exact.abs().max().item() if exact.numel() else 0.0
     deviation = (actual.double() - exact).abs().max().item() if exact.numel() else 0.0
     return deviation / scale if scale > 0 else deviation
+
+
+def check_all(actual, exact, limit: float = 1e-10) -> None:
+    for a, e in zip(actual, exact, strict=True):
+        # The floor is for gradients that are zero but for rounding, as the output layer's in a flow of normalised steps.
+        assert (
+            (a - e.detach()).abs().max().nan_to_num(1) <= limit * max(e.abs().max().item(), 1e-3)
+            if a.numel()
+            else a.shape == e.shape
+        )

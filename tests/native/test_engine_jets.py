@@ -2,16 +2,27 @@
 
 import pytest
 import torch
-from native.engine import Engine, attach, flat, nan_gradient, nan_like, network, parameters, rebuild, relative_error
+from native.engine import (
+    Engine,
+    attach,
+    check_all,
+    flat,
+    nan_gradient,
+    nan_like,
+    network,
+    parameters,
+    rebuild,
+    relative_error,
+)
 from support.networks import nested_jet, random_mlp, random_samples
 
 from fastflow import _native
 from fastflow.ops import reference
 from fastflow.ops.activations import ACTIVATIONS, OUT_ACTIVATIONS
 
-EXACT = 1e-10  # relative to the largest entry; sums of a few hundred terms in float64
+EXACT = 1e-10
 
-# (networks, dimensions, hidden widths, samples): padding everywhere, several tiles, more directions than a block of rows.
+# (networks, dimensions, hidden widths, samples): padding, several tiles, more directions than a block of rows.
 SHAPES = {
     "smallest": (1, 1, (1,), 1),
     "one layer": (3, 4, (5,), 20),
@@ -38,11 +49,6 @@ def both_float64(engine: Engine, mlp, z, index, slot):
 
 def reference_options(engine: Engine):
     return ("hutchinson", engine.probes) if engine.laplacian == "probes" else (engine.laplacian,)
-
-
-def check_all(actual, exact, limit=EXACT):
-    for a, e in zip(actual, exact, strict=True):
-        assert relative_error(a, e.detach()) <= limit
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -183,7 +189,7 @@ def reference_results(mlp, z, index, slot):
 def test_float32_errors(activation, hidden):
     """At most twice those of the same formula in plain PyTorch, summed over a few networks so that luck evens out."""
     errors, plain_errors = 0.0, 0.0
-    for seed in range(6):
+    for seed in range(10):
         single = cast(random_mlp(2, 12, hidden, 3, activation, seed=seed), torch.float32)
         z, index, slot = random_samples(single, 100, seed=seed)
         exact = reference_results(cast(single, torch.float64), z.double(), index, slot)
@@ -194,7 +200,8 @@ def test_float32_errors(activation, hidden):
         assert error.max() <= 5e-5
         errors += error
         plain_errors += torch.tensor([relative_error(p, e) for p, e in zip(plain, exact, strict=True)])
-    assert (errors <= 2 * plain_errors).all(), errors / plain_errors
+    rounding = torch.finfo(torch.float32).eps * 10  # one in each network
+    assert (errors <= 2 * plain_errors + rounding).all(), errors / plain_errors
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)

@@ -1,0 +1,176 @@
+"""Flows, their backward and rollout losses of the native engine against the reference in float64."""
+
+import pytest
+import torch
+from native.engine import Engine, attach, check_all, network, parameters, rebuild
+from support.networks import random_mlp
+
+from fastflow import _native
+from fastflow.ops import reference
+
+METHODS = ("euler", "heun", "rk4")
+STEPS = 4
+# The reverse flow stops when a point moves by a few roundings; what is left is that over one minus the contraction.
+REVERSE = 1e-9
+
+
+def case(method, dim=5, hidden=(7, 6), batch=30, networks=3, slots=6, dtype=torch.float64, **kwargs):
+    """A network whose increments are contractions, and samples with bias rows for each potential and time."""
+    mlp = random_mlp(networks, dim, hidden, slots, dtype=dtype, **kwargs)
+    mlp = mlp._replace(out_weight=mlp.out_weight * 0.3)
+    rng = torch.Generator().manual_seed(2)
+    times = len(reference.stage_offsets(STEPS, method))
+    z0 = torch.randn(batch, dim, generator=rng, dtype=torch.float64).to(dtype)
+    index = torch.randint(networks, (batch,), generator=rng)
+    slots_of = torch.randint(slots, (times, networks), generator=rng)
+    return mlp, z0, index, slots_of
+
+
+def check_flow(mlp, z0, index, slots, limit=1e-10, **options):
+    inputs = attach([z0, *parameters(mlp)])
+    exact, _ = reference.flow(rebuild(mlp, inputs[1:]), inputs[0], index, slots[:, index], **options)
+    path_bar = torch.randn(exact.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    exact_gradients = torch.autograd.grad(exact, inputs, path_bar, materialize_grads=True)
+    engine = Engine(path={"step_length": None, **options})
+    path, error = engine.flow(mlp, z0, index, slots, STEPS)
+    check_all([path], [exact], limit)
+    check_all(engine.flow_backward(mlp, path, index, slots, path_bar), exact_gradients, limit)
+    return path, error
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("direction", ["forward", "descent"])
+@pytest.mark.parametrize("step_length", [None, 0.3, 0.0])
+def test_forward_flow(method, direction, step_length):
+    check_flow(*case(method), dt=0.4, method=method, direction=direction, step_length=step_length)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("hidden", [(3,), (9, 8, 7)], ids=str)
+@pytest.mark.parametrize("out_activation", ["identity", "tanh"])
+def test_shapes(method, hidden, out_activation):
+    check_flow(
+        *case(method, 17, hidden, 70, 2, out_activation=out_activation), dt=0.2, method=method, direction="forward"
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("step_length", [None, 0.05])
+def test_reverse_flow(method, step_length):
+    arguments = case(method)
+    _, error = check_flow(
+        *arguments, limit=REVERSE, dt=0.1, method=method, direction="reverse", step_length=step_length
+    )
+    assert (error <= 1e-14).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_reverse_undoes_forward(method):
+    mlp, z0, index, slots = case(method)
+    options = {"dt": 0.1, "method": method, "step_length": None}
+    there, _ = Engine(path={**options, "direction": "forward"}).flow(mlp, z0, index, slots, STEPS)
+    back, _ = Engine(path={**options, "direction": "reverse"}).flow(mlp, there[:, -1].contiguous(), index, slots, STEPS)
+    check_all([back.flip(1)], [there], REVERSE)
+
+
+def test_reverse_reports_where_it_fails():
+    mlp, z0, index, slots = case("euler")
+    _, error = Engine(path={"dt": 50.0, "method": "euler", "direction": "reverse", "step_length": None}).flow(
+        mlp, z0, index, slots, STEPS
+    )
+    assert (error > 1e-3).any()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("step_length", [None, 0.2])
+def test_rollout_loss(method, step_length):
+    mlp, z0, index, slots = case(method, hidden=(7, 9, 6))
+    rng = torch.Generator().manual_seed(4)
+    coefficients = torch.randn(3, 5, generator=rng, dtype=torch.float64)
+    source = torch.randn(len(z0), STEPS, generator=rng, dtype=torch.float64)
+    options = {"dt": 0.3, "method": method, "step_length": step_length}
+
+    inputs = attach([z0, *parameters(mlp), coefficients, source])
+    exact_mlp = rebuild(mlp, inputs[1:-2])
+    exact, _ = reference.flow(exact_mlp, inputs[0], index, slots[:, index], direction="forward", **options)
+    visits = reference.visits(exact, index, slots[:, index], method)
+    residual = reference.residual(reference.jet(exact_mlp, *visits), inputs[-2][visits[1]], inputs[-1].T.flatten())
+    exact_loss = residual.square().mean()
+    path_bar = torch.randn(exact.shape, generator=rng, dtype=torch.float64)
+    exact_gradients = torch.autograd.grad(0.7 * exact_loss + (path_bar * exact).sum(), inputs)
+
+    engine = Engine(path={"direction": "forward", **options})
+    loss, path, residuals = engine.rollout(mlp, z0, index, slots, coefficients, source, STEPS)
+    assert loss == pytest.approx(exact_loss.item(), rel=1e-10)
+    check_all([path, residuals], [exact, residual.unflatten(0, (STEPS, -1)).T])
+    for start in (z0, None):  # in one pass with the path, and from the path
+        both = engine.rollout_backward(mlp, start, index, slots, coefficients, source, path, 0.7, path_bar)
+        assert both[0] == pytest.approx(exact_loss.item(), rel=1e-10)
+        check_all([both[1]], [exact])
+        check_all(both[2], exact_gradients)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_float32(method):
+    mlp, z0, index, slots = case(method, 12, (40, 30), dtype=torch.float32)
+    options = {"dt": 0.3, "method": method, "step_length": None, "direction": "forward"}
+    path, _ = Engine(path=options).flow(mlp, z0, index, slots, STEPS)
+    exact, _ = reference.flow(
+        rebuild(mlp, [p.double() for p in parameters(mlp)]), z0.double(), index, slots[:, index], **options
+    )
+    check_all([path], [exact], 5e-6)
+
+
+def test_same_bits_for_any_number_of_threads():
+    mlp, z0, index, slots = case("rk4", 12, (20, 17), batch=500, dtype=torch.float32)
+    results = []
+    for threads in (1, 2, 3):
+        engine = Engine(
+            path={"dt": 0.3, "method": "rk4", "step_length": None, "direction": "forward"}, num_threads=threads
+        )
+        path, _ = engine.flow(mlp, z0, index, slots, STEPS)
+        results.append([path, *engine.flow_backward(mlp, path, index, slots, torch.ones_like(path))])
+    for other in results[1:]:
+        assert all(map(torch.equal, other, results[0]))
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse"])
+@pytest.mark.parametrize("batch", [0, 3])
+def test_no_steps_or_no_samples(direction, batch):
+    mlp, z0, index, slots = case("euler", batch=batch)
+    steps = 0 if batch else STEPS
+    engine = Engine(path={"dt": 0.3, "method": "euler", "step_length": None, "direction": direction})
+    path, _ = engine.flow(mlp, z0, index, slots[:steps], steps)
+    assert torch.equal(path[:, 0], z0)
+    z_bar, *gradients = engine.flow_backward(mlp, path, index, slots[:steps], torch.ones_like(path))
+    assert (z_bar == 1).all()
+    assert all((g == 0).all() for g in gradients)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"slots": lambda s: s + 6}, IndexError, "slots must lie in"),
+        ({"slots": lambda s: s[1:].contiguous()}, ValueError, "slots must have shape"),
+        ({"index": lambda i: i - 1}, IndexError, "index must lie in"),
+        ({"z0": lambda z: z[1:].contiguous()}, ValueError, "z0 must have shape"),
+        ({"method": "midpoint"}, ValueError, "method must be one of"),
+        ({"direction": "up"}, ValueError, "direction must be one of"),
+        ({"step_length": -1.0}, ValueError, "step_length must not be negative"),
+        ({"dt": None}, TypeError, "dt"),
+    ],
+    ids=str,
+)
+def test_bad_arguments_are_named(change, error, message):
+    mlp, z0, index, slots = case("euler")
+    arguments = {"z0": z0, "index": index, "slots": slots}
+    options = {"dt": 0.1, "method": "euler", "direction": "forward", "step_length": None}
+    for name, new in change.items():
+        if name in arguments:
+            arguments[name] = new(arguments[name])
+        else:
+            options[name] = new
+    path = z0.new_empty(len(z0), STEPS + 1, z0.shape[1])
+    net = {"activation": "tanh", "out_activation": "tanh", "num_threads": 1}
+    with pytest.raises(error, match=message):
+        _native.flow_forward(network(mlp), path=path, error=None, **arguments, **options, **net)
