@@ -155,7 +155,7 @@ def test_random_directions_reach_the_strength_asked_for(strength):
 
 
 def test_residual_of_an_equation_that_holds_exactly_is_zero(run):
-    """With time left out and c = 0, both terms of the wave equation vanish; with any c, the residual is its one term."""
+    """Without time and with c = 0, both terms of the wave equation vanish; with any c, the residual is its one term."""
     bank = Discovery(run.config, run.generator).bank
     for parameter in (bank.time_weight_out, bank.time_bias_out):
         torch.nn.init.zeros_(parameter)
