@@ -11,8 +11,13 @@ from torch import Tensor
 from fastflow.arguments import check_latents
 from fastflow.errors import ConvergenceError, InputError
 from fastflow.ops import reference
+from fastflow.ops.flow import Path
+from fastflow.ops.flow import flow as ops_flow
+from fastflow.ops.jet import jet as ops_jet
+from fastflow.ops.rollout_loss import Rollout
+from fastflow.ops.rollout_loss import rollout_loss as ops_rollout_loss
 from fastflow.ops.types import Direction, Jet, Method
-from fastflow.pde import PDE, LinearQuadratic, Wave, residual
+from fastflow.pde import PDE, WAVE, LinearQuadratic, residual
 from fastflow.potentials import Networks, PotentialBank
 
 
@@ -45,7 +50,8 @@ def flow(
     if direction not in ("forward", "descent", "reverse"):
         raise InputError(f"direction must be one of forward, descent, reverse, got {direction!r}")
     networks, _ = _path_networks(bank, z0, index, steps, t0, dt, method, step_length)
-    path, error = reference.flow(networks.mlp, z0, networks.network, networks.slot, dt, method, direction, step_length)
+    route = Path(dt, method, direction, step_length)
+    path, error = ops_flow(networks.mlp, z0, networks.network, networks.slot, route)
     if direction == "reverse":
         _check_reversed(error)
     return path
@@ -56,7 +62,7 @@ def rollout_loss(
     z0: Tensor,
     index: int | Tensor,
     steps: int = 10,
-    pde: PDE | Callable[[Jet], Tensor] | None = None,
+    pde: PDE | Callable[[Jet], Tensor] = WAVE,
     *,
     t0: float = 0.0,
     dt: float = 1.0,
@@ -67,16 +73,14 @@ def rollout_loss(
 
     The loss is differentiated through the path too. Arguments are those of `flow` and `pde_loss`.
     """
-    pde = Wave() if pde is None else pde
     networks, times = _path_networks(bank, z0, index, steps, t0, dt, method, step_length)
-    mlp, slots = networks.mlp, networks.slot
+    mlp, network, slots = networks.mlp, networks.network, networks.slot
     if isinstance(pde, LinearQuadratic) and not pde.has_source:
-        return reference.rollout_loss(
-            mlp, z0, networks.network, slots, dt, method, networks.coefficients(pde), step_length
-        )
-    path, _ = reference.flow(mlp, z0, networks.network, slots, dt, method, "forward", step_length)
-    visits = reference.visits(path, networks.network, slots, method)
-    jet = reference.jet(mlp, *visits)
+        rollout = Rollout(dt, method, step_length)
+        return ops_rollout_loss(mlp, z0, network, slots, networks.coefficients(pde), rollout)
+    path, _ = ops_flow(mlp, z0, network, slots, Path(dt, method, "forward", step_length))
+    visits = reference.visits(path, network, slots, method)
+    jet = ops_jet(mlp, *visits)
     times = times.repeat_interleave(z0.shape[0])
     return residual(pde, jet, visits.z, times, networks.potential.repeat(steps)).square().mean(), path
 
@@ -91,7 +95,7 @@ def _path_networks(
     method: Method,
     step_length: float | None,
 ) -> tuple[Networks, Tensor]:
-    """The networks with slots (T, B) for a path's stage times, and the times (steps,) of its visited points."""
+    """The networks with slots (T, K) for a path's stage times, and the times (steps,) of its visited points."""
     check_latents(z0, bank.dim, bank.out_bias)
     if not isinstance(steps, int) or steps < 1:
         raise InputError(f"steps must be a whole number of at least 1, got {steps!r}")
@@ -103,9 +107,12 @@ def _path_networks(
     if step_length is not None and not (math.isfinite(step_length) and step_length > 0):
         raise InputError(f"step_length must be a positive number or None, got {step_length!r}")
     offsets = torch.tensor(reference.stage_offsets(steps, method), dtype=z0.dtype, device=z0.device)
-    places = torch.arange(len(offsets), device=z0.device)[:, None]
-    networks = bank.networks((t0 + dt * offsets, places), index, z0)
-    return networks, t0 + dt * torch.arange(steps, dtype=z0.dtype, device=z0.device)
+    times = t0 + dt * offsets
+    networks = bank.networks((times, torch.zeros_like(offsets, dtype=torch.long)[:1]), index, z0)
+    num_networks = networks.mlp.out_bias.shape[0]
+    # A bank lays its bias rows out potential by potential, each with all times.
+    slots = torch.arange(num_networks * len(times), device=z0.device).view(num_networks, -1).T.contiguous()
+    return networks._replace(slot=slots), t0 + dt * torch.arange(steps, dtype=z0.dtype, device=z0.device)
 
 
 def _check_reversed(error: Tensor) -> None:

@@ -11,9 +11,9 @@ from torch.nn import functional
 
 from fastflow.arguments import Times, check_index, check_latents, check_times, sample_times
 from fastflow.errors import InputError
-from fastflow.ops import reference
+from fastflow.ops.residual_loss import residual_loss
 from fastflow.ops.types import Jet, Laplacian
-from fastflow.pde import PDE, LinearQuadratic, Wave, residual
+from fastflow.pde import PDE, WAVE, LinearQuadratic, residual
 from fastflow.potentials import PotentialBank
 
 
@@ -22,7 +22,7 @@ def pde_loss(
     z: Tensor,
     t: Times,
     index: int | Tensor,
-    pde: PDE | Callable[[Jet], Tensor] | None = None,
+    pde: PDE | Callable[[Jet], Tensor] = WAVE,
     *,
     laplacian: Laplacian = "exact",
     num_probes: int = 1,
@@ -32,16 +32,13 @@ def pde_loss(
 
     z, t, index and the rest are those of `PotentialBank.jet`; `pde` is an equation, or any callable of a jet.
     """
-    pde = Wave() if pde is None else pde
     if isinstance(pde, LinearQuadratic) and laplacian == "exact":
         check_latents(z, bank.dim, bank.out_bias)
         t = check_times(t, z)
         networks = bank.networks(t, index, z)
         source = pde.source(z, sample_times(t, z), networks.potential)
         source = None if source is None else source.expand(z.shape[:1])
-        return reference.residual_loss(
-            networks.mlp, z, networks.network, networks.slot, networks.coefficients(pde), source
-        )
+        return residual_loss(networks.mlp, z, networks.network, networks.slot, networks.coefficients(pde), source)
     jet = bank.jet(z, t, index, laplacian=laplacian, num_probes=num_probes, generator=generator)
     return residual(pde, jet, z, sample_times(t, z), check_index(index, bank.num_potentials, z)).square().mean()
 

@@ -353,3 +353,7 @@ def _per_sample(values: Tensor, index: Tensor | None) -> Tensor:
     if index is None:
         raise InputError("this equation's constants differ between potentials: pass index=, each sample's potential")
     return values[index]
+
+
+WAVE = Wave()
+"""The equation that losses use unless told otherwise; made once, since a compiled graph can't make modules."""

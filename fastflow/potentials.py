@@ -24,7 +24,8 @@ TimeInput = Literal["sinusoidal", "linear", "none"]
 class Networks(NamedTuple):
     """Stacked networks bound to samples: what the engine's operators take.
 
-    network (B,): each sample's network in `mlp`. slot (B,) or (T, B): its bias rows. potential (B,): its potential in
+    network (B,): each sample's network in `mlp`. slot: its bias row (B,), or each
+    network's at the times of a path (T, K). potential (B,): its potential in
     the bank. chosen: which of the bank's potentials `mlp` holds.
     """
 

@@ -42,14 +42,14 @@ def unfold(output: Tensor, size: int) -> Tensor:
 
 
 def map_slices(
-    size: int, dims: Sequence[int | None], tensors: Sequence[Any], function: Callable[..., Any]
+    size: int, dims: Sequence[Any], arguments: Sequence[Any], function: Callable[..., Any]
 ) -> tuple[Any, Any]:
     """Apply `function` to each slice of the mapped tensors and stack its outputs: correct for every operator."""
-    slices = [
-        function(*(x if d is None else x.select(d, v) for x, d in zip(tensors, dims, strict=True))) for v in range(size)
-    ]
-    if isinstance(slices[0], Tensor):
-        return torch.stack(slices), 0
+
+    def slice_of(argument: Any, dim: Any, v: int) -> Any:
+        return argument.select(dim, v) if isinstance(argument, Tensor) and dim is not None else argument
+
+    slices = [function(*(slice_of(x, d, v) for x, d in zip(arguments, dims, strict=True))) for v in range(size)]
     stacked = tuple(torch.stack(outputs) for outputs in zip(*slices, strict=True))
     return stacked, (0,) * len(stacked)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 from fastflow.ops import native, reference
 from fastflow.ops.backends import backend_for
 from fastflow.ops.batching import fold, map_slices, unfold
+from fastflow.ops.settings import Settings
 from fastflow.ops.twin import differentiate_backward
 from fastflow.ops.types import MLP, Jet, Laplacian
 
@@ -25,22 +26,7 @@ def jet(
     """What `reference.jet` computes, by the backend of z's device. Row sums are the reference's alone."""
     if laplacian == "row_sum" or backend_for(z) == "reference":
         return reference.jet(mlp, z, index, slot, laplacian, probes)
-    settings = Settings(mlp.activation, mlp.out_activation, mlp.has_time, laplacian)
-    return Jet(*_Jet.apply(settings, probes, index, slot, z, *mlp.tensors()))
-
-
-class Settings(NamedTuple):
-    """What an operator takes beside tensors."""
-
-    activation: str
-    out_activation: str
-    has_time: bool
-    laplacian: str
-
-    def mlp(self, tensors: list[Tensor]) -> MLP:
-        """The network of these tensors."""
-        empty = MLP((), (), tensors[-2], tensors[-1], self.activation, self.out_activation, self.has_time)
-        return empty.with_tensors(tensors)
+    return Jet(*_Jet.apply(Settings.of(mlp), laplacian, probes, index, slot, z, *mlp.tensors()))
 
 
 @torch.library.custom_op("fastflow::jet", mutates_args=(), device_types="cpu")
@@ -55,7 +41,7 @@ def _jet(
     has_time: bool,
     laplacian: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    mlp = Settings(activation, out_activation, has_time, laplacian).mlp(tensors)
+    mlp = Settings(activation, out_activation, has_time).mlp(tensors)
     return tuple(native.jet(mlp, z, index, slot, laplacian, probes))  # pyright: ignore[reportReturnType]
 
 
@@ -82,7 +68,7 @@ def _jet_backward(
     has_time: bool,
     laplacian: str,
 ) -> list[Tensor]:
-    mlp = Settings(activation, out_activation, has_time, laplacian).mlp(tensors)
+    mlp = Settings(activation, out_activation, has_time).mlp(tensors)
     jet_bar = (u_bar, grad_bar, laplacian_bar, u_t_bar, u_tt_bar)
     return native.jet_backward(mlp, z, index, slot, laplacian, probes, jet_bar)
 
@@ -95,13 +81,19 @@ def _(z: Tensor, index: Tensor, slot: Tensor, tensors: list[Tensor], *_: Any) ->
 class _Jet(torch.autograd.Function):
     @staticmethod
     def forward(
-        settings: Settings, probes: Tensor | None, index: Tensor, slot: Tensor, z: Tensor, *tensors: Tensor
+        settings: Settings,
+        laplacian: str,
+        probes: Tensor | None,
+        index: Tensor,
+        slot: Tensor,
+        z: Tensor,
+        *tensors: Tensor,
     ) -> tuple[Tensor, ...]:
-        return torch.ops.fastflow.jet(z, index, slot, list(tensors), probes, *settings)
+        return torch.ops.fastflow.jet(z, index, slot, list(tensors), probes, *settings, laplacian)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.settings, *tensors = inputs
+        ctx.settings, ctx.laplacian, *tensors = inputs
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors)
 
@@ -110,29 +102,33 @@ class _Jet(torch.autograd.Function):
         probes, index, slot, *inputs = ctx.saved_tensors
         # A compiled graph has no second backward, and dynamo can't trace one Function inside another's backward.
         backward = _JetBackward.forward if torch.compiler.is_compiling() else _JetBackward.apply
-        return None, None, None, None, *backward(ctx.settings, probes, index, slot, *jet_bar, *inputs)
+        return *(None,) * 5, *backward(ctx.settings, ctx.laplacian, probes, index, slot, *jet_bar, *inputs)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], settings: Settings, *tensors: Any) -> tuple[tuple[Tensor, ...], int]:
+    def vmap(
+        info: Any, in_dims: tuple[Any, ...], settings: Settings, laplacian: str, *tensors: Any
+    ) -> tuple[tuple[Tensor, ...], int]:
         probes, index, slot, z, *parameters = tensors
-        probes_dim, *dims = in_dims[1:]
+        probes_dim, *dims = in_dims[2:]
         if probes_dim is not None:
             raise ValueError("vmap over Hutchinson probes isn't supported: draw them outside")
         batch = fold(info.batch_size, dims, index, slot, z, parameters)
-        outputs = _Jet.apply(settings, probes, batch.index, batch.slot, batch.z, *batch.parameters)
+        outputs = _Jet.apply(settings, laplacian, probes, batch.index, batch.slot, batch.z, *batch.parameters)
         return tuple(unfold(output, info.batch_size) for output in outputs), 0
 
 
 class _JetBackward(torch.autograd.Function):
     @staticmethod
-    def forward(settings: Settings, probes: Tensor | None, index: Tensor, slot: Tensor, *tensors: Any) -> Any:
+    def forward(
+        settings: Settings, laplacian: str, probes: Tensor | None, index: Tensor, slot: Tensor, *tensors: Any
+    ) -> tuple[Tensor, ...]:
         jet_bar, z, parameters = tensors[:5], tensors[5], tensors[6:]
-        arguments = (z, index, slot, list(parameters), probes, *jet_bar, *settings)
+        arguments = (z, index, slot, list(parameters), probes, *jet_bar, *settings, laplacian)
         return tuple(torch.ops.fastflow.jet_backward(*arguments))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.settings, *tensors = inputs
+        ctx.settings, ctx.laplacian, *tensors = inputs
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors)
 
@@ -143,12 +139,12 @@ class _JetBackward(torch.autograd.Function):
 
         def twin(z: Tensor, *parameters: Tensor) -> Jet:
             mlp = ctx.settings.mlp(list(parameters))
-            return reference.jet(mlp, z, index, slot, ctx.settings.laplacian, probes)
+            return reference.jet(mlp, z, index, slot, ctx.laplacian, probes)
 
         inputs_bar, jet_bar_bar = differentiate_backward(twin, inputs, jet_bar, seconds)
-        return None, None, None, None, *jet_bar_bar, *inputs_bar
+        return *(None,) * 5, *jet_bar_bar, *inputs_bar
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], settings: Settings, *tensors: Any) -> tuple[tuple[Tensor, ...], int]:
+    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
         # A sum over each slice's own samples: slices that share networks may not be folded into one call.
-        return map_slices(info.batch_size, in_dims[1:], tensors, lambda *one: _JetBackward.apply(settings, *one))
+        return map_slices(info.batch_size, in_dims, arguments, _JetBackward.apply)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastflow.ops.backends import native_module
+from fastflow.ops.reference import num_steps
 from fastflow.ops.types import MLP, Jet
 
 LAPLACIANS = {"exact": "exact", "hutchinson": "probes", "none": "none"}
@@ -55,8 +56,8 @@ def residual_loss(
 
 def residual_loss_and_gradient(
     mlp: MLP, z: Tensor, index: Tensor, slot: Tensor, coefficients: Tensor, source: Tensor | None
-) -> tuple[Tensor, list[Tensor]]:
-    """The loss, and its gradients with respect to z, coefficients, source (empty if None) and the network's tensors."""
+) -> list[Tensor]:
+    """The loss, then its gradients with respect to z, coefficients, source (empty if None) and the network's tensors."""
     z, index, slot, coefficients = _plain(z, index, slot, coefficients)
     source = None if source is None else source.detach().contiguous()
     residual, z_bar, coefficients_bar = z.new_empty(len(z)), torch.empty_like(z), torch.empty_like(coefficients)
@@ -67,7 +68,117 @@ def residual_loss_and_gradient(
         source_bar, **_options(mlp, "exact", None),
     )  # fmt: skip
     source_bar = z.new_empty(0) if source_bar is None else source_bar
-    return z.new_tensor(loss), [z_bar, coefficients_bar, source_bar, *_flat(gradient)]
+    return [z.new_tensor(loss), z_bar, coefficients_bar, source_bar, *_flat(gradient)]
+
+
+def flow(
+    mlp: MLP,
+    z0: Tensor,
+    index: Tensor,
+    slots: Tensor,
+    dt: float,
+    method: str,
+    direction: str,
+    step_length: float | None,
+) -> tuple[Tensor, Tensor]:
+    """See `reference.flow`."""
+    z0, index, slots = _plain(z0, index, slots)
+    points, error = _empty_path(z0, slots, method), z0.new_zeros(len(z0))
+    options = {**_network_options(mlp), **_path_options(dt, method, direction, step_length)}
+    native_module.flow_forward(_network(mlp), z0, index, slots, points, error, **options)
+    return points, error
+
+
+def flow_backward(
+    mlp: MLP,
+    points: Tensor,
+    index: Tensor,
+    slots: Tensor,
+    points_bar: Tensor,
+    dt: float,
+    method: str,
+    direction: str,
+    step_length: float | None,
+) -> list[Tensor]:
+    """Gradients with respect to the path's start and the network's tensors, for a cotangent of the path."""
+    points, index, slots, points_bar = _plain(points, index, slots, points_bar)
+    z0_bar, gradient = torch.empty_like(points[:, 0]), _empty_gradient(mlp)
+    options = {**_network_options(mlp), **_path_options(dt, method, direction, step_length)}
+    native_module.flow_backward(_network(mlp), points, index, slots, points_bar, z0_bar, gradient, **options)
+    return [z0_bar, *_flat(gradient)]
+
+
+def rollout_loss(
+    mlp: MLP,
+    z0: Tensor,
+    index: Tensor,
+    slots: Tensor,
+    coefficients: Tensor,
+    dt: float,
+    method: str,
+    step_length: float | None,
+) -> list[Tensor]:
+    """See `reference.rollout_loss`."""
+    z0, index, slots, coefficients = _plain(z0, index, slots, coefficients)
+    points = _empty_path(z0, slots, method)
+    options = {**_options(mlp, "exact", None), **_path_options(dt, method, "forward", step_length)}
+    loss = native_module.rollout_loss(_network(mlp), z0, index, slots, coefficients, None, points, None, **options)
+    return [z0.new_tensor(loss), points]
+
+
+def rollout_loss_and_gradient(
+    mlp: MLP,
+    z0: Tensor,
+    index: Tensor,
+    slots: Tensor,
+    coefficients: Tensor,
+    dt: float,
+    method: str,
+    step_length: float | None,
+) -> list[Tensor]:
+    """The loss and the path, then the loss's gradients with respect to z0, coefficients and the network's tensors."""
+    z0, index, slots, coefficients = _plain(z0, index, slots, coefficients)
+    points = _empty_path(z0, slots, method)
+    path = _path_options(dt, method, "forward", step_length)
+    return _rollout_gradient(mlp, z0, points, index, slots, coefficients, 1.0, None, path)
+
+
+def rollout_loss_backward(
+    mlp: MLP,
+    points: Tensor,
+    index: Tensor,
+    slots: Tensor,
+    coefficients: Tensor,
+    loss_bar: Tensor,
+    points_bar: Tensor,
+    dt: float,
+    method: str,
+    step_length: float | None,
+) -> list[Tensor]:
+    """The gradients for cotangents of both loss and path, the path being one that `rollout_loss` gave."""
+    points, index, slots, coefficients, points_bar = _plain(points, index, slots, coefficients, points_bar)
+    path = _path_options(dt, method, "forward", step_length)
+    return _rollout_gradient(mlp, None, points, index, slots, coefficients, float(loss_bar), points_bar, path)[2:]
+
+
+def _rollout_gradient(
+    mlp: MLP,
+    z0: Tensor | None,
+    points: Tensor,
+    index: Tensor,
+    slots: Tensor,
+    coefficients: Tensor,
+    loss_bar: float,
+    points_bar: Tensor | None,
+    path: dict[str, Any],
+) -> list[Tensor]:
+    z0_bar, coefficients_bar = torch.empty_like(points[:, 0]), torch.empty_like(coefficients)
+    gradient = _empty_gradient(mlp)
+    loss = native_module.rollout_loss_backward(
+        _network(mlp), z0, index, slots, coefficients, None, points, None, loss_bar, points_bar, z0_bar, gradient,
+        coefficients_bar, None, **_options(mlp, "exact", None), **path,
+    )  # fmt: skip
+    return [points.new_tensor(loss), points, z0_bar, coefficients_bar, *_flat(gradient)]
 
 
 def _network(mlp: MLP) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
@@ -92,15 +203,29 @@ def _flat(gradient: tuple[list[Tensor], list[Tensor], Tensor, Tensor]) -> list[T
     return [*weights, *bias_jets, out_weight, out_bias]
 
 
-def _options(mlp: MLP, laplacian: str, probes: Tensor | None) -> dict[str, Any]:
+def _network_options(mlp: MLP) -> dict[str, Any]:
     return {
         "activation": mlp.activation,
         "out_activation": mlp.out_activation,
+        "num_threads": torch.get_num_threads(),
+    }
+
+
+def _options(mlp: MLP, laplacian: str, probes: Tensor | None) -> dict[str, Any]:
+    return {
+        **_network_options(mlp),
         "has_time": mlp.has_time,
         "laplacian": LAPLACIANS[laplacian],
         "probes": None if probes is None else probes.detach().to(mlp.out_bias.dtype).contiguous(),
-        "num_threads": torch.get_num_threads(),
     }
+
+
+def _path_options(dt: float, method: str, direction: str, step_length: float | None) -> dict[str, Any]:
+    return {"dt": float(dt), "method": method, "direction": direction, "step_length": step_length}
+
+
+def _empty_path(z0: Tensor, slots: Tensor, method: str) -> Tensor:
+    return z0.new_empty(z0.shape[0], num_steps(slots.shape[0], method) + 1, z0.shape[1])
 
 
 def _plain(*tensors: Tensor) -> list[Tensor]:

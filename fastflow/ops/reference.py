@@ -17,6 +17,8 @@ from fastflow.ops.activations import derivatives
 from fastflow.ops.grouping import group
 from fastflow.ops.types import MLP, Direction, Jet, Laplacian, Method
 
+NO_SECOND_DERIVATIVE = "the reverse flow has no second derivative: differentiate it once, without create_graph"
+
 Increment = Callable[[Tensor, int], Tensor]
 
 
@@ -129,7 +131,7 @@ def flow(
 
     Args:
         z0: (B, D), the path's start, or for the reverse flow the forward path's end.
-        slots: (T, B), each sample's bias rows at the path's times in the order of `stage_offsets`.
+        slots: (T, K), each potential's bias rows at the path's times in the order of `stage_offsets`.
 
     Returns:
         path (B, steps + 1, D), and the worst remaining error of the reverse flow's equation for each sample (B,),
@@ -138,7 +140,7 @@ def flow(
     sign = -1.0 if direction == "descent" else 1.0
 
     def field(z: Tensor, time: int) -> Tensor:
-        return sign * jet(mlp, z, index, slots[time], "none").grad
+        return sign * jet(mlp, z, index, slots[time][index], "none").grad
 
     def increment(z: Tensor, step: int) -> Tensor:
         move = dt * _slope(field, z, step, dt, method)
@@ -164,9 +166,9 @@ def rollout_loss(
     z0: Tensor,
     index: Tensor,
     slots: Tensor,
-    dt: float,
-    method: Method,
     coefficients: Tensor,
+    dt: float,
+    method: Method = "euler",
     step_length: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Squared residual averaged over the visited points z_0 .. z_{steps-1}, each at its own time, and the path."""
@@ -187,7 +189,7 @@ def visits(path: Tensor, index: Tensor, slots: Tensor, method: Method) -> Visits
     steps = path.shape[1] - 1
     stride = 2 if method == "rk4" else 1
     points = path[:, :-1].transpose(0, 1).flatten(0, 1)
-    return Visits(points, index.repeat(steps), slots[: steps * stride : stride].flatten())
+    return Visits(points, index.repeat(steps), slots[: steps * stride : stride][:, index].flatten())
 
 
 def stage_offsets(steps: int, method: Method) -> list[float]:
@@ -231,6 +233,8 @@ def _undo(increment: Increment, end: Tensor, step: int) -> tuple[Tensor, Tensor]
     def solve_adjoint(g: Tensor | None) -> Tensor | None:
         if g is None:  # autograd's word for a zero cotangent
             return None
+        if torch.is_grad_enabled():
+            raise RuntimeError(NO_SECOND_DERIVATIVE)
         return _fixed_point(lambda adjoint: g - torch.autograd.grad(moved, point, adjoint, retain_graph=True)[0], g)[0]
 
     attached.register_hook(solve_adjoint)

@@ -1,0 +1,147 @@
+"""The flow operator: a whole path in one native call, and its backward in another."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastflow.ops import native, reference
+from fastflow.ops.backends import backend_for
+from fastflow.ops.batching import map_slices
+from fastflow.ops.settings import Settings
+from fastflow.ops.twin import differentiate_backward
+from fastflow.ops.types import MLP, Direction, Method
+
+
+class Path(NamedTuple):
+    """How a path is integrated."""
+
+    dt: float
+    method: Method
+    direction: Direction
+    step_length: float | None
+
+
+def flow(mlp: MLP, z0: Tensor, index: Tensor, slots: Tensor, path: Path) -> tuple[Tensor, Tensor]:
+    """What `reference.flow` computes, by the backend of z0's device."""
+    if backend_for(z0) == "reference":
+        return reference.flow(mlp, z0, index, slots, *path)
+    points, error = _Flow.apply(Settings.of(mlp), path, index, slots, z0, *mlp.tensors())
+    return points, error
+
+
+@torch.library.custom_op("fastflow::flow", mutates_args=(), device_types="cpu")
+def _flow(
+    z0: Tensor,
+    index: Tensor,
+    slots: Tensor,
+    tensors: list[Tensor],
+    activation: str,
+    out_activation: str,
+    has_time: bool,
+    dt: float,
+    method: str,
+    direction: str,
+    step_length: float | None,
+) -> tuple[Tensor, Tensor]:
+    mlp = Settings(activation, out_activation, has_time).mlp(tensors)
+    return native.flow(mlp, z0, index, slots, dt, method, direction, step_length)
+
+
+@_flow.register_fake
+def _(z0: Tensor, index: Tensor, slots: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    steps = reference.num_steps(slots.shape[0], rest[-3])
+    return z0.new_empty(z0.shape[0], steps + 1, z0.shape[1]), z0.new_empty(z0.shape[0])
+
+
+@torch.library.custom_op("fastflow::flow_backward", mutates_args=(), device_types="cpu")
+def _flow_backward(
+    points: Tensor,
+    index: Tensor,
+    slots: Tensor,
+    points_bar: Tensor,
+    tensors: list[Tensor],
+    activation: str,
+    out_activation: str,
+    has_time: bool,
+    dt: float,
+    method: str,
+    direction: str,
+    step_length: float | None,
+) -> list[Tensor]:
+    mlp = Settings(activation, out_activation, has_time).mlp(tensors)
+    return native.flow_backward(mlp, points, index, slots, points_bar, dt, method, direction, step_length)
+
+
+@_flow_backward.register_fake
+def _(points: Tensor, index: Tensor, slots: Tensor, points_bar: Tensor, tensors: list[Tensor], *_: Any) -> list[Tensor]:
+    z0_bar = points.new_empty(points.shape[0], points.shape[2])
+    return [z0_bar, *(torch.empty_like(x, memory_format=torch.contiguous_format) for x in tensors)]
+
+
+class _Flow(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        settings: Settings, path: Path, index: Tensor, slots: Tensor, z0: Tensor, *tensors: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        return torch.ops.fastflow.flow(z0, index, slots, list(tensors), *settings, *path)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.settings, ctx.path, *tensors = inputs
+        points, error = output
+        ctx.mark_non_differentiable(error)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(points, *tensors)
+
+    @staticmethod
+    def backward(ctx: Any, points_bar: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+        points, index, slots, *inputs = ctx.saved_tensors
+        if points_bar is None:
+            return (None,) * (4 + len(inputs))
+        # A compiled graph has no second backward, and dynamo can't trace one Function inside another's backward.
+        backward = _FlowBackward.forward if torch.compiler.is_compiling() else _FlowBackward.apply
+        return *(None,) * 4, *backward(ctx.settings, ctx.path, points, index, slots, points_bar, *inputs)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
+        return map_slices(info.batch_size, in_dims, arguments, _Flow.apply)
+
+
+class _FlowBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        settings: Settings,
+        path: Path,
+        points: Tensor,
+        index: Tensor,
+        slots: Tensor,
+        points_bar: Tensor,
+        *inputs: Tensor,
+    ) -> tuple[Tensor, ...]:
+        arguments = (points, index, slots, points_bar, list(inputs[1:]), *settings, *path)
+        return tuple(torch.ops.fastflow.flow_backward(*arguments))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.settings, ctx.path, _, *tensors = inputs
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *seconds: Tensor | None) -> tuple[Tensor | None, ...]:
+        index, slots, points_bar, *inputs = ctx.saved_tensors
+        if ctx.path.direction == "reverse":
+            raise RuntimeError(reference.NO_SECOND_DERIVATIVE)
+
+        def twin(z0: Tensor, *parameters: Tensor) -> Tensor:
+            return reference.flow(ctx.settings.mlp(parameters), z0, index, slots, *ctx.path)[0]
+
+        bars, (points_bar_bar,) = differentiate_backward(twin, inputs, (points_bar,), seconds)
+        return *(None,) * 5, points_bar_bar, *bars
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
+        return map_slices(info.batch_size, in_dims, arguments, _FlowBackward.apply)

@@ -1,0 +1,155 @@
+"""The residual-loss operator: a mean squared residual and all its gradients in one native pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastflow.ops import native, reference
+from fastflow.ops.backends import backend_for
+from fastflow.ops.batching import map_slices
+from fastflow.ops.settings import Settings, any_requires_grad
+from fastflow.ops.twin import differentiate_backward
+from fastflow.ops.types import MLP
+
+
+def residual_loss(
+    mlp: MLP, z: Tensor, index: Tensor, slot: Tensor, coefficients: Tensor, source: Tensor | None = None
+) -> Tensor:
+    """What `reference.residual_loss` computes, by the backend of z's device.
+
+    The loss is a scalar, so its gradients are computed together with it, and its backward only scales them.
+    """
+    if backend_for(z) == "reference":
+        return reference.residual_loss(mlp, z, index, slot, coefficients, source)
+    tensors = mlp.tensors()
+    differentiated = any_requires_grad(z, coefficients, source, *tensors)
+    return _ResidualLoss.apply(Settings.of(mlp), differentiated, index, slot, z, coefficients, source, *tensors)[0]
+
+
+@torch.library.custom_op("fastflow::residual_loss", mutates_args=(), device_types="cpu")
+def _residual_loss(
+    z: Tensor,
+    index: Tensor,
+    slot: Tensor,
+    coefficients: Tensor,
+    source: Tensor | None,
+    tensors: list[Tensor],
+    activation: str,
+    out_activation: str,
+    has_time: bool,
+) -> Tensor:
+    mlp = Settings(activation, out_activation, has_time).mlp(tensors)
+    return native.residual_loss(mlp, z, index, slot, coefficients, source)
+
+
+@_residual_loss.register_fake
+def _(z: Tensor, *_: Any) -> Tensor:
+    return z.new_empty(())
+
+
+@torch.library.custom_op("fastflow::residual_loss_and_gradient", mutates_args=(), device_types="cpu")
+def _residual_loss_and_gradient(
+    z: Tensor,
+    index: Tensor,
+    slot: Tensor,
+    coefficients: Tensor,
+    source: Tensor | None,
+    tensors: list[Tensor],
+    activation: str,
+    out_activation: str,
+    has_time: bool,
+) -> list[Tensor]:
+    mlp = Settings(activation, out_activation, has_time).mlp(tensors)
+    return native.residual_loss_and_gradient(mlp, z, index, slot, coefficients, source)
+
+
+@_residual_loss_and_gradient.register_fake
+def _(
+    z: Tensor, index: Tensor, slot: Tensor, coefficients: Tensor, source: Tensor | None, tensors: list[Tensor], *_: Any
+) -> list[Tensor]:
+    source_like = z.new_empty(0) if source is None else source
+    gradients = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (z, coefficients, source_like))
+    return [z.new_empty(()), *gradients, *(torch.empty_like(x, memory_format=torch.contiguous_format) for x in tensors)]
+
+
+class _ResidualLoss(torch.autograd.Function):
+    """Gives the loss, and its gradients as further outputs so that they can be saved."""
+
+    @staticmethod
+    def forward(
+        settings: Settings,
+        differentiated: bool,
+        index: Tensor,
+        slot: Tensor,
+        z: Tensor,
+        coefficients: Tensor,
+        source: Tensor | None,
+        *tensors: Tensor,
+    ) -> tuple[Tensor, ...]:
+        operator = torch.ops.fastflow
+        arguments = (z, index, slot, coefficients, source, list(tensors), *settings)
+        if not differentiated:
+            return (operator.residual_loss(*arguments),)
+        return tuple(operator.residual_loss_and_gradient(*arguments))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.settings, _, *tensors = inputs
+        gradients = output[1:]
+        ctx.mark_non_differentiable(*gradients)
+        ctx.set_materialize_grads(False)
+        ctx.num_inputs = len(tensors)
+        ctx.save_for_backward(*tensors, *gradients)
+
+    @staticmethod
+    def backward(ctx: Any, loss_bar: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        constants = (None,) * 4
+        if loss_bar is None:
+            return *constants, *(None,) * (ctx.num_inputs - 2)
+        inputs, gradients = ctx.saved_tensors[: ctx.num_inputs], ctx.saved_tensors[ctx.num_inputs :]
+        # A compiled graph has no second backward, and dynamo can't trace one Function inside another's backward.
+        scale = _Scale.forward if torch.compiler.is_compiling() else _Scale.apply
+        z_bar, coefficients_bar, source_bar, *rest = scale(ctx.settings, loss_bar, len(gradients), *gradients, *inputs)
+        return *constants, z_bar, coefficients_bar, None if inputs[4] is None else source_bar, *rest
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
+        return map_slices(info.batch_size, in_dims, arguments, _ResidualLoss.apply)
+
+
+class _Scale(torch.autograd.Function):
+    """The gradients times the loss's cotangent, differentiated through the twin."""
+
+    @staticmethod
+    def forward(settings: Settings, loss_bar: Tensor, count: int, *tensors: Any) -> tuple[Tensor, ...]:
+        return tuple(loss_bar * gradient for gradient in tensors[:count])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.settings, loss_bar, ctx.count, *tensors = inputs
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(loss_bar, *tensors[ctx.count :])
+
+    @staticmethod
+    def backward(ctx: Any, *seconds: Tensor | None) -> tuple[Tensor | None, ...]:
+        loss_bar, index, slot, z, coefficients, source, *tensors = ctx.saved_tensors
+        with_source = source is not None
+
+        def twin(z: Tensor, coefficients: Tensor, *rest: Tensor) -> Tensor:
+            given, parameters = (rest[0], rest[1:]) if with_source else (None, rest)
+            mlp = ctx.settings.mlp(list(parameters))
+            return reference.residual_loss(mlp, z, index, slot, coefficients, given)
+
+        inputs = (z, coefficients, source, *tensors) if with_source else (z, coefficients, *tensors)
+        kept = seconds if with_source else (*seconds[:2], *seconds[3:])
+        bars, (loss_bar_bar,) = differentiate_backward(twin, inputs, (loss_bar,), kept)
+        if not with_source:
+            bars.insert(2, None)
+        return None, loss_bar_bar, None, *(None,) * ctx.count, None, None, *bars
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
+        return map_slices(info.batch_size, in_dims, arguments, _Scale.apply)

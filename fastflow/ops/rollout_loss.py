@@ -1,0 +1,186 @@
+"""The rollout-loss operator: a path, the squared residual at its points and all gradients in one native call."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastflow.ops import native, reference
+from fastflow.ops.backends import backend_for
+from fastflow.ops.batching import map_slices
+from fastflow.ops.settings import Settings, any_requires_grad
+from fastflow.ops.twin import differentiate_backward
+from fastflow.ops.types import MLP, Method
+
+
+class Rollout(NamedTuple):
+    """How a rollout's path is integrated."""
+
+    dt: float
+    method: Method
+    step_length: float | None
+
+
+def rollout_loss(
+    mlp: MLP, z0: Tensor, index: Tensor, slots: Tensor, coefficients: Tensor, rollout: Rollout
+) -> tuple[Tensor, Tensor]:
+    """What `reference.rollout_loss` computes, by the backend of z0's device.
+
+    The loss's gradients are computed together with it; only a cotangent of the path takes another call.
+    """
+    if backend_for(z0) == "reference":
+        return reference.rollout_loss(mlp, z0, index, slots, coefficients, *rollout)
+    tensors = mlp.tensors()
+    differentiated = any_requires_grad(z0, coefficients, *tensors)
+    arguments = (Settings.of(mlp), rollout, differentiated, index, slots, z0, coefficients, *tensors)
+    loss, points, *_ = _RolloutLoss.apply(*arguments)
+    return loss, points
+
+
+@torch.library.custom_op("fastflow::rollout_loss", mutates_args=(), device_types="cpu")
+def _rollout_loss(
+    z0: Tensor,
+    index: Tensor,
+    slots: Tensor,
+    coefficients: Tensor,
+    tensors: list[Tensor],
+    activation: str,
+    out_activation: str,
+    has_time: bool,
+    dt: float,
+    method: str,
+    step_length: float | None,
+    with_gradient: bool,
+) -> list[Tensor]:
+    """The loss and the path; then, with_gradient, the loss's gradients for z0, coefficients and the network."""
+    mlp = Settings(activation, out_activation, has_time).mlp(tensors)
+    compute = native.rollout_loss_and_gradient if with_gradient else native.rollout_loss
+    return compute(mlp, z0, index, slots, coefficients, dt, method, step_length)
+
+
+@_rollout_loss.register_fake
+def _(
+    z0: Tensor, index: Tensor, slots: Tensor, coefficients: Tensor, tensors: list[Tensor], *rest: Any
+) -> list[Tensor]:
+    *_, method, _, with_gradient = rest
+    steps = reference.num_steps(slots.shape[0], method)
+    result = [z0.new_empty(()), z0.new_empty(z0.shape[0], steps + 1, z0.shape[1])]
+    inputs = (z0, coefficients, *tensors) if with_gradient else ()
+    return [*result, *(torch.empty_like(x, memory_format=torch.contiguous_format) for x in inputs)]
+
+
+@torch.library.custom_op("fastflow::rollout_loss_backward", mutates_args=(), device_types="cpu")
+def _rollout_loss_backward(
+    points: Tensor,
+    index: Tensor,
+    slots: Tensor,
+    coefficients: Tensor,
+    loss_bar: Tensor,
+    points_bar: Tensor,
+    tensors: list[Tensor],
+    activation: str,
+    out_activation: str,
+    has_time: bool,
+    dt: float,
+    method: str,
+    step_length: float | None,
+) -> list[Tensor]:
+    mlp = Settings(activation, out_activation, has_time).mlp(tensors)
+    arguments = (index, slots, coefficients, loss_bar, points_bar, dt, method, step_length)
+    return native.rollout_loss_backward(mlp, points, *arguments)
+
+
+@_rollout_loss_backward.register_fake
+def _(
+    points: Tensor,
+    index: Tensor,
+    slots: Tensor,
+    coefficients: Tensor,
+    loss_bar: Tensor,
+    points_bar: Tensor,
+    tensors: list[Tensor],
+    *_: Any,
+) -> list[Tensor]:
+    z0_bar = points.new_empty(points.shape[0], points.shape[2])
+    return [z0_bar, *(torch.empty_like(x, memory_format=torch.contiguous_format) for x in (coefficients, *tensors))]
+
+
+class _RolloutLoss(torch.autograd.Function):
+    """Gives the loss and the path, and the loss's gradients as further outputs so that they can be saved."""
+
+    @staticmethod
+    def forward(
+        settings: Settings,
+        rollout: Rollout,
+        differentiated: bool,
+        index: Tensor,
+        slots: Tensor,
+        z0: Tensor,
+        coefficients: Tensor,
+        *tensors: Tensor,
+    ) -> tuple[Tensor, ...]:
+        arguments = (z0, index, slots, coefficients, list(tensors), *settings, *rollout, differentiated)
+        return tuple(torch.ops.fastflow.rollout_loss(*arguments))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.settings, ctx.rollout, _, *tensors = inputs
+        _, points, *gradients = output
+        ctx.mark_non_differentiable(*gradients)
+        ctx.set_materialize_grads(False)
+        ctx.num_inputs = len(tensors)
+        ctx.save_for_backward(*tensors, points, *gradients)
+
+    @staticmethod
+    def backward(ctx: Any, loss_bar: Tensor | None, points_bar: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        if loss_bar is None and points_bar is None:
+            return (None,) * (ctx.num_inputs + 3)
+        # A compiled graph has no second backward, and dynamo can't trace one Function inside another's backward.
+        backward = _RolloutBackward.forward if torch.compiler.is_compiling() else _RolloutBackward.apply
+        inputs, saved = ctx.saved_tensors[: ctx.num_inputs], ctx.saved_tensors[ctx.num_inputs :]
+        return *(None,) * 5, *backward(ctx.settings, ctx.rollout, len(saved), loss_bar, points_bar, *saved, *inputs)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
+        return map_slices(info.batch_size, in_dims, arguments, _RolloutLoss.apply)
+
+
+class _RolloutBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        settings: Settings,
+        rollout: Rollout,
+        count: int,
+        loss_bar: Tensor | None,
+        points_bar: Tensor | None,
+        *tensors: Tensor,
+    ) -> tuple[Tensor, ...]:
+        points, *gradients = tensors[:count]
+        if points_bar is None:
+            return tuple(loss_bar * gradient for gradient in gradients)
+        index, slots, _, coefficients, *parameters = tensors[count:]
+        loss_bar = points.new_zeros(()) if loss_bar is None else loss_bar
+        arguments = (points, index, slots, coefficients, loss_bar, points_bar, parameters, *settings, *rollout)
+        return tuple(torch.ops.fastflow.rollout_loss_backward(*arguments))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.settings, ctx.rollout, ctx.count, loss_bar, points_bar, *tensors = inputs
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(loss_bar, points_bar, *tensors[ctx.count :])
+
+    @staticmethod
+    def backward(ctx: Any, *seconds: Tensor | None) -> tuple[Tensor | None, ...]:
+        loss_bar, points_bar, index, slots, *inputs = ctx.saved_tensors
+
+        def twin(z0: Tensor, coefficients: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
+            return reference.rollout_loss(ctx.settings.mlp(parameters), z0, index, slots, coefficients, *ctx.rollout)
+
+        bars, cotangents_bar = differentiate_backward(twin, inputs, (loss_bar, points_bar), seconds)
+        return *(None,) * 3, *cotangents_bar, *(None,) * ctx.count, None, None, *bars
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
+        return map_slices(info.batch_size, in_dims, arguments, _RolloutBackward.apply)
