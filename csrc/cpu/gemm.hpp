@@ -91,6 +91,18 @@ struct Block {
             for (int v = 0; v < Vecs; ++v) f(i, v * lanes<T>, acc[i][v]);
     }
 
+    // finish(column, sum over the rows of term(row, column, accumulator))
+    template <class Term, class Finish>
+    inline __attribute__((always_inline)) void sum_rows(Term term, Finish finish) const {
+#pragma GCC unroll 4
+        for (int v = 0; v < Vecs; ++v) {
+            Vec<T> sum{};
+#pragma GCC unroll 6
+            for (int i = 0; i < Rows; ++i) sum += term(i, v * lanes<T>, acc[i][v]);
+            finish(v * lanes<T>, sum);
+        }
+    }
+
     inline __attribute__((always_inline)) void clear() {
         fill([](int, int) { return Vec<T>{}; });
     }
@@ -121,6 +133,9 @@ struct Panels {
         }
     }
 };
+
+template <class T>
+constexpr auto no_start = [](int, int) { return Vec<T>{}; };
 
 // out (rows, panels.columns) = start + left (rows, panels.depth) * panels. start(row, column) gives a vector.
 template <class T, class Start>

@@ -41,7 +41,7 @@ struct OutputMapping {
         }
         if (!probed()) return;
         const Level<T>& base = tile.levels[0];
-        multiply_panels(tile.n, tile.gamma(), base.stride, tile.potential.to_probes, probe_gammas, probe_stride, [](int, int) { return Vec<T>{}; });
+        multiply_panels(tile.n, tile.gamma(), base.stride, tile.potential.to_probes, probe_gammas, probe_stride, no_start<T>);
     }
 
     Scalars<T> scalars(int i) const {
@@ -94,7 +94,7 @@ struct OutputMapping {
     void add_probes(T* gamma_bar, T factor, int i) {
         const Level<T>& base = tile.levels[0];
         multiply_panels(1, probe_gammas + tile.at(i, probe_stride), probe_stride, tile.potential.from_probes, tile.scratch, base.stride,
-                        [](int, int) { return Vec<T>{}; });
+                        no_start<T>);
         for (int c = 0; c < base.columns; ++c) gamma_bar[c] += factor * tile.scratch[c];
     }
 };

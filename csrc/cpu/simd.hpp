@@ -15,7 +15,7 @@ struct Simd;
 template <>
 struct Simd<float> {
     typedef float Vec __attribute__((vector_size(vector_bytes)));
-    typedef float Unaligned __attribute__((vector_size(vector_bytes), aligned(4), may_alias));
+    typedef float Unaligned __attribute__((vector_size(vector_bytes), aligned(4)));
     typedef std::int32_t Int __attribute__((vector_size(vector_bytes)));
     using Bits = std::int32_t;
     static constexpr int mantissa_bits = 23;
@@ -25,7 +25,7 @@ struct Simd<float> {
 template <>
 struct Simd<double> {
     typedef double Vec __attribute__((vector_size(vector_bytes)));
-    typedef double Unaligned __attribute__((vector_size(vector_bytes), aligned(8), may_alias));
+    typedef double Unaligned __attribute__((vector_size(vector_bytes), aligned(8)));
     typedef std::int64_t Int __attribute__((vector_size(vector_bytes)));
     using Bits = std::int64_t;
     static constexpr int mantissa_bits = 52;

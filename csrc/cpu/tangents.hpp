@@ -51,7 +51,7 @@ struct Tangents {
    private:
     // As many as keep the rows of one layer in the first-level cache, and at least one.
     int choose_group() const {
-        constexpr int rows = 96;
+        constexpr int rows = 48;
         const int fit = directions > 0 ? rows / directions : tile.capacity;
         return fit < 1 ? 1 : fit < tile.capacity ? fit : tile.capacity;
     }
@@ -65,12 +65,15 @@ struct Tangents {
         const Level<T>& level = tile.levels[1];
         for (int i = 0; i < count; ++i) {
             const T* first = level.first + tile.at(from + i, level.stride);
-            for (int j = 0; j < directions; ++j) {
-                const T* seed = potential.seeds + tile.at(j, level.stride);
-                T* target = scaled[1] + at(i, level.stride) + tile.at(j, level.stride);
-                const int reach = triangle(j) - block_rows;  // blocks start at most so far before the diagonal
-                for (int c = reach > 0 ? reach / lanes<T> * lanes<T> : 0; c < level.columns; c += lanes<T>)
-                    store<T>(target + c, load(first + c) * load(seed + c));
+            for (int c = 0; c < level.columns; c += lanes<T>) {
+                // Rows whose diagonal lies beyond these columns aren't read here; a block starts up to its height before its own.
+                const int reach = c + lanes<T> + block_rows;
+                const int rows = potential.triangular && reach < directions ? reach : directions;
+                const Vec<T> slope = load(first + c);
+                const T* seed = potential.seeds + c;
+                T* target = scaled[1] + at(i, level.stride) + c;
+#pragma GCC unroll 4
+                for (int j = 0; j < rows; ++j, seed += level.stride, target += level.stride) store<T>(target, slope * load(seed));
             }
         }
     }
@@ -86,21 +89,21 @@ struct Tangents {
                 const T* left = scaled[l - 1] + at(i, below.stride);
                 const T* first = level.first + tile.at(from + i, level.stride) + column;
                 T* norms = level.norms + tile.at(from + i, level.stride) + column;
-                Vec<T> sums[Vecs] = {};
                 for_rows(directions, [&](int row, auto height) {
                     Block<T, decltype(height)::value, Vecs> block;
                     const int start = l == 2 ? triangle(row) : 0;
                     block.clear();
                     block.template multiply<false>(below.width - start, left + tile.at(row, below.stride) + start, below.stride,
                                                    panels.at(panel, column) + static_cast<std::ptrdiff_t>(start) * width, width);
+                    block.sum_rows([](int, int, Vec<T> x) { return x * x; },
+                                   [&](int c, Vec<T> sum) { store<T>(norms + c, row == 0 ? sum : load(norms + c) + sum); });
+                    if (!Keep && l == depth) return;
                     block.drain([&](int r, int c, Vec<T> x) {
-                        sums[c / lanes<T>] += x * x;
                         const std::ptrdiff_t e = at(i, level.stride) + tile.at(row + r, level.stride) + column + c;
                         if (Keep) store<T>(plain[l] + e, x);
                         if (l < depth) store<T>(scaled[l] + e, x * load(first + c));
                     });
                 });
-                for (int v = 0; v < Vecs; ++v) store<T>(norms + v * lanes<T>, sums[v]);
             }
         });
     }
@@ -193,16 +196,13 @@ struct Tangents {
 
     template <class B, class F>
     void share_a_bar(int l, std::ptrdiff_t sample, int row, const B& block, F tangent) {
-        constexpr int vecs = sizeof(block.acc[0]) / sizeof(Vec<T>);
-        Vec<T> sums[vecs] = {};
-        block.drain([&](int r, int c, Vec<T> y) { sums[c / lanes<T>] += y * tangent(r, c); });
         T* a_bar = tile.a_bar(l) + sample;
         const T* second = tile.levels[l].second + sample;
-        for (int v = 0; v < vecs; ++v) {
-            const int c = v * lanes<T>;
-            const Vec<T> before = row == 0 ? Vec<T>{} : load(a_bar + c);
-            store<T>(a_bar + c, before + load(second + c) * sums[v]);
-        }
+        block.sum_rows([&](int r, int c, Vec<T> y) { return y * tangent(r, c); },
+                       [&](int c, Vec<T> sum) {
+                           const Vec<T> share = load(second + c) * sum;
+                           store<T>(a_bar + c, row == 0 ? share : load(a_bar + c) + share);
+                       });
     }
 };
 

@@ -128,7 +128,7 @@ struct Tile {
                     const std::ptrdiff_t e = at(i, level.stride) + c;
                     store<T>(chain(l) + e, load(level.first + e) * load(delta(l, i) + c));
                 }
-            multiply_panels(n, chain(l), level.stride, potential.down[l], levels[l - 1].delta, levels[l - 1].stride, zero);
+            multiply_panels(n, chain(l), level.stride, potential.down[l], levels[l - 1].delta, levels[l - 1].stride, no_start<T>);
         }
         reduce_outputs();
     }
@@ -154,7 +154,7 @@ struct Tile {
             if (l > 1)
                 descend(l, skip);
             else if (wants_z_bar)
-                multiply_panels(n, a_bar(1), level.stride, potential.down[1], z_bar, below.stride, zero);
+                multiply_panels(n, a_bar(1), level.stride, potential.down[1], z_bar, below.stride, no_start<T>);
         }
     }
 
@@ -180,8 +180,6 @@ struct Tile {
     }
 
    private:
-    static Vec<T> zero(int, int) { return Vec<T>{}; }
-
     // p_l = W_l (sigma'(a_{l-1}) p_{l-1}) + beta_l', and sigma'(a_l) p_l.
     void forward_tangents(int l) {
         const Level<T>& level = levels[l];
@@ -291,7 +289,7 @@ struct Tile {
     void descend(int l, int skip) {
         const Level<T>& level = levels[l];
         const Level<T>& below = levels[l - 1];
-        multiply_panels((2 - skip) * n, level.right + at(skip * n, level.stride), level.stride, potential.down[l], scratch, below.stride, zero);
+        multiply_panels((2 - skip) * n, level.right + at(skip * n, level.stride), level.stride, potential.down[l], scratch, below.stride, no_start<T>);
         const T* from_a = scratch + at((1 - skip) * n, below.stride);
         for (int i = 0; i < n; ++i)
             for (int c = 0; c < below.columns; c += lanes<T>) {
