@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any, Literal
 
 from torch import Tensor
@@ -13,7 +14,7 @@ from fastflow.errors import BackendError, InputError
 native_module: Any = None
 _native_missing: str | None = None
 try:
-    from fastflow import _native as native_module
+    native_module = import_module("fastflow._native")
 except ImportError as error:
     _native_missing = f"the native module didn't load: {error}"
 

@@ -1,4 +1,4 @@
-"""torch.vmap over operators: per-sample operators fold the mapped axis into their samples, others map it slice by slice."""
+"""torch.vmap over operators: per-sample ones fold the mapped axis into their samples, others go slice by slice."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 class Folded(NamedTuple):
     """V mapped calls on B samples each, as one call on V * B samples."""
 
-    index: Tensor
+    network: Tensor
     slot: Tensor
     z: Tensor
     parameters: list[Tensor]

@@ -97,7 +97,8 @@ class _Flow(torch.autograd.Function):
         ctx.save_for_backward(points, *tensors)
 
     @staticmethod
-    def backward(ctx: Any, points_bar: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *bars: Tensor | None) -> tuple[Tensor | None, ...]:
+        points_bar, _ = bars
         points, index, slots, *inputs = ctx.saved_tensors
         if points_bar is None:
             return (None,) * (4 + len(inputs))

@@ -105,15 +105,13 @@ class _Jet(torch.autograd.Function):
         return *(None,) * 5, *backward(ctx.settings, ctx.laplacian, probes, index, slot, *jet_bar, *inputs)
 
     @staticmethod
-    def vmap(
-        info: Any, in_dims: tuple[Any, ...], settings: Settings, laplacian: str, *tensors: Any
-    ) -> tuple[tuple[Tensor, ...], int]:
-        probes, index, slot, z, *parameters = tensors
+    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[tuple[Tensor, ...], int]:
+        settings, laplacian, probes, index, slot, z, *parameters = arguments
         probes_dim, *dims = in_dims[2:]
         if probes_dim is not None:
             raise ValueError("vmap over Hutchinson probes isn't supported: draw them outside")
         batch = fold(info.batch_size, dims, index, slot, z, parameters)
-        outputs = _Jet.apply(settings, laplacian, probes, batch.index, batch.slot, batch.z, *batch.parameters)
+        outputs = _Jet.apply(settings, laplacian, probes, batch.network, batch.slot, batch.z, *batch.parameters)
         return tuple(unfold(output, info.batch_size) for output in outputs), 0
 
 

@@ -57,7 +57,7 @@ def residual_loss(
 def residual_loss_and_gradient(
     mlp: MLP, z: Tensor, index: Tensor, slot: Tensor, coefficients: Tensor, source: Tensor | None
 ) -> list[Tensor]:
-    """The loss, then its gradients with respect to z, coefficients, source (empty if None) and the network's tensors."""
+    """The loss, then its gradients: for z, coefficients, source (empty if None) and the network's tensors."""
     z, index, slot, coefficients = _plain(z, index, slot, coefficients)
     source = None if source is None else source.detach().contiguous()
     residual, z_bar, coefficients_bar = z.new_empty(len(z)), torch.empty_like(z), torch.empty_like(coefficients)

@@ -105,7 +105,8 @@ class _ResidualLoss(torch.autograd.Function):
         ctx.save_for_backward(*tensors, *gradients)
 
     @staticmethod
-    def backward(ctx: Any, loss_bar: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *bars: Tensor | None) -> tuple[Tensor | None, ...]:
+        loss_bar = bars[0]
         constants = (None,) * 4
         if loss_bar is None:
             return *constants, *(None,) * (ctx.num_inputs - 2)
@@ -146,9 +147,9 @@ class _Scale(torch.autograd.Function):
         inputs = (z, coefficients, source, *tensors) if with_source else (z, coefficients, *tensors)
         kept = seconds if with_source else (*seconds[:2], *seconds[3:])
         bars, (loss_bar_bar,) = differentiate_backward(twin, inputs, (loss_bar,), kept)
-        if not with_source:
-            bars.insert(2, None)
-        return None, loss_bar_bar, None, *(None,) * ctx.count, None, None, *bars
+        z_bar, coefficients_bar, *rest = bars
+        rest = rest if with_source else [None, *rest]
+        return None, loss_bar_bar, None, *(None,) * ctx.count, None, None, z_bar, coefficients_bar, *rest
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:

@@ -134,7 +134,8 @@ class _RolloutLoss(torch.autograd.Function):
         ctx.save_for_backward(*tensors, points, *gradients)
 
     @staticmethod
-    def backward(ctx: Any, loss_bar: Tensor | None, points_bar: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *bars: Tensor | None) -> tuple[Tensor | None, ...]:
+        loss_bar, points_bar, *_ = bars
         if loss_bar is None and points_bar is None:
             return (None,) * (ctx.num_inputs + 3)
         # A compiled graph has no second backward, and dynamo can't trace one Function inside another's backward.
@@ -158,10 +159,10 @@ class _RolloutBackward(torch.autograd.Function):
         *tensors: Tensor,
     ) -> tuple[Tensor, ...]:
         points, *gradients = tensors[:count]
+        loss_bar = points.new_zeros(()) if loss_bar is None else loss_bar
         if points_bar is None:
             return tuple(loss_bar * gradient for gradient in gradients)
         index, slots, _, coefficients, *parameters = tensors[count:]
-        loss_bar = points.new_zeros(()) if loss_bar is None else loss_bar
         arguments = (points, index, slots, coefficients, loss_bar, points_bar, parameters, *settings, *rollout)
         return tuple(torch.ops.fastflow.rollout_loss_backward(*arguments))
 
