@@ -225,7 +225,8 @@ def test_eight_bit_maps_the_value_range_to_256_levels():
 def test_starts_are_encoded_held_out_digits_of_different_classes(digits):
     starts = digits.starts(10, seed=3)
     encoded = digits.encode(digits.held_out_images)
-    places = [(encoded == start).all(1).nonzero().item() for start in starts]
+    # Encoded among others, a digit may differ in its last bits.
+    places = [(encoded - start).abs().amax(1).argmin().item() for start in starts]
     assert sorted(digits.held_out_labels[places].tolist()) == list(range(10))
     # The VAE draws the digit that it was started from.
     errors = (digits.decode(starts) - digits.held_out_images[places]).square().mean((1, 2, 3))
