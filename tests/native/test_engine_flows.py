@@ -28,7 +28,7 @@ def case(method, dim=5, hidden=(7, 6), batch=30, networks=3, slots=6, dtype=torc
 
 def check_flow(mlp, z0, index, slots, limit=1e-10, **options):
     inputs = attach([z0, *parameters(mlp)])
-    exact, _ = reference.flow(rebuild(mlp, inputs[1:]), inputs[0], index, slots[:, index], **options)
+    exact, _ = reference.flow(rebuild(mlp, inputs[1:]), inputs[0], index, slots, **options)
     path_bar = torch.randn(exact.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     exact_gradients = torch.autograd.grad(exact, inputs, path_bar, materialize_grads=True)
     engine = Engine(path={"step_length": None, **options})
@@ -92,8 +92,8 @@ def test_rollout_loss(method, step_length):
 
     inputs = attach([z0, *parameters(mlp), coefficients, source])
     exact_mlp = rebuild(mlp, inputs[1:-2])
-    exact, _ = reference.flow(exact_mlp, inputs[0], index, slots[:, index], direction="forward", **options)
-    visits = reference.visits(exact, index, slots[:, index], method)
+    exact, _ = reference.flow(exact_mlp, inputs[0], index, slots, direction="forward", **options)
+    visits = reference.visits(exact, index, slots, method)
     residual = reference.residual(reference.jet(exact_mlp, *visits), inputs[-2][visits[1]], inputs[-1].T.flatten())
     exact_loss = residual.square().mean()
     path_bar = torch.randn(exact.shape, generator=rng, dtype=torch.float64)
@@ -115,9 +115,7 @@ def test_float32(method):
     mlp, z0, index, slots = case(method, 12, (40, 30), dtype=torch.float32)
     options = {"dt": 0.3, "method": method, "step_length": None, "direction": "forward"}
     path, _ = Engine(path=options).flow(mlp, z0, index, slots, STEPS)
-    exact, _ = reference.flow(
-        rebuild(mlp, [p.double() for p in parameters(mlp)]), z0.double(), index, slots[:, index], **options
-    )
+    exact, _ = reference.flow(rebuild(mlp, [p.double() for p in parameters(mlp)]), z0.double(), index, slots, **options)
     check_all([path], [exact], 5e-6)
 
 
