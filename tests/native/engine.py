@@ -150,7 +150,7 @@ def relative_error(actual: Tensor, exact: Tensor) -> float:
 
 def check_all(actual, exact, limit: float = 1e-10) -> None:
     for a, e in zip(actual, exact, strict=True):
-        # The floor is for gradients that are zero but for rounding, as the output layer's in a flow of normalised steps.
+        # The floor is for gradients that are zero but for rounding, as the output layer's along normalised steps.
         assert (
             (a - e.detach()).abs().max().nan_to_num(1) <= limit * max(e.abs().max().item(), 1e-3)
             if a.numel()
