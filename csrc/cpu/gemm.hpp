@@ -83,6 +83,26 @@ struct Block {
         }
     }
 
+    // The first `Rows` steps of `multiply` where row i of the left operand is zero before step i; and, transposed, the last
+    // ones where it is zero after step i.
+    template <bool Transposed>
+    inline __attribute__((always_inline)) void multiply_triangle(const T* left, std::ptrdiff_t left_stride, const T* right,
+                                                                 std::ptrdiff_t right_stride) {
+#pragma GCC unroll 6
+        for (int step = 0; step < Rows; ++step, right += right_stride) {
+            Vec<T> r[Vecs];
+#pragma GCC unroll 4
+            for (int v = 0; v < Vecs; ++v) r[v] = load(right + v * lanes<T>);
+#pragma GCC unroll 6
+            for (int i = 0; i < Rows; ++i) {
+                if (Transposed ? i < step : i > step) continue;
+                const Vec<T> l = broadcast(Transposed ? left[step * left_stride + i] : left[i * left_stride + step]);
+#pragma GCC unroll 4
+                for (int v = 0; v < Vecs; ++v) acc[i][v] += l * r[v];
+            }
+        }
+    }
+
     template <class F>
     inline __attribute__((always_inline)) void drain(F f) const {
 #pragma GCC unroll 6
@@ -121,15 +141,38 @@ struct Panels {
 
     const T* at(int panel, int column) const { return data + static_cast<std::ptrdiff_t>(depth) * panel + (column - panel); }
 
-    // Reads element (row, column) at source[row * row_step + column * column_step].
-    void pack(const T* source, std::ptrdiff_t row_step, std::ptrdiff_t column_step, T scale = 1) {
-        T* out = data;
+    // From (depth, columns) with rows `stride` apart.
+    void pack(const T* source, std::ptrdiff_t stride) {
+        for_panels([&](T* panel, int first, int width, int used) {
+            for (int row = 0; row < depth; ++row, panel += width) {
+                const T* from = source + row * stride + first;
+                for (int column = 0; column < used; ++column) panel[column] = from[column];
+                for (int column = used; column < width; ++column) panel[column] = T(0);
+            }
+        });
+    }
+
+    // From the transpose, (columns, depth) with rows `stride` apart; some rows of the panel at a time, which stay in the cache.
+    void pack_transposed(const T* source, std::ptrdiff_t stride) {
+        constexpr int some = 64;
+        for_panels([&](T* panel, int first, int width, int used) {
+            for (int from = 0; from < depth; from += some) {
+                const int end = from + some < depth ? from + some : depth;
+                for (int column = 0; column < width; ++column)
+                    for (int row = from; row < end; ++row)
+                        panel[static_cast<std::ptrdiff_t>(row) * width + column] = column < used ? source[(first + column) * stride + row] : T(0);
+            }
+        });
+    }
+
+   private:
+    // f(panel, its first column, its width, how many columns of it are no padding)
+    template <class F>
+    void for_panels(F f) {
         const int total = padded<T>(columns);
-        for (int panel = 0; panel < total; panel += panel_columns<T>) {
-            const int end = panel + panel_columns<T> < total ? panel + panel_columns<T> : total;
-            for (int row = 0; row < depth; ++row)
-                for (int column = panel; column < end; ++column)
-                    *out++ = column < columns ? scale * source[row * row_step + column * column_step] : T(0);
+        for (int first = 0; first < total; first += panel_columns<T>) {
+            const int width = total - first < panel_columns<T> ? total - first : panel_columns<T>;
+            f(data + static_cast<std::ptrdiff_t>(depth) * first, first, width, columns - first < width ? columns - first : width);
         }
     }
 };
@@ -160,20 +203,17 @@ void multiply_panels(int rows, const T* left, int left_stride, const Panels<T>& 
     }
 }
 
-// out (rows, columns) += left right over `steps`, where element (row, step) of the left operand lies at
-// left[row * left_stride + step], or, transposed, at left[step * left_stride + row]. Sums start at zero and are added when
-// complete: long sums then round at the size of their parts.
-template <class T, bool Transposed>
+// out (rows, columns) += left^T right, with left (steps, rows) and right (steps, columns). Sums start at zero and are added
+// when complete: long sums then round at the size of their parts.
+template <class T>
 void accumulate_product(int rows, int steps, int columns, const T* left, int left_stride, const T* right, int right_stride, T* out,
                         int out_stride) {
     for_columns<T>(columns, [&](int column, auto vecs, int, int) {
         for_rows(rows, [&](int row, auto height) {
             Block<T, decltype(height)::value, decltype(vecs)::value> block;
-            T* target = out + static_cast<std::ptrdiff_t>(row) * out_stride + column;
             block.clear();
-            const T* first = left + (Transposed ? row : static_cast<std::ptrdiff_t>(row) * left_stride);
-            block.template multiply<Transposed>(steps, first, left_stride, right + column, right_stride);
-            block.add_to(target, out_stride);
+            block.template multiply<true>(steps, left + row, left_stride, right + column, right_stride);
+            block.add_to(out + static_cast<std::ptrdiff_t>(row) * out_stride + column, out_stride);
         });
     });
 }

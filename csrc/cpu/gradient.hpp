@@ -57,7 +57,7 @@ struct Accumulators {
                     store<T>(target, sum);
             }
         if (potential.basis != nullptr)
-            accumulate_product<T, false>(net.width[0], potential.directions, columns, potential.basis, potential.directions, seeds, stride, weight[1], stride);
+            accumulate_product<T>(net.width[0], potential.directions, columns, potential.basis, net.width[0], seeds, stride, weight[1], stride);
     }
 };
 

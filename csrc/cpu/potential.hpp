@@ -29,7 +29,7 @@ struct Potential {
     bool triangular;   // X_1 is zero above its diagonal
     T* seeds;          // X_1^T (r, row_stride(width[1])); with no second layer only its gradient is needed
     T* seed_norms;     // squared row norms of X_1 (padded width[1],)
-    T* basis;          // (width[0], r)
+    T* basis;          // transposed (r, width[0])
     Panels<T> to_probes, from_probes;  // basis and its transpose, for the output map's share of a probed Laplacian
 
     // Lays the pieces out in a block, filled or to be filled; without a block it only measures.
@@ -58,8 +58,8 @@ struct Potential {
         for (int l = 1; l <= net.depth; ++l) {
             const int in = net.width[l - 1], out = net.width[l];
             const T* weight = net.weight[l] + k * in * out;
-            up[l].pack(weight, 1, in);
-            down[l].pack(weight, in, 1);
+            up[l].pack_transposed(weight, in);
+            down[l].pack(weight, in);
         }
         const int last = net.width[net.depth];
         for (int i = 0; i < padded<T>(last); ++i) out_weight[i] = i < last ? net.out_weight[k * last + i] : T(0);
@@ -73,17 +73,17 @@ struct Potential {
         if (triangular) rotate(height, dim, weight, seeds, stride, basis, arena);
         if (net.laplacian == Laplacian::probes) {
             const T scale = 1 / __builtin_sqrt(static_cast<T>(directions));
-            for (int i = 0; i < dim; ++i)
-                for (int j = 0; j < directions; ++j) basis[i * directions + j] = scale * net.probes[static_cast<std::ptrdiff_t>(j) * dim + i];
-            to_probes.pack(basis, directions, 1);
-            from_probes.pack(basis, 1, directions);
+            for (int j = 0; j < directions; ++j)
+                for (int i = 0; i < dim; ++i) basis[j * dim + i] = scale * net.probes[static_cast<std::ptrdiff_t>(j) * dim + i];
+            to_probes.pack_transposed(basis, dim);
+            from_probes.pack(basis, dim);
         }
         if (!triangular)  // (W_1 basis)^T, or W_1^T
             for (int j = 0; j < directions; ++j)
                 for (int k = 0; k < stride; ++k) {
                     T sum = 0;
                     for (int i = basis == nullptr ? j : 0; i < (basis == nullptr ? j + 1 : dim) && k < height; ++i)
-                        sum += weight[static_cast<std::ptrdiff_t>(k) * dim + i] * (basis == nullptr ? T(1) : basis[i * directions + j]);
+                        sum += weight[static_cast<std::ptrdiff_t>(k) * dim + i] * (basis == nullptr ? T(1) : basis[j * dim + i]);
                     seeds[static_cast<std::ptrdiff_t>(j) * stride + k] = sum;
                 }
         for (int k = 0; k < padded<T>(height); ++k) {

@@ -1,5 +1,5 @@
-// W = R Q^T, Q with orthonormal columns, R lower trapezoidal: the rows of W one after the other, each projected on the
-// directions found so far (Gram-Schmidt, repeated when the row nearly vanishes, in double for both precisions).
+// W = R Q^T, Q with orthonormal columns, R lower trapezoidal: Gram-Schmidt on the rows of W, repeated for rows that nearly
+// vanish, in double for both precisions. Rows are projected on the directions found before them a few at a time.
 #pragma once
 
 #include <float.h>
@@ -9,50 +9,19 @@
 
 namespace fastflow::cpu::FASTFLOW_ISA {
 
-inline double dot(int n, const double* x, const double* y) {
-    Vec<double> sum{};
-    for (int i = 0; i < n; i += lanes<double>) sum += load(x + i) * load(y + i);
-    return sum_lanes<double>(sum);
-}
-
-// row -= its projection on the `count` directions; adds the coefficients to `coefficients`.
-inline void project(int n, int count, const double* directions, double* row, double* coefficients, double* scratch) {
-    constexpr int group = 4;  // directions per pass over the row
-    for (int j = 0; j < count; j += group) {
-        const int width = count - j < group ? count - j : group;
-        const double* q = directions + static_cast<std::ptrdiff_t>(j) * n;
-        Vec<double> sums[group] = {};
-        for (int i = 0; i < n; i += lanes<double>)
-#pragma GCC unroll 4
-            for (int g = 0; g < group; ++g) sums[g] += load(row + i) * load(q + (g < width ? g : 0) * n + i);
-        for (int g = 0; g < width; ++g) scratch[j + g] = sum_lanes<double>(sums[g]);
-    }
-    for (int j = 0; j < count; j += group) {
-        const int width = count - j < group ? count - j : group;
-        const double* q = directions + static_cast<std::ptrdiff_t>(j) * n;
-        Vec<double> factors[group];
-        for (int g = 0; g < group; ++g) factors[g] = broadcast(g < width ? scratch[j + g] : 0.0);
-        for (int i = 0; i < n; i += lanes<double>) {
-            Vec<double> rest = load(row + i);
-#pragma GCC unroll 4
-            for (int g = 0; g < group; ++g) rest -= factors[g] * load(q + (g < width ? g : 0) * n + i);
-            store<double>(row + i, rest);
-        }
-    }
-    for (int j = 0; j < count; ++j) coefficients[j] += scratch[j];
-}
+constexpr int rotation_block = 4;
 
 struct RotationScratch {
-    int columns;           // width, padded
-    double *directions;    // rows of Q^T (rank, columns)
-    double *row, *coefficients, *scratch;
+    int columns;          // width, padded
+    double* directions;   // rows of Q^T (rank, columns)
+    double* rows;         // (rotation_block, columns)
+    double* products;     // of the rows with the directions (rotation_block, rank)
 
     RotationScratch(int height, int width, Arena& arena) : columns(padded<double>(width)) {
         const int rank = width < height ? width : height;
         directions = arena.take<double>(static_cast<std::size_t>(rank) * columns);
-        row = arena.take<double>(columns);
-        coefficients = arena.take<double>(rank);
-        scratch = arena.take<double>(rank);
+        rows = arena.take<double>(static_cast<std::size_t>(rotation_block) * columns);
+        products = arena.take<double>(static_cast<std::size_t>(rotation_block) * rank);
     }
 };
 
@@ -62,40 +31,98 @@ inline std::size_t rotation_scratch_size(int height, int width) {
     return arena.used;
 }
 
+// `Rows` rows (Rows, n) minus their projections on `Width` directions (Width, n), whose coefficients are added to
+// products[row * stride + direction].
+template <int Rows, int Width>
+inline void project(int n, const double* directions, double* rows, double* products, int stride) {
+    Vec<double> sums[Rows][Width] = {};
+    for (int i = 0; i < n; i += lanes<double>)
+#pragma GCC unroll 4
+        for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 4
+            for (int w = 0; w < Width; ++w) sums[r][w] += load(rows + r * n + i) * load(directions + w * n + i);
+
+    Vec<double> factors[Rows][Width];
+#pragma GCC unroll 4
+    for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 4
+        for (int w = 0; w < Width; ++w) {
+            const double product = sum_lanes<double>(sums[r][w]);
+            products[r * stride + w] += product;
+            factors[r][w] = broadcast(product);
+        }
+    for (int i = 0; i < n; i += lanes<double>)
+#pragma GCC unroll 4
+        for (int r = 0; r < Rows; ++r) {
+            Vec<double> rest = load(rows + r * n + i);
+#pragma GCC unroll 4
+            for (int w = 0; w < Width; ++w) rest -= factors[r][w] * load(directions + w * n + i);
+            store<double>(rows + r * n + i, rest);
+        }
+}
+
+template <int Rows>
+inline void project_all(int n, int count, const double* directions, double* rows, double* products, int stride) {
+    int j = 0;
+    for (; j + 4 <= count; j += 4) project<Rows, 4>(n, directions + static_cast<std::ptrdiff_t>(j) * n, rows, products + j, stride);
+    for (; j < count; ++j) project<Rows, 1>(n, directions + static_cast<std::ptrdiff_t>(j) * n, rows, products + j, stride);
+}
+
+inline double length_of(int n, const double* row) {
+    Vec<double> sum{};
+    for (int i = 0; i < n; i += lanes<double>) sum += load(row + i) * load(row + i);
+    return __builtin_sqrt(sum_lanes<double>(sum));
+}
+
 // weight (height, width) row-major. Writes R transposed to `seeds` (rank, seed_stride), every column up to the stride, and
-// Q to `basis` (width, rank), with rank = min(width, height). A row that depends on those before it, zero included, adds
-// no direction: where the rows run out, the last columns of R and Q are zero, which leaves R Q^T = W.
+// Q transposed to `basis` (rank, width), with rank = min(width, height). A row that depends on those before it, zero
+// included, adds no direction: where the rows run out, the last rows of both are zero, which leaves R Q^T = W.
 template <class T>
 void rotate(int height, int width, const T* weight, T* seeds, int seed_stride, T* basis, Arena arena) {
     const int rank = width < height ? width : height;
-    const auto [n, directions, row, coefficients, scratch] = RotationScratch(height, width, arena);
-
-    for (int j = 0; j < rank; ++j)
-        for (int k = 0; k < seed_stride; ++k) seeds[static_cast<std::ptrdiff_t>(j) * seed_stride + k] = 0;
+    const RotationScratch scratch(height, width, arena);
+    const int n = scratch.columns;
+    __builtin_memset(seeds, 0, sizeof(T) * rank * seed_stride);
 
     int found = 0;
-    for (int k = 0; k < height; ++k) {
-        for (int i = 0; i < n; ++i) row[i] = i < width ? static_cast<double>(weight[static_cast<std::ptrdiff_t>(k) * width + i]) : 0.0;
-        for (int j = 0; j < found; ++j) coefficients[j] = 0;
-
-        const double length = __builtin_sqrt(dot(n, row, row));
-        double before = length, rest = length;
-        for (int pass = 0; pass < 3 && found > 0; ++pass) {  // a second pass restores orthogonality; a third is a guard
-            project(n, found, directions, row, coefficients, scratch);
-            rest = __builtin_sqrt(dot(n, row, row));
-            if (rest > 0.1 * before) break;
-            before = rest;
+    for (int first = 0; first < height; first += rotation_block) {
+        const int count = height - first < rotation_block ? height - first : rotation_block;
+        double lengths[rotation_block];
+        for (int r = 0; r < count; ++r) {
+            double* row = scratch.rows + r * n;
+            const T* source = weight + static_cast<std::ptrdiff_t>(first + r) * width;
+            for (int i = 0; i < width; ++i) row[i] = static_cast<double>(source[i]);
+            for (int i = width; i < n; ++i) row[i] = 0;
+            lengths[r] = length_of(n, row);
         }
-        for (int j = 0; j < found; ++j) seeds[static_cast<std::ptrdiff_t>(j) * seed_stride + k] = static_cast<T>(coefficients[j]);
-        if (found < rank && rest > 4 * DBL_EPSILON * width * length) {
-            for (int i = 0; i < n; ++i) directions[static_cast<std::ptrdiff_t>(found) * n + i] = row[i] / rest;
-            seeds[static_cast<std::ptrdiff_t>(found) * seed_stride + k] = static_cast<T>(rest);
+        __builtin_memset(scratch.products, 0, sizeof(double) * rotation_block * rank);
+        const int before = found;
+        if (count == rotation_block) project_all<rotation_block>(n, before, scratch.directions, scratch.rows, scratch.products, rank);
+
+        for (int r = 0; r < count; ++r) {
+            double* row = scratch.rows + r * n;
+            double* products = scratch.products + r * rank;
+            const int projected = count == rotation_block ? before : 0;
+            project_all<1>(n, found - projected, scratch.directions + static_cast<std::ptrdiff_t>(projected) * n, row, products + projected, rank);
+            double rest = length_of(n, row);
+            // What is left of a row that nearly vanishes isn't orthogonal to the directions: a second pass mends that.
+            for (double previous = lengths[r]; rest > 0 && rest < 0.1 * previous;) {
+                previous = rest;
+                project_all<1>(n, found, scratch.directions, row, products, rank);
+                rest = length_of(n, row);
+            }
+            const bool independent = found < rank && rest > 4 * DBL_EPSILON * width * lengths[r];
+            for (int j = 0; j < found; ++j) seeds[static_cast<std::ptrdiff_t>(j) * seed_stride + first + r] = static_cast<T>(products[j]);
+            if (!independent) continue;
+            double* direction = scratch.directions + static_cast<std::ptrdiff_t>(found) * n;
+            for (int i = 0; i < n; ++i) direction[i] = row[i] / rest;
+            seeds[static_cast<std::ptrdiff_t>(found) * seed_stride + first + r] = static_cast<T>(rest);
             ++found;
         }
     }
-    for (int i = 0; i < width; ++i)
-        for (int j = 0; j < rank; ++j)
-            basis[static_cast<std::ptrdiff_t>(i) * rank + j] = j < found ? static_cast<T>(directions[static_cast<std::ptrdiff_t>(j) * n + i]) : T(0);
+    for (int j = 0; j < rank; ++j)
+        for (int i = 0; i < width; ++i)
+            basis[static_cast<std::ptrdiff_t>(j) * width + i] = j < found ? static_cast<T>(scratch.directions[static_cast<std::ptrdiff_t>(j) * n + i]) : T(0);
 }
 
 }  // namespace fastflow::cpu::FASTFLOW_ISA

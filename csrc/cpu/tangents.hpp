@@ -58,15 +58,12 @@ struct Tangents {
 
     std::ptrdiff_t at(int sample, int stride) const { return static_cast<std::ptrdiff_t>(sample) * directions * stride; }
 
-    // First column that a block of rows from `row` on reads of row `row` or later: where the triangle begins.
-    int triangle(int row) const { return potential.triangular ? row : 0; }
-
     void scale_seeds(int from, int count) {
         const Level<T>& level = tile.levels[1];
         for (int i = 0; i < count; ++i) {
             const T* first = level.first + tile.at(from + i, level.stride);
             for (int c = 0; c < level.columns; c += lanes<T>) {
-                // Rows whose diagonal lies beyond these columns aren't read here; a block starts up to its height before its own.
+                // Rows whose diagonal lies beyond these columns by more than a block's height aren't read here.
                 const int reach = c + lanes<T> + block_rows;
                 const int rows = potential.triangular && reach < directions ? reach : directions;
                 const Vec<T> slope = load(first + c);
@@ -91,10 +88,17 @@ struct Tangents {
                 T* norms = level.norms + tile.at(from + i, level.stride) + column;
                 for_rows(directions, [&](int row, auto height) {
                     Block<T, decltype(height)::value, Vecs> block;
-                    const int start = l == 2 ? triangle(row) : 0;
+                    constexpr int Rows = decltype(height)::value;
+                    const T* l_row = left + tile.at(row, below.stride);
+                    const T* right = panels.at(panel, column);
+                    int start = 0;
                     block.clear();
-                    block.template multiply<false>(below.width - start, left + tile.at(row, below.stride) + start, below.stride,
-                                                   panels.at(panel, column) + static_cast<std::ptrdiff_t>(start) * width, width);
+                    if (l == 2 && potential.triangular) {  // rows j of X_1^T are zero before column j
+                        block.template multiply_triangle<false>(l_row + row, below.stride, right + static_cast<std::ptrdiff_t>(row) * width, width);
+                        start = row + Rows;
+                    }
+                    block.template multiply<false>(below.width - start, l_row + start, below.stride,
+                                                   right + static_cast<std::ptrdiff_t>(start) * width, width);
                     block.sum_rows([](int, int, Vec<T> x) { return x * x; },
                                    [&](int c, Vec<T> sum) { store<T>(norms + c, row == 0 ? sum : load(norms + c) + sum); });
                     if (!Keep && l == depth) return;
@@ -132,19 +136,23 @@ struct Tangents {
         const Level<T>& level = tile.levels[l];
         const Level<T>& below = tile.levels[l - 1];
         if (l > 2 || !potential.triangular)
-            return accumulate_product<T, true>(below.width, count * directions, level.columns, scaled[l - 1], below.stride, plain[l], level.stride,
+            return accumulate_product<T>(below.width, count * directions, level.columns, scaled[l - 1], below.stride, plain[l], level.stride,
                                                accumulators.weight[l], level.stride);
         for_columns<T>(level.columns, [&](int column, auto vecs, int, int) {
             for_rows(below.width, [&](int row, auto height) {
                 constexpr int Rows = decltype(height)::value;
                 Block<T, Rows, decltype(vecs)::value> block;
-                T* target = accumulators.weight[l] + tile.at(row, level.stride) + column;
-                const int steps = row + Rows < directions ? row + Rows : directions;  // the others are zero in these rows
+                const T* left = scaled[l - 1] + row;
+                const T* right = plain[l] + column;
                 block.clear();
-                for (int i = 0; i < count; ++i)
-                    block.template multiply<true>(steps, scaled[l - 1] + at(i, below.stride) + row, below.stride,
-                                                  plain[l] + at(i, level.stride) + column, level.stride);
-                block.add_to(target, level.stride);
+                if (row + Rows > directions)
+                    block.template multiply<true>(count * directions, left, below.stride, right, level.stride);
+                else  // only the first row + Rows directions reach these columns of X_1^T, the last few of them not all
+                    for (int i = 0; i < count; ++i, left += at(1, below.stride), right += at(1, level.stride)) {
+                        block.template multiply<true>(row, left, below.stride, right, level.stride);
+                        block.template multiply_triangle<true>(left + tile.at(row, below.stride), below.stride, right + tile.at(row, level.stride), level.stride);
+                    }
+                block.add_to(accumulators.weight[l] + tile.at(row, level.stride) + column, level.stride);
             });
         });
     }

@@ -149,7 +149,7 @@ struct Tile {
             const Level<T>& level = levels[l];
             const Level<T>& below = levels[l - 1];
             if (accumulators != nullptr)
-                accumulate_product<T, true>(below.width, parts * n, level.columns, below.left + at(skip * n, below.stride), below.stride,
+                accumulate_product<T>(below.width, parts * n, level.columns, below.left + at(skip * n, below.stride), below.stride,
                                             level.right + at(skip * n, level.stride), level.stride, accumulators->weight[l], level.stride);
             if (l > 1)
                 descend(l, skip);
