@@ -12,6 +12,7 @@ from importlib.metadata import version
 from fastflow import baselines, generators, metrics, pde
 from fastflow.errors import BackendError, ConvergenceError, InputError, TrainingError
 from fastflow.flows import flow, rollout_loss
+from fastflow.mlp import Sin, mlp_jet
 from fastflow.objectives import pde_loss
 from fastflow.ops.backends import backends, precision, use_backend
 from fastflow.ops.types import Jet
@@ -29,6 +30,7 @@ __all__ = [
     "Jet",
     "PotentialBank",
     "Run",
+    "Sin",
     "TrainingError",
     "Traversal",
     "backends",
@@ -38,6 +40,7 @@ __all__ = [
     "generators",
     "load_run",
     "metrics",
+    "mlp_jet",
     "pde",
     "pde_loss",
     "precision",

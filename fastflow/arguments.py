@@ -21,18 +21,24 @@ def sample_times(t: Times, z: Tensor) -> Tensor:
     return torch.as_tensor(t, dtype=z.dtype, device=z.device).expand(z.shape[0])
 
 
-def check_latents(z: Tensor, dim: int, like: Tensor) -> None:
-    """Raise InputError unless z is (B, dim), of the dtype and on the device of `like`, and finite."""
+def check_latents(z: Tensor, dim: int, like: Tensor, name: str = "z") -> Tensor:
+    """The latents z (B, dim); raise InputError unless they have dtype and device of `like`, and are finite.
+
+    Inside autocast, latents of lower precision are raised to the parameters': derivatives need it.
+    """
     if not isinstance(z, Tensor) or z.ndim != 2 or z.shape[1] != dim:
         got = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
-        raise InputError(f"z must be a tensor of shape (B, {dim}), got {got}")
+        raise InputError(f"{name} must be a tensor of shape (B, {dim}), got {got}")
+    if z.is_floating_point() and torch.is_autocast_enabled(z.device.type):
+        z = z.to(like.dtype)
     if z.dtype != like.dtype:
-        raise InputError(f"z must have the bank's dtype {like.dtype}, got {z.dtype}: convert one with .to(...)")
+        raise InputError(f"{name} must have the parameters' dtype {like.dtype}, got {z.dtype}: convert one of them")
     if z.device != like.device:
-        raise InputError(f"z must be on the bank's device {like.device}, got {z.device}: move one with .to(...)")
+        raise InputError(f"{name} must be on the parameters' device {like.device}, got {z.device}: move one of them")
     # Looking at values would break a compiled graph, and wait for the GPU.
     if z.device.type == "cpu" and not torch.compiler.is_compiling() and not bool(z.isfinite().all()):
-        raise InputError("z must be finite, got NaN or infinity")
+        raise InputError(f"{name} must be finite, got NaN or infinity")
+    return z
 
 
 def check_index(index: int | Tensor, num_potentials: int, z: Tensor) -> Tensor:
@@ -75,3 +81,11 @@ def check_times(t: Times, z: Tensor) -> Times:
     if not math.isfinite(t):
         raise InputError(f"t must be finite, got {t}")
     return t
+
+
+def draw_probes(z: Tensor, num_probes: int, generator: torch.Generator | None) -> Tensor:
+    """Rademacher probes (M, D) for latents z (B, D)."""
+    if not isinstance(num_probes, int) or num_probes < 1:
+        raise InputError(f"num_probes must be a whole number of at least 1, got {num_probes!r}")
+    signs = torch.randint(0, 2, (num_probes, z.shape[1]), generator=generator, device=z.device)
+    return (2 * signs - 1).to(z.dtype)

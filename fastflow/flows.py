@@ -49,6 +49,7 @@ def flow(
     """
     if direction not in ("forward", "descent", "reverse"):
         raise InputError(f"direction must be one of forward, descent, reverse, got {direction!r}")
+    z0 = check_latents(z0, bank.dim, bank.out_bias)
     networks, _ = _path_networks(bank, z0, index, steps, t0, dt, method, step_length)
     route = Path(dt, method, direction, step_length)
     path, error = ops_flow(networks.mlp, z0, networks.network, networks.slot, route)
@@ -73,6 +74,7 @@ def rollout_loss(
 
     The loss is differentiated through the path too. Arguments are those of `flow` and `pde_loss`.
     """
+    z0 = check_latents(z0, bank.dim, bank.out_bias)
     networks, times = _path_networks(bank, z0, index, steps, t0, dt, method, step_length)
     mlp, network, slots = networks.mlp, networks.network, networks.slot
     if isinstance(pde, LinearQuadratic) and not pde.has_source:
@@ -96,7 +98,6 @@ def _path_networks(
     step_length: float | None,
 ) -> tuple[Networks, Tensor]:
     """The networks with slots (T, K) for a path's stage times, and the times (steps,) of its visited points."""
-    check_latents(z0, bank.dim, bank.out_bias)
     if not isinstance(steps, int) or steps < 1:
         raise InputError(f"steps must be a whole number of at least 1, got {steps!r}")
     if method not in ("euler", "heun", "rk4"):

@@ -33,7 +33,7 @@ def pde_loss(
     z, t, index and the rest are those of `PotentialBank.jet`; `pde` is an equation, or any callable of a jet.
     """
     if isinstance(pde, LinearQuadratic) and laplacian == "exact":
-        check_latents(z, bank.dim, bank.out_bias)
+        z = check_latents(z, bank.dim, bank.out_bias)
         t = check_times(t, z)
         networks = bank.networks(t, index, z)
         source = pde.source(z, sample_times(t, z), networks.potential)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from fastflow.arguments import Times, check_index, check_laplacian, check_latents, check_times
+from fastflow.arguments import Times, check_index, check_laplacian, check_latents, check_times, draw_probes
 from fastflow.errors import InputError
 from fastflow.ops.activations import OUT_ACTIVATIONS, check_activation, derivatives
 from fastflow.ops.grouping import group
@@ -115,7 +115,7 @@ class PotentialBank(nn.Module):
         """Value, gradient, Laplacian and time derivatives of each sample's potential, exact and differentiable.
 
         Args:
-            z: latents (B, D) of the bank's dtype.
+            z: latents (B, D) of the parameters' dtype.
             t: times; see `fastflow.arguments.Times`.
             index: the potential, one for all or one per sample (B,) long.
             laplacian: "exact" trace of the spatial Hessian; "hutchinson", an unbiased estimate from `num_probes`
@@ -125,9 +125,9 @@ class PotentialBank(nn.Module):
         Raises:
             InputError: a shape, dtype or value that doesn't fit, by the argument's name.
         """
-        check_latents(z, self.dim, self.out_bias)
+        z = check_latents(z, self.dim, self.out_bias)
         check_laplacian(laplacian)
-        probes = _probes(z, num_probes, generator) if laplacian == "hutchinson" else None
+        probes = draw_probes(z, num_probes, generator) if laplacian == "hutchinson" else None
         networks = self.networks(check_times(t, z), index, z)
         return jet(networks.mlp, z, networks.network, networks.slot, laplacian, probes)
 
@@ -147,7 +147,8 @@ class PotentialBank(nn.Module):
             grid, place = t if isinstance(t, tuple) else (torch.as_tensor(t).reshape(1), 0)
             times = grid.expand(out_bias.shape[0], -1)
             slot = network * grid.shape[0] + place
-        bias_jets = self._bias_jets(times.to(out_bias), chosen)
+        with torch.autocast(z.device.type, enabled=False):  # what is differentiated twice keeps its precision
+            bias_jets = self._bias_jets(times.to(out_bias), chosen)
         settings = (self.activation, self.out_activation, self.time != "none")
         mlp = MLP(tuple(weights), bias_jets, out_weight, out_bias, *settings)
         return Networks(mlp, network, slot, potential, chosen)
@@ -202,13 +203,6 @@ def sinusoidal_embedding(t: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
         torch.cat((frequency * cosine, -frequency * sine), -1),
         torch.cat((-(frequency**2) * sine, -(frequency**2) * cosine), -1),
     )
-
-
-def _probes(z: Tensor, num_probes: int, generator: torch.Generator | None) -> Tensor:
-    if not isinstance(num_probes, int) or num_probes < 1:
-        raise InputError(f"num_probes must be a whole number of at least 1, got {num_probes!r}")
-    signs = torch.randint(0, 2, (num_probes, z.shape[1]), generator=generator, device=z.device)
-    return (2 * signs - 1).to(z.dtype)
 
 
 def _uniform(fan_in: int, *shape: int) -> nn.Parameter:

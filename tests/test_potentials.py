@@ -175,7 +175,7 @@ def test_bad_sizes_and_names_are_refused(options, message):
         ({"z": torch.zeros(2, 5, dtype=torch.float64)}, "z must be a tensor of shape"),
         ({"z": torch.zeros(4, dtype=torch.float64)}, "z must be a tensor of shape"),
         ({"z": [[0.0]]}, "z must be a tensor of shape"),
-        ({"z": torch.zeros(2, 4)}, "z must have the bank's dtype torch.float64, got torch.float32"),
+        ({"z": torch.zeros(2, 4)}, "z must have the parameters' dtype torch.float64, got torch.float32"),
         ({"z": torch.full((2, 4), torch.inf, dtype=torch.float64)}, "z must be finite"),
         ({"t": torch.zeros(3)}, "t must be"),
         ({"t": math.nan}, "t must be finite"),

@@ -114,7 +114,7 @@ def test_refused_arguments_are_named(bank, generator, z0, changes, message):
     [
         (lambda z: z[:, :3], r"z must be a tensor of shape \(B, 4\), got \(4, 3\)"),
         (lambda z: z[0], r"z must be a tensor of shape \(B, 4\), got \(4,\)"),
-        (lambda z: z.float(), "z must have the bank's dtype"),
+        (lambda z: z.float(), "z must have the parameters' dtype"),
         (lambda z: z / 0, "z must be finite"),
     ],
     ids=["width", "no-batch", "dtype", "infinite"],
