@@ -53,16 +53,35 @@ inline Vec<T> broadcast(T x) {
     return x - Vec<T>{};
 }
 
+template <int... I>
+struct Indices {};
+
+template <int N, int... I>
+struct CountTo : CountTo<N - 1, N - 1, I...> {};
+
+template <int... I>
+struct CountTo<0, I...> {
+    using type = Indices<I...>;
+};
+
+// Lane i gets lane i ^ distance.
+template <class T, int Distance, int... I>
+inline Vec<T> swap_lanes(Vec<T> v, Indices<I...>) {
+#if defined(__clang__)
+    return __builtin_shufflevector(v, v, (I ^ Distance)...);
+#else
+    return __builtin_shuffle(v, typename Simd<T>::Int{(I ^ Distance)...});
+#endif
+}
+
 // Sum of the lanes, always in the same order.
-template <class T>
+template <class T, int Distance = lanes<T> / 2>
 inline T sum_lanes(Vec<T> v) {
-    T half[lanes<T>];
-    __builtin_memcpy(half, &v, sizeof v);
-#pragma GCC unroll 8
-    for (int width = lanes<T> / 2; width > 0; width /= 2)
-#pragma GCC unroll 16
-        for (int i = 0; i < width; ++i) half[i] += half[i + width];
-    return half[0];
+    v += swap_lanes<T, Distance>(v, typename CountTo<lanes<T>>::type{});
+    if constexpr (Distance > 1)
+        return sum_lanes<T, Distance / 2>(v);
+    else
+        return v[0];
 }
 
 template <class T>

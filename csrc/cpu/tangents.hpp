@@ -51,7 +51,7 @@ struct Tangents {
    private:
     // As many as keep the rows of one layer in the first-level cache, and at least one.
     int choose_group() const {
-        constexpr int rows = 48;
+        constexpr int rows = 96;
         const int fit = directions > 0 ? rows / directions : tile.capacity;
         return fit < 1 ? 1 : fit < tile.capacity ? fit : tile.capacity;
     }

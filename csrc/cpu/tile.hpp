@@ -93,7 +93,8 @@ struct Tile {
         for (int i = 0; i < n; ++i) {
             const T* source = z + (ids != nullptr ? ids[i] : first + i) * dim;
             T* target = outputs(0) + at(i, levels[0].stride);
-            for (int j = 0; j < columns; ++j) target[j] = j < dim ? source[j] : T(0);
+            __builtin_memcpy(target, source, sizeof(T) * dim);
+            for (int j = dim; j < columns; ++j) target[j] = 0;
         }
     }
 
@@ -218,9 +219,9 @@ struct Tile {
                     curvature += load(delta(1, i) + c) * load(front.second + at(i, front.stride) + c) * load(norms(1, i) + c);
             value[i] = *potential.out_bias + sum_lanes<T>(v);
             square[i] = sum_lanes<T>(squares);
-            laplacian[i] = sum_lanes<T>(curvature);
-            v_t[i] = sum_lanes<T>(vt);
-            v_tt[i] = sum_lanes<T>(vtt);
+            laplacian[i] = curved ? sum_lanes<T>(curvature) : T(0);
+            v_t[i] = timed ? sum_lanes<T>(vt) : T(0);
+            v_tt[i] = timed ? sum_lanes<T>(vtt) : T(0);
         }
     }
 
