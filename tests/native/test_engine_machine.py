@@ -1,0 +1,100 @@
+"""The native engine and the machine: every instruction set, forks, threads, memory."""
+
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from native.engine import Engine, check_all
+from support.networks import random_mlp, random_samples
+
+from fastflow import _native
+from fastflow.ops.activations import ACTIVATIONS
+
+FLOW = {"dt": 0.2, "method": "heun", "direction": "forward", "step_length": None}
+
+
+def results(dtype: torch.dtype, activation: str = "tanh", num_threads: int = 1) -> list[torch.Tensor]:
+    """A residual loss and a flow, with their gradients."""
+    mlp = random_mlp(2, 19, (21, 33, 18), slots=4, activation=activation, dtype=dtype)
+    z, index, slot = random_samples(mlp, 150)
+    coefficients, source = torch.ones(2, 5, dtype=dtype), torch.ones(150, dtype=dtype)
+    engine = Engine(path=FLOW, num_threads=num_threads)
+    loss, residual, gradients = engine.residual_backward(mlp, z, index, slot, coefficients, source)
+    path, _ = engine.flow(mlp, z, index, torch.zeros(4, 2, dtype=torch.int64), 3)
+    path_gradients = engine.flow_backward(mlp, path, index, torch.zeros(4, 2, dtype=torch.int64), path)
+    return [torch.tensor(loss), residual, *gradients, path, *path_gradients]
+
+
+def save_results(file: str) -> None:
+    torch.save([[results(dtype, name) for name in ACTIVATIONS] for dtype in (torch.float64, torch.float32)], file)
+    print(_native.instruction_set())
+
+
+def in_fresh_process(code: str, **environment: str) -> str:
+    tests = Path(__file__).parents[1]
+    program = f"import sys; sys.path.insert(0, {str(tests)!r}); {code}"
+    finished = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
+
+
+@pytest.mark.parametrize("isa", _native.supported_instruction_sets())
+def test_instruction_sets_agree(isa, tmp_path):
+    file = str(tmp_path / "results.pt")
+    code = f"from native import test_engine_machine as t; t.save_results({file!r})"
+    assert in_fresh_process(code, FASTFLOW_ISA=isa).split() == [isa]
+    double, single = torch.load(file)
+    for activation, in_double, in_single in zip(ACTIVATIONS, double, single, strict=True):
+        check_all(in_double, results(torch.float64, activation), 1e-12)
+        check_all(in_single, results(torch.float32, activation), 2e-5)
+
+
+def test_fork():
+    """A child has none of its parent's threads, and makes its own."""
+    expected = results(torch.float32, num_threads=2)
+    child = os.fork()
+    if child == 0:
+        same = all(map(torch.equal, results(torch.float32, num_threads=2), expected))
+        os._exit(0 if same else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_calls_from_several_python_threads():
+    from concurrent.futures import ThreadPoolExecutor
+
+    expected = results(torch.float32)
+    with ThreadPoolExecutor(4) as pool:
+        for got in pool.map(lambda _: results(torch.float32, num_threads=2), range(12)):
+            assert all(map(torch.equal, got, expected))
+
+
+def peak_of(batch: int, backward: bool) -> int:
+    """Bytes by which the peak of resident memory exceeds what inputs and outputs take."""
+    mlp = random_mlp(1, 12, (64, 64), slots=1, dtype=torch.float32)
+    z, index, slot = (
+        torch.randn(batch, 12),
+        torch.zeros(batch, dtype=torch.int64),
+        torch.zeros(batch, dtype=torch.int64),
+    )
+    Engine().jet(mlp, z[:10].clone(), index[:10], slot[:10])  # loads what is loaded once
+    coefficients, source = torch.ones(1, 5), torch.ones(batch)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if backward:
+        Engine(num_threads=2).residual_backward(mlp, z, index, slot, coefficients, source)
+        outputs = batch * (1 + 12 + 1) * 4
+    else:
+        Engine(num_threads=2).jet(mlp, z, index, slot)
+        outputs = batch * (4 + 12) * 4
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 - outputs
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_memory_of_a_million_samples(backward):
+    code = f"from native import test_engine_machine as t; print(t.peak_of(1_000_000, {backward}))"
+    assert int(in_fresh_process(code)) <= 64 << 20
