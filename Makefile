@@ -7,15 +7,17 @@ VENV ?= .venv
 CONSTRAINTS ?= requirements/known-good.txt
 # Which tests the sanitizers run: those that reach the native module.
 SANITIZE_TESTS ?= tests/native
+# What the package is installed with.
+EXTRAS = dev,viz
 
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 # No build isolation and a build folder that stays: after a change in csrc/ only what changed is compiled again.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
-INSTALL_SELF = $(INSTALL) --no-build-isolation --config-settings=build-dir=build/$(notdir $(VENV))$(1) --editable '.[dev,viz]'
+INSTALL_SELF = $(INSTALL) --no-build-isolation --config-settings=build-dir=build/$(notdir $(VENV))$(1) --editable '.[$(EXTRAS)]'
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-lowest lint format sanitize wheel clean
+.PHONY: help build demo test test-lowest bench lint format sanitize wheel clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.* ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.* ## /\1\t/' | expand -t 14
@@ -37,6 +39,11 @@ test: $(READY) ## run the tests that need no GPU
 
 test-lowest: ## run them on the oldest supported versions of the dependencies, in .venv-lowest
 	$(MAKE) test VENV=.venv-lowest CONSTRAINTS=requirements/lowest.txt
+
+bench: EXTRAS = dev,viz,bench
+bench: $(READY) ## time the engine beside its peers, in a quarter of an hour, into benchmarks/results/
+	$(call INSTALL_SELF)
+	$(BIN)/python -m benchmarks.cpu
 
 lint: $(READY) ## check style, formatting and types
 	$(BIN)/ruff check
