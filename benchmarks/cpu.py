@@ -15,7 +15,7 @@ from benchmarks import gate, report, roofline, scaling
 from benchmarks.machine import Peak, folder_name, record
 from benchmarks.problem import CASES, SHAPES, Case, Problem
 from benchmarks.registry import MISSING, OURS, contenders
-from benchmarks.timing import Timing, measure, peak_memory
+from benchmarks.timing import Timing, keep_memory, measure, peak_memory
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -44,6 +44,7 @@ def run(plan: Plan, out: Path) -> dict[str, Any]:
     """Check and time every contender of every case, and write all results into the folder `out`."""
     start = time.perf_counter()
     torch.set_num_threads(1)
+    keep_memory()
     for name, reason in MISSING.items():
         print(f"{name} is left out: {reason}", flush=True)
     peak, failed, errors, rows = Peak(), [], [], []

@@ -9,6 +9,7 @@ import torch
 from benchmarks import gate
 from benchmarks.problem import CASES, Case, Problem
 from benchmarks.registry import contenders
+from benchmarks.timing import keep_memory
 
 PAIRS = [(case, contender) for case in CASES for contender in contenders(case)]
 
@@ -22,6 +23,7 @@ def expected(case: Case) -> gate.Outputs:
 @pytest.mark.benchmark(timer=time.process_time, min_rounds=3, warmup=True, warmup_iterations=1, disable_gc=True)
 def test_cpu(case, contender, benchmark):
     torch.set_num_threads(1)
+    keep_memory()
     problem = Problem.of(case)
     prepared, reason, _ = gate.judge(contender, problem, expected(case))
     assert prepared is not None, reason
