@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -35,8 +36,7 @@ def check_latents(z: Tensor, dim: int, like: Tensor, name: str = "z") -> Tensor:
         raise InputError(f"{name} must have the parameters' dtype {like.dtype}, got {z.dtype}: convert one of them")
     if z.device != like.device:
         raise InputError(f"{name} must be on the parameters' device {like.device}, got {z.device}: move one of them")
-    # Looking at values would break a compiled graph, and wait for the GPU.
-    if z.device.type == "cpu" and not torch.compiler.is_compiling() and not bool(z.isfinite().all()):
+    if not _holds(lambda: z.isfinite().all(), z):
         raise InputError(f"{name} must be finite, got NaN or infinity")
     return z
 
@@ -52,10 +52,9 @@ def check_index(index: int | Tensor, num_potentials: int, z: Tensor) -> Tensor:
         raise InputError(f"index must be an int or a long tensor of shape ({z.shape[0]},), got {got}")
     if index.device != z.device:
         raise InputError(f"index must be on the latents' device {z.device}, got {index.device}")
-    if index.device.type == "cpu" and not torch.compiler.is_compiling() and len(index):
+    if not _holds(lambda: ((index >= 0) & (index < num_potentials)).all(), index):
         low, high = int(index.min()), int(index.max())
-        if low < 0 or high >= num_potentials:
-            raise InputError(f"index must lie in 0..{num_potentials - 1}, got values from {low} to {high}")
+        raise InputError(f"index must lie in 0..{num_potentials - 1}, got values from {low} to {high}")
     return index
 
 
@@ -89,3 +88,13 @@ def draw_probes(z: Tensor, num_probes: int, generator: torch.Generator | None) -
         raise InputError(f"num_probes must be a whole number of at least 1, got {num_probes!r}")
     signs = torch.randint(0, 2, (num_probes, z.shape[1]), generator=generator, device=z.device)
     return (2 * signs - 1).to(z.dtype)
+
+
+def _holds(condition: Callable[[], Tensor], x: Tensor) -> bool:
+    """Whether a condition on x holds, or can't be looked at: on a GPU, in a compiled graph, under vmap."""
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
+        return True
+    try:
+        return bool(condition())
+    except RuntimeError:  # vmap's word for a value that depends on the slice
+        return True

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from fastflow.arguments import check_laplacian, check_latents, check_times, draw_probes, sample_times
 from fastflow.errors import InputError
 from fastflow.ops.jet import jet
+from fastflow.ops.native import MAX_DEPTH
 from fastflow.ops.types import MLP, Jet, Laplacian
-
-MAX_DEPTH = 8
 
 
 class Sin(nn.Module):

@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastflow.errors import InputError
 from fastflow.ops.backends import native_module
 from fastflow.ops.reference import num_steps
 from fastflow.ops.types import MLP, Jet
 
+MAX_DEPTH = 8
 LAPLACIANS = {"exact": "exact", "hutchinson": "probes", "none": "none"}
 
 
@@ -182,6 +184,11 @@ def _rollout_gradient(
 
 
 def _network(mlp: MLP) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
+    if len(mlp.weights) > MAX_DEPTH:
+        raise InputError(
+            f"the native engine takes up to {MAX_DEPTH} hidden layers, got {len(mlp.weights)}: use fewer, or "
+            "compute in ff.use_backend('reference')"
+        )
     out_weight, out_bias = _plain(mlp.out_weight, mlp.out_bias)
     return _plain(*mlp.weights), _plain(*mlp.bias_jets), out_weight, out_bias
 
