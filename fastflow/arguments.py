@@ -32,6 +32,8 @@ def check_latents(z: Tensor, dim: int, like: Tensor, name: str = "z") -> Tensor:
         raise InputError(f"{name} must be a tensor of shape (B, {dim}), got {got}")
     if z.is_floating_point() and torch.is_autocast_enabled(z.device.type):
         z = z.to(like.dtype)
+    if like.dtype not in (torch.float32, torch.float64):
+        raise InputError(f"the parameters must be float32 or float64, got {like.dtype}: derivatives need the precision")
     if z.dtype != like.dtype:
         raise InputError(f"{name} must have the parameters' dtype {like.dtype}, got {z.dtype}: convert one of them")
     if z.device != like.device:
@@ -41,9 +43,16 @@ def check_latents(z: Tensor, dim: int, like: Tensor, name: str = "z") -> Tensor:
     return z
 
 
+def check_samples(z: Tensor) -> Tensor:
+    """The latents z; raise InputError if there are none, over which nothing can be averaged."""
+    if z.shape[0] == 0:
+        raise InputError("z must hold at least one sample to average over, got none")
+    return z
+
+
 def check_index(index: int | Tensor, num_potentials: int, z: Tensor) -> Tensor:
     """Each sample's potential (B,) long; raise InputError unless all lie in [0, num_potentials)."""
-    if isinstance(index, int):
+    if isinstance(index, int) and not isinstance(index, bool):
         if not 0 <= index < num_potentials:
             raise InputError(f"index must lie in 0..{num_potentials - 1}, got {index}")
         return torch.full(z.shape[:1], index, dtype=torch.long, device=z.device)
@@ -66,17 +75,22 @@ def check_laplacian(laplacian: str) -> None:
 
 def check_times(t: Times, z: Tensor) -> Times:
     """The times of latents z (B, D), tensors in z's dtype; raise InputError unless they fit."""
+    samples = z.shape[0]
     if isinstance(t, tuple):
         grid, place = t
-        if grid.ndim != 1 or place.dtype != torch.long or place.shape != z.shape[:1]:
-            raise InputError(f"t as a grid must be times (T,) and each sample's place ({z.shape[0]},) long")
-        return grid, place
-    if isinstance(t, Tensor) and t.ndim and t.shape != z.shape[:1]:
-        raise InputError(f"t must be a number or have shape ({z.shape[0]},), got {tuple(t.shape)}")
-    if not isinstance(t, (int, float, Tensor)):
-        raise InputError(f"t must be a number or a tensor of shape ({z.shape[0]},), got {type(t).__name__}")
+        if not (isinstance(grid, Tensor) and grid.ndim == 1 and len(grid)):
+            raise InputError("t as a grid must be a pair (times, place), its times a tensor (T,)")
+        if not isinstance(place, Tensor) or place.dtype != torch.long or place.shape != z.shape[:1]:
+            raise InputError(f"t as a grid must be a pair (times, place), its place a long tensor ({samples},)")
+        if not _holds(lambda: ((place >= 0) & (place < len(grid))).all(), place):
+            raise InputError(f"t as a grid of {len(grid)} times must have places in 0..{len(grid) - 1}")
+        return _finite_times(grid, z), place
     if isinstance(t, Tensor):
-        return t.to(z)
+        if t.ndim and t.shape != z.shape[:1]:
+            raise InputError(f"t must be a number or have shape ({samples},), got {tuple(t.shape)}")
+        return _finite_times(t, z)
+    if not isinstance(t, (int, float)):
+        raise InputError(f"t must be a number or a tensor of shape ({samples},), got {type(t).__name__}")
     if not math.isfinite(t):
         raise InputError(f"t must be finite, got {t}")
     return t
@@ -98,3 +112,9 @@ def _holds(condition: Callable[[], Tensor], x: Tensor) -> bool:
         return bool(condition())
     except RuntimeError:  # vmap's word for a value that depends on the slice
         return True
+
+
+def _finite_times(t: Tensor, z: Tensor) -> Tensor:
+    if t.is_complex() or not _holds(lambda: t.isfinite().all(), t):
+        raise InputError("t must be real and finite")
+    return t.to(z)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fastflow.arguments import check_latents
+from fastflow.arguments import check_latents, check_samples
 from fastflow.errors import ConvergenceError, InputError
 from fastflow.ops import reference
 from fastflow.ops.flow import Path
@@ -40,7 +40,8 @@ def flow(
         method: "euler" (order 1, the paper's), "heun" (order 2) or "rk4" (the classical order 4); Hairer, Norsett and
             Wanner, Solving Ordinary Differential Equations I, II.1.
         direction: "forward"; "descent" along -grad u; "reverse" starts at the end of a forward path, takes that path's
-            t0, dt and steps, and gives the path back, last point first.
+            t0, dt and steps, and gives the path back, last point first. It finds a point from which each step leads on;
+            where steps are so long that several do (a step map that folds space), it may be another than the path's.
         step_length: rescale every whole step to this length.
 
     Raises:
@@ -74,7 +75,7 @@ def rollout_loss(
 
     The loss is differentiated through the path too. Arguments are those of `flow` and `pde_loss`.
     """
-    z0 = check_latents(z0, bank.dim, bank.out_bias)
+    z0 = check_samples(check_latents(z0, bank.dim, bank.out_bias))
     networks, times = _path_networks(bank, z0, index, steps, t0, dt, method, step_length)
     mlp, network, slots = networks.mlp, networks.network, networks.slot
     if isinstance(pde, LinearQuadratic) and not pde.has_source:
@@ -103,8 +104,8 @@ def _path_networks(
     if method not in ("euler", "heun", "rk4"):
         raise InputError(f"method must be one of euler, heun, rk4, got {method!r}")
     for name, value in (("t0", t0), ("dt", dt)):
-        if not math.isfinite(value):
-            raise InputError(f"{name} must be finite, got {value}")
+        if not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise InputError(f"{name} must be a finite number, got {value!r}")
     if step_length is not None and not (math.isfinite(step_length) and step_length > 0):
         raise InputError(f"step_length must be a positive number or None, got {step_length!r}")
     offsets = torch.tensor(reference.stage_offsets(steps, method), dtype=z0.dtype, device=z0.device)
@@ -119,9 +120,11 @@ def _path_networks(
 def _check_reversed(error: Tensor) -> None:
     if torch.compiler.is_compiling() or not len(error):
         return
-    worst = float(error.max())
-    if not worst <= math.sqrt(torch.finfo(error.dtype).eps):
+    failed = ~(error <= math.sqrt(torch.finfo(error.dtype).eps))
+    if bool(failed.any()):
+        worst = int(error.nan_to_num(torch.inf).argmax())
         raise ConvergenceError(
-            f"the reverse flow didn't converge (relative error {worst:.1e}): the potential bends too sharply for "
-            "steps this long; use a smaller dt, or a shorter step_length"
+            f"the reverse flow didn't converge for {int(failed.sum())} of {len(error)} samples (worst: sample {worst}, "
+            f"relative error {float(error[worst]):.1e}): the potential bends too sharply for steps this long; use a "
+            "smaller dt, or a shorter step_length"
         )

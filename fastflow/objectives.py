@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fastflow.arguments import Times, check_index, check_latents, check_times, sample_times
+from fastflow.arguments import Times, check_index, check_latents, check_samples, check_times, sample_times
 from fastflow.errors import InputError
 from fastflow.ops.residual_loss import residual_loss
 from fastflow.ops.types import Jet, Laplacian
@@ -30,14 +30,15 @@ def pde_loss(
 ) -> Tensor:
     """Mean over the samples of the squared residual of `pde` (the wave equation by default), a scalar.
 
-    z, t, index and the rest are those of `PotentialBank.jet`; `pde` is an equation, or any callable of a jet.
+    z, t, index and the rest are those of `PotentialBank.jet`; `pde` is an equation, or any callable of a jet. Under
+    "hutchinson" the estimate is squared, so the loss is larger by the estimate's variance in the mean.
     """
+    z = check_samples(check_latents(z, bank.dim, bank.out_bias))
     if isinstance(pde, LinearQuadratic) and laplacian == "exact":
-        z = check_latents(z, bank.dim, bank.out_bias)
         t = check_times(t, z)
         networks = bank.networks(t, index, z)
         source = pde.source(z, sample_times(t, z), networks.potential)
-        source = None if source is None else source.expand(z.shape[:1])
+        source = None if source is None else source.to(z).expand(z.shape[:1])
         return residual_loss(networks.mlp, z, networks.network, networks.slot, networks.coefficients(pde), source)
     jet = bank.jet(z, t, index, laplacian=laplacian, num_probes=num_probes, generator=generator)
     return residual(pde, jet, z, sample_times(t, z), check_index(index, bank.num_potentials, z)).square().mean()

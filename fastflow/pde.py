@@ -70,7 +70,7 @@ class LinearQuadratic(PDE):
         u, u_t, u_tt, kinetic = scalars
         terms = (c[0] * u, c[1] * u_t, c[2] * u_tt, c[3] * jet.laplacian, c[4] * kinetic)
         source = self.source(z, t, index)
-        return terms if source is None else (*terms, source)
+        return terms if source is None else (*terms, source.to(jet.u))
 
 
 class Wave(LinearQuadratic):
@@ -283,6 +283,8 @@ EQUATIONS: dict[str, type[PDE]] = {
 
 def residual(pde: PDE | Callable[[Jet], Tensor], jet: Jet, z: Tensor, t: Tensor, index: Tensor) -> Tensor:
     """The residual (B,) of an equation, or of any callable of a jet."""
+    if isinstance(pde, type) or not callable(pde):
+        raise InputError(f"pde must be an equation such as ff.pde.Wave(), or a function of a jet, got {pde!r}")
     r = pde(jet, z, t, index) if isinstance(pde, PDE) else pde(jet)
     if not isinstance(r, Tensor) or r.shape[:1] != jet.u.shape:
         got = tuple(r.shape) if isinstance(r, Tensor) else type(r).__name__
@@ -318,10 +320,17 @@ def _total(terms: tuple[Tensor, ...]) -> Tensor:
 
 
 def _add_constants(module: nn.Module, num_potentials: int | None, learnable: bool, **values: float | Tensor) -> None:
+    if num_potentials is not None and (not isinstance(num_potentials, int) or num_potentials < 1):
+        raise InputError(f"num_potentials must be a whole number of at least 1 or None, got {num_potentials!r}")
     for name, value in values.items():
-        tensor = torch.as_tensor(value, dtype=torch.get_default_dtype()).detach().clone()
-        if tensor.ndim > 1 or not bool(tensor.isfinite().all()):
-            raise InputError(f"{name} must be a finite number or one per potential, got {value!r}")
+        message = f"{name} must be a finite number or one per potential, got {value!r}"
+        try:
+            # In float64 whatever the potentials' dtype: rounding a constant would make another equation of it.
+            tensor = torch.as_tensor(value, dtype=torch.float64).detach().clone()
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(message) from error
+        if tensor.ndim > 1 or tensor.numel() == 0 or not bool(tensor.isfinite().all()):
+            raise InputError(message)
         if num_potentials is not None:
             if tensor.ndim == 1 and tensor.shape[0] != num_potentials:
                 raise InputError(f"{name} has {tensor.shape[0]} values for {num_potentials} potentials")
@@ -338,8 +347,9 @@ def _coefficients(
 ) -> Tensor:
     """The given coefficients side by side: (5,), or (K, 5) where one of them differs between potentials."""
     values = (u, u_t, u_tt, laplacian, kinetic)
-    like = next((value for value in values if isinstance(value, Tensor)), torch.zeros(()))
-    return torch.stack([torch.as_tensor(v, dtype=like.dtype, device=like.device).expand_as(like) for v in values], -1)
+    like = next((value for value in values if isinstance(value, Tensor)), torch.zeros((), dtype=torch.float64))
+    tensors = (torch.as_tensor(value, dtype=like.dtype, device=like.device) for value in values)
+    return torch.stack(torch.broadcast_tensors(*tensors), -1)
 
 
 def _as_field(f: float | Tensor | Field, num_potentials: int | None, learnable: bool) -> Field:

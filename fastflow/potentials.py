@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,19 +26,24 @@ class Networks(NamedTuple):
 
     network (B,): each sample's network in `mlp`. slot: its bias row (B,), or each
     network's at the times of a path (T, K). potential (B,): its potential in
-    the bank. chosen: which of the bank's potentials `mlp` holds.
+    the bank, of num_potentials. chosen: which of them `mlp` holds.
     """
 
     mlp: MLP
     network: Tensor
     slot: Tensor
     potential: Tensor
+    num_potentials: int
     chosen: slice
 
     def coefficients(self, pde: LinearQuadratic) -> Tensor:
         """The equation's coefficients for each network, (K, 5)."""
         values = pde.coefficients().to(self.mlp.out_bias)
-        return values[self.chosen] if values.ndim == 2 else values.expand(self.mlp.out_bias.shape[0], 5)
+        if values.ndim == 1:
+            return values.expand(self.mlp.out_bias.shape[0], 5)
+        if values.shape[0] != self.num_potentials:
+            raise InputError(f"pde has constants for {values.shape[0]} potentials, the bank has {self.num_potentials}")
+        return values[self.chosen]
 
 
 class PotentialBank(nn.Module):
@@ -68,11 +73,11 @@ class PotentialBank(nn.Module):
         time: TimeInput = "sinusoidal",
     ) -> None:
         super().__init__()
+        if not isinstance(hidden, Sequence) or len(hidden) == 0:
+            raise InputError(f"hidden must name the width of at least one layer, such as (64, 64), got {hidden!r}")
         for name, size in (("num_potentials", num_potentials), ("dim", dim), *(("hidden", h) for h in hidden)):
-            if not isinstance(size, int) or size < 1:
+            if not isinstance(size, int) or isinstance(size, bool) or size < 1:
                 raise InputError(f"{name} must be a whole number of at least 1, got {size!r}")
-        if len(hidden) == 0:
-            raise InputError("hidden must name the width of at least one layer, got none")
         check_activation(activation)
         check_activation(out_activation, OUT_ACTIVATIONS, "out_activation")
         if time not in ("sinusoidal", "linear", "none"):
@@ -101,6 +106,10 @@ class PotentialBank(nn.Module):
             f"num_potentials={self.num_potentials}, dim={self.dim}, hidden={self.hidden}, "
             f"activation={self.activation!r}, out_activation={self.out_activation!r}, time={self.time!r}"
         )
+
+    def forward(self, z: Tensor, t: Times, index: int | Tensor, **options: Any) -> Jet:
+        """See `jet`."""
+        return self.jet(z, t, index, **options)
 
     def jet(
         self,
@@ -144,14 +153,18 @@ class PotentialBank(nn.Module):
             grouping = group(network, out_bias.shape[0])
             times, slot = grouping.pack(t), grouping.place
         else:
-            grid, place = t if isinstance(t, tuple) else (torch.as_tensor(t).reshape(1), 0)
+            grid, place = (
+                t
+                if isinstance(t, tuple)
+                else (torch.as_tensor(t, dtype=out_bias.dtype, device=out_bias.device).reshape(1), 0)
+            )
             times = grid.expand(out_bias.shape[0], -1)
             slot = network * grid.shape[0] + place
         with torch.autocast(z.device.type, enabled=False):  # what is differentiated twice keeps its precision
             bias_jets = self._bias_jets(times.to(out_bias), chosen)
         settings = (self.activation, self.out_activation, self.time != "none")
         mlp = MLP(tuple(weights), bias_jets, out_weight, out_bias, *settings)
-        return Networks(mlp, network, slot, potential, chosen)
+        return Networks(mlp, network, slot, potential, self.num_potentials, chosen)
 
     def _bias_jets(self, times: Tensor, potential: slice) -> tuple[Tensor, ...]:
         """Each layer's bias with two time derivatives, (K * N, 3, H_l), at times (K, N) of the chosen potentials."""

@@ -165,7 +165,7 @@ def test_rollout_loss_is_differentiated_through_the_path():
         ({"steps": 2.0}, "steps must be"),
         ({"method": "midpoint"}, "method must be one of euler, heun, rk4"),
         ({"direction": "backward"}, "direction must be one of forward, descent, reverse"),
-        ({"dt": float("nan")}, "dt must be finite"),
+        ({"dt": float("nan")}, "dt must be a finite number"),
         ({"step_length": -1.0}, "step_length must be"),
         ({"index": 3}, r"index must lie in 0\.\.2"),
         ({"index": torch.tensor([0, 1, 2, 3, 0])}, r"index must lie in 0\.\.2"),

@@ -46,7 +46,37 @@ FORMULAS = {
 @pytest.mark.parametrize(("pde", "formula"), FORMULAS.values(), ids=FORMULAS.keys())
 def test_residual_is_the_formula(pde, formula):
     jet = random_jet()
-    torch.testing.assert_close(pde.double()(jet), formula(jet))
+    torch.testing.assert_close(pde(jet), formula(jet), rtol=1e-13, atol=1e-14)
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+@pytest.mark.parametrize(("pde", "formula"), FORMULAS.values(), ids=FORMULAS.keys())
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_losses_keep_the_banks_precision(pde, formula, dtype, backend):
+    torch.manual_seed(0)
+    bank = ff.PotentialBank(2, D, (5, 4)).to(dtype)
+    z, index = torch.randn(B, D).to(dtype), torch.arange(B) % 2
+    with ff.use_backend(backend):
+        loss = ff.pde_loss(bank, z, 0.3, index, pde)
+        expected = formula(bank.jet(z, 0.3, index)).square().mean()
+        rollout, path = ff.rollout_loss(bank, z, index, 2, pde, t0=0.3, dt=0.1)
+        parts = [formula(bank.jet(path[:, n], 0.3 + 0.1 * n, index)).square().mean() for n in range(2)]
+    assert loss.dtype == rollout.dtype == dtype
+    tolerance = {"rtol": 1e-12, "atol": 1e-14} if dtype == torch.float64 else {"rtol": 1e-4, "atol": 1e-7}
+    torch.testing.assert_close(loss, expected, **tolerance)
+    torch.testing.assert_close(rollout, torch.stack(parts).mean(), **tolerance)
+
+
+def test_some_constants_may_differ_between_potentials_and_others_not():
+    index, jet = torch.tensor([0, 2, 2, 0, 1, 2]), random_jet()
+    c = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
+    for pde in (ff.pde.DampedWave(c, 0.3), ff.pde.DampedWave(c, torch.full((3,), 0.3))):
+        expected = jet.u_tt + pde.gamma.mean() * jet.u_t - c[index] ** 2 * jet.laplacian
+        torch.testing.assert_close(pde(jet, index=index), expected)
+    expected = jet.u_tt + 0.3 * jet.u_t - 0.25 * jet.laplacian
+    torch.testing.assert_close(
+        ff.pde.DampedWave(0.5, torch.full((3,), 0.3, dtype=torch.float64))(jet, index=index), expected
+    )
 
 
 def test_every_equation_has_a_name():
@@ -182,9 +212,18 @@ def test_normalized_residual_does_not_depend_on_scale():
         (lambda: ff.pde.Wave(math.nan), "c must be a finite number"),
         (lambda: ff.pde.Wave(torch.ones(2, 2)), "c must be a finite number or one per potential"),
         (lambda: ff.pde.Wave(torch.ones(2), num_potentials=3), "c has 2 values for 3 potentials"),
+        (lambda: ff.pde.Wave("fast"), "c must be a finite number"),
+        (lambda: ff.pde.Wave(num_potentials=0), "num_potentials must be"),
         (lambda: ff.pde.PorousMedium(0.5), "m must be at least 1"),
+        (lambda: ff.pde_loss(ff.PotentialBank(2, 1), torch.ones(3, 1), 0.0, 0, "wave"), "pde must be an equation"),
+        (lambda: ff.pde_loss(ff.PotentialBank(2, 1), torch.ones(3, 1), 0.0, 0, ff.pde.PDE), "pde must be an equation"),
+        (
+            lambda: ff.pde_loss(ff.PotentialBank(2, 1), torch.ones(3, 1), 0.0, 0, ff.pde.Wave(num_potentials=5)),
+            "constants for 5 potentials, the bank has 2",
+        ),
+        (lambda: ff.pde_loss(ff.PotentialBank(2, 1), torch.ones(0, 1), 0.0, 0), "at least one sample"),
     ],
-    ids=["nan", "matrix", "wrong count", "porous medium"],
+    ids=["nan", "matrix", "wrong count", "text", "none", "porous medium", "name", "class", "too many", "empty"],
 )
 def test_bad_constants_are_refused(make, message):
     with pytest.raises(ff.InputError, match=message):

@@ -67,6 +67,22 @@ def test_jet_is_that_of_the_papers_network(hidden, time, activation, out_activat
         torch.testing.assert_close(jet.u_tt[b], grad(grad(u, 1), 1)(z[b], t[b]), **exact)
 
 
+def test_a_number_for_the_time_is_not_rounded():
+    bank, (z, _, index) = bank_of(), samples()
+    exact = bank.jet(z, torch.tensor(0.3, dtype=torch.float64), index)
+    torch.testing.assert_close(bank.jet(z, 0.3, index), exact, rtol=0, atol=0)
+
+
+def test_half_precision_banks_are_refused():
+    with pytest.raises(ff.InputError, match="parameters must be float32 or float64"):
+        ff.PotentialBank(1, 2).bfloat16().jet(torch.zeros(1, 2).bfloat16(), 0.0, 0)
+
+
+def test_a_bank_can_be_called():
+    bank, (z, t, index) = bank_of(), samples()
+    torch.testing.assert_close(bank(z, t, index, laplacian="none"), bank.jet(z, t, index, laplacian="none"))
+
+
 def test_time_may_be_given_in_three_ways():
     bank, (z, _, index) = bank_of(), samples()
     grid = torch.tensor([0.5, 2.0], dtype=torch.float64)
@@ -157,6 +173,8 @@ def test_state_dict_restores_a_bank():
         ({"dim": 0}, "dim must be"),
         ({"dim": 2.5}, "dim must be"),
         ({"hidden": ()}, "hidden must name"),
+        ({"hidden": 64}, "hidden must name"),
+        ({"num_potentials": True}, "num_potentials must be"),
         ({"hidden": (4, 0)}, "hidden must be"),
         ({"activation": "relu"}, "activation must be one of tanh, sin, gelu, silu, softplus, got 'relu'"),
         ({"out_activation": "sigmoid"}, "out_activation must be one of identity, tanh"),
@@ -180,6 +198,11 @@ def test_bad_sizes_and_names_are_refused(options, message):
         ({"t": torch.zeros(3)}, "t must be"),
         ({"t": math.nan}, "t must be finite"),
         ({"t": "now"}, "t must be a number"),
+        ({"t": torch.tensor([0.0, math.nan])}, "t must be real and finite"),
+        ({"t": torch.tensor([0j, 1j])}, "t must be real and finite"),
+        ({"t": ([0.0], [0, 0])}, "t as a grid must be"),
+        ({"t": (torch.zeros(1), torch.tensor([0, 1]))}, r"places in 0\.\.0"),
+        ({"index": True}, "index must be"),
         ({"index": 3}, r"index must lie in 0\.\.2, got 3"),
         ({"index": -1}, "index must lie in"),
         ({"index": torch.tensor([0, 3])}, "index must lie in"),
