@@ -1,7 +1,11 @@
 // The activations with three derivatives each, vectorised.
 //
-// Largest absolute error over all finite floats of (value, first, second, third derivative), in units of
-// max(1, |exact|), as printed by tests/native/activation_error.py; double stays below 1e-15 in the same units.
+// Largest absolute errors over the finite floats, in units of max(1, |exact|), for value, first, second, third derivative, as
+// printed by `python tests/native/activation_error.py 61`; in double all are below 4e-15.
+//
+//     tanh      9.0e-08  1.8e-07  3.5e-07  7.0e-07        sin   1.1e-07  1.5e-07  1.1e-07  1.5e-07
+//     gelu      1.2e-07  2.2e-07  1.3e-07  1.9e-07        silu  1.5e-07  1.8e-07  1.3e-07  2.1e-07
+//     softplus  1.4e-07  8.9e-08  5.4e-08  5.0e-08
 #pragma once
 
 #include <math.h>

@@ -89,7 +89,7 @@ void run_chunks(const Network<T>& net, const Partition& parts, std::size_t scrat
             if (chunks_of(first + i, first + i + 1) > 0) engine.pack(net, first + i, packed + i * packed_size, scratch + worker * scratch_step);
         });
         parallel_for(threads, chunks_of(first, last), [&](std::int64_t i, int worker) {
-            std::memset(accumulators + i * accumulators_size, 0, accumulators_size);
+            if (target.wanted) std::memset(accumulators + i * accumulators_size, 0, accumulators_size);
             task(first_chunk + i, packed + (parts.chunks[first_chunk + i].potential - first) * packed_size, scratch + worker * scratch_step,
                  accumulators + i * accumulators_size);
         });
