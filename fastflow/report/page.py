@@ -53,6 +53,7 @@ class _Potential:
     animation: _Picture | None = None
     still: _Picture | None = None
     alt: str = ""
+    start: int = 0
     notes: list[str] = field(default_factory=list)
 
 
@@ -98,6 +99,7 @@ def write_report(run_folder: str | os.PathLike[str]) -> Path:
 def _view(run: RunFiles) -> dict[str, Any]:
     """Everything the template shows, as text or as markup made here."""
     name = run.folder.resolve().name
+    potentials = _potentials(run)
     outcome, sentence = _summary.verdict(run)
     generator = at(run.settings, "generator", "name")
     return {
@@ -109,8 +111,8 @@ def _view(run: RunFiles) -> dict[str, Any]:
         "cards": _summary.cards(run),
         "samples": whole(run.evaluation, "samples"),
         "path_steps": whole(run.evaluation, "path_steps"),
-        "potentials": _potentials(run),
-        "both_ways": (whole(run.traversals, "start_column") or 0) > 0,
+        "potentials": potentials,
+        "both_ways": any(potential.start for potential in potentials),
         "has_traversals": run.traversals is not None,
         "confusion": _confusion(run),
         "charts": _charts(run),
@@ -130,7 +132,7 @@ def _potentials(run: RunFiles) -> list[_Potential]:
         for index in range(_summary.potential_count(run))
     ]
     listed = at(run.traversals, "potentials")
-    start, steps, starts = (whole(run.traversals, key) for key in ("start_column", "steps", "starts"))
+    steps, starts = (whole(run.traversals, key) for key in ("steps", "starts"))
     by_index = {whole(entry, "index"): entry for entry in listed} if isinstance(listed, list) else {}
     for potential in potentials:
         entry = by_index.get(potential.index)
@@ -140,12 +142,19 @@ def _potentials(run: RunFiles) -> list[_Potential]:
             continue
         potential.strip = _picture(run, at(entry, "strip"), "PNG", potential.notes)
         potential.animation = _picture(run, at(entry, "animation"), "GIF", potential.notes)
+        start = whole({"start_column": at(run.traversals, "start_column"), **entry}, "start_column")
+        potential.start = start or 0
         if potential.animation is not None:
-            potential.still = _still(potential.animation, start or 0)
+            potential.still = _still(potential.animation, potential.start)
         rows = "starting images" if starts is None else f"{starts} starting images"
         potential.alt = f"{rows} in rows, carried along potential {potential.index} in columns"
         if start is not None and steps is not None:
             potential.alt += f" from step {-start} to step {steps - start}; the starting images are marked"
+        if at(run.traversals, "direction") == "both" and at(entry, "direction") == "forward":
+            potential.notes.append(
+                "This potential bends too sharply for its flow to be run backwards from these starts, so its strip "
+                "shows the way forward only."
+            )
     return potentials
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from fastflow.errors import InputError
+from fastflow.errors import ConvergenceError, InputError
 from fastflow.files import replacing_folder, write_json, write_tensors
 from fastflow.report.strips import save_gif, save_strip
 from fastflow.runs import Run
-from fastflow.traversal import TraversalDirection
+from fastflow.traversal import Traversal, TraversalDirection
 
 
 def write_traversals(
@@ -29,6 +29,9 @@ def write_traversals(
 ) -> list[Path]:
     """Write potential-NN.png, potential-NN.gif, latents.safetensors and index.json to `folder`, all or nothing.
 
+    A potential whose flow can't be undone from these starts is drawn forward only where `direction` is "both";
+    index.json has each potential's direction and the column of its starts.
+
     Args:
         potentials: which; all if None.
         z0: starting latents (N, D); `starts` of the generator's own if None.
@@ -40,6 +43,7 @@ def write_traversals(
 
     Raises:
         InputError: no such potential, bad latents, or a folder that holds something else.
+        ConvergenceError: `direction` is "reverse", and a potential's flow can't be undone.
     """
     count = run.bank.num_potentials
     chosen = range(count) if potentials is None else potentials
@@ -59,17 +63,25 @@ def write_traversals(
     entries, latents = [], {}
     with replacing_folder(folder) as temporary:
         for k in chosen:
-            traversal = run.traverse(z0, k, steps, direction)
+            traversal, way = _traverse(run, z0, k, steps, direction)
             name = f"potential-{k:02d}"
             images = traversal.images.cpu()
             save_strip(images, temporary / f"{name}.png", start=traversal.start, value_range=run.generator.value_range)
             save_gif(images, temporary / f"{name}.gif", value_range=run.generator.value_range)
             latents[name] = traversal.latents
-            entries.append({"index": k, "strip": f"{name}.png", "animation": f"{name}.gif"})
+            entries.append(
+                {
+                    "index": k,
+                    "strip": f"{name}.png",
+                    "animation": f"{name}.gif",
+                    "direction": way,
+                    "start_column": traversal.start,
+                }
+            )
         write_tensors(temporary / "latents.safetensors", latents)
         index = {
             "potentials": entries,
-            "start_column": {"both": steps // 2}.get(direction, 0),
+            "start_column": max(entry["start_column"] for entry in entries),
             "starts": len(z0),
             "steps": steps,
             "direction": direction,
@@ -78,6 +90,18 @@ def write_traversals(
         }
         write_json(temporary / "index.json", index)
     return sorted(folder.iterdir())
+
+
+def _traverse(
+    run: Run, z0: Tensor, potential: int, steps: int, direction: TraversalDirection
+) -> tuple[Traversal, TraversalDirection]:
+    """A traversal and the direction it has: forward in place of both ways where the flow can't be undone."""
+    try:
+        return run.traverse(z0, potential, steps, direction), direction
+    except ConvergenceError:
+        if direction != "both":
+            raise
+        return run.traverse(z0, potential, steps, "forward"), "forward"
 
 
 def _is_ours(name: str) -> bool:

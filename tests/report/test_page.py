@@ -50,6 +50,22 @@ def test_still_picture_is_the_start_of_the_animation(run, rendered):
         assert (np.asarray(picture.convert("L")) == start).all()
 
 
+def test_potential_that_only_goes_forward_has_a_start_column_of_its_own_and_says_so(run, rendered):
+    file = run / "traversals" / "index.json"
+    index = json.loads(file.read_text())
+    index["direction"] = "both"
+    index["potentials"][1].update(start_column=0, direction="forward")
+    index["potentials"][2].update(start_column=2, direction="both")
+    file.write_text(json.dumps(index))
+    page = rendered(run)
+    assert "carried along potential 0 in columns from step -2 to step 2" in page.source
+    assert "carried along potential 1 in columns from step 0 to step 4" in page.source
+    assert "carried along potential 2 in columns from step -2 to step 2" in page.source
+    assert page.source.count("shows the way forward only") == 1
+    assert "shows the way forward only" in page.text("potential-1")
+    assert "along the reverse flow to its left" in page.source
+
+
 def test_accessible_structure(run, rendered):
     page = rendered(run)
     assert page.all("html")[0]["lang"] == "en"

@@ -1,0 +1,42 @@
+"""Traversals as files: what a potential whose flow can't be undone gets in place of a path both ways."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fastflow.errors import ConvergenceError
+from fastflow.report import write_report, write_traversals
+from fastflow.runs import load_run
+
+
+@pytest.fixture
+def run(digits_folder):
+    """A run whose potential 1 bends too sharply to be run backwards."""
+    run = load_run(digits_folder)
+    with torch.no_grad():
+        run.bank.weights[0][1] *= 20
+    return run
+
+
+def index_of(folder):
+    return json.loads((folder / "index.json").read_text())
+
+
+def test_potential_that_can_not_be_undone_is_drawn_forward(run):
+    folder = run.folder / "traversals"
+    write_traversals(run, folder, starts=2)
+    index = index_of(folder)
+    drawn = [(entry["direction"], entry["start_column"]) for entry in index["potentials"]]
+    assert drawn == [("both", 1), ("forward", 0), ("both", 1)]
+    assert (index["direction"], index["start_column"]) == ("both", 1)
+    expected = run.traverse(run.generator.starts(2), 1, direction="forward")
+    assert torch.equal(load_file(folder / "latents.safetensors")["potential-01"], expected.latents)
+    assert write_report(run.folder).read_text(encoding="utf-8").count("shows the way forward only") == 1
+
+
+def test_reverse_flow_that_was_asked_for_stays_an_error(run):
+    with pytest.raises(ConvergenceError, match="the reverse flow didn't converge"):
+        write_traversals(run, run.folder / "traversals", starts=2, direction="reverse")
+    assert not (run.folder / "traversals").exists()
