@@ -16,8 +16,8 @@ from benchmarks.torch_peers import jet_prepared, training_prepared
 
 DIMS = (12, 64, 512)
 WIDTHS = (32, 64, 128, 256, 512)
-_CALL_FLOPS = 5e8  # of a call, by the choice of the batch
-_MIN_BATCH, _MAX_BATCH = 64, 16384
+_CALL_FLOPS = 2e9  # of a call, by the choice of the batch
+_MIN_BATCH, _MAX_BATCH = 128, 16384
 
 Point = dict[str, Any]
 
