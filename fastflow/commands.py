@@ -13,7 +13,8 @@ import torch
 import tyro
 
 from fastflow import generators
-from fastflow.errors import BackendError, InputError
+from fastflow.devices import find_device
+from fastflow.errors import InputError
 from fastflow.files import read_json
 from fastflow.metrics.evaluation import evaluate
 from fastflow.ops.backends import backends
@@ -121,7 +122,7 @@ class Discover:
 
     def run(self) -> None:
         """Train and say what to do next."""
-        generator = generators.load(self.generator, self.latent_dim).to(_device(self.device))
+        generator = generators.load(self.generator, self.latent_dim).to(find_device(self.device))
         run = discover(
             generator, self.settings, self.out, resume=self.resume, overwrite=self.overwrite, progress=_watched()
         )
@@ -237,20 +238,6 @@ def read_latents(file: Path, run: Run) -> torch.Tensor:
     if not bool(z0.isfinite().all()):
         raise InputError(f"latents in {str(file)!r} hold NaN or infinity")
     return z0.to(run.bank.out_bias)
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise InputError(f"device must be cpu, cuda or cuda:N, got {name!r}") from error
-    if device.type not in ("cpu", "cuda"):
-        raise InputError(f"device must be cpu, cuda or cuda:N, got {name!r}")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise BackendError("device cuda can't be used: torch finds no CUDA device")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise BackendError(f"device {name} can't be used: torch finds {torch.cuda.device_count()} CUDA devices")
-    return device
 
 
 def _watched() -> bool:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
+from fastflow.devices import find_device
 from fastflow.errors import InputError
 
 Decode = Callable[[Tensor], Tensor]
@@ -17,15 +19,20 @@ class Generator(nn.Module):
     """A frozen map from latents (B, D) to images (B, C, H, W).
 
     Args:
-        decode: the map; any callable that autograd's forward mode can follow. A module is put in eval mode and frozen.
+        decode: the map; any callable that autograd's forward mode can follow. A module, or the module that a method
+            belongs to, is put in eval mode and frozen; modules that a function merely uses are left as they are.
         latent_dim: D.
         value_range: the images' darkest and brightest value.
         sample: draws latents, (n, torch.Generator) -> (n, D); the standard normal if None.
         name: how a run's configuration names it; one made by `load` can be found again by this name.
+        device, dtype: of the latents, float32 or float64; those of the module if there is one, otherwise the CPU and
+            float32.
 
     Raises:
-        InputError: decode can't take latents of that width, or doesn't give finite images (B, C, H, W).
+        InputError: decode can't take such latents, doesn't give finite images (B, C, H, W), or gives random ones.
     """
+
+    _anchor: Tensor
 
     def __init__(
         self,
@@ -35,27 +42,33 @@ class Generator(nn.Module):
         value_range: tuple[float, float] = (0.0, 1.0),
         sample: Sampler | None = None,
         name: str | None = None,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(latent_dim, int) or isinstance(latent_dim, bool) or latent_dim < 1:
             raise InputError(f"latent_dim must be a whole number of at least 1, got {latent_dim!r}")
-        low, high = value_range
-        if not low < high:
-            raise InputError(f"value_range must be (darkest, brightest), got {value_range!r}")
         if not callable(decode):
             raise InputError(f"a generator must be callable, latents (B, D) -> images (B, C, H, W), got {decode!r}")
         self.function = decode
         self.latent_dim = latent_dim
-        self.value_range = (float(low), float(high))
+        self.value_range = _checked_range(value_range)
         self.name = name
         self._sample = sample
-        # Its device is where its parameters are; a generator without any stays on the CPU until it is moved.
-        self.register_buffer("_anchor", torch.zeros(()), persistent=False)
-        if isinstance(decode, nn.Module):
-            decode.eval().requires_grad_(False)
-            parameter = next(decode.parameters(), None)
-            if parameter is not None:
-                self._anchor = self._anchor.to(parameter)
+        self.module = _module_of(decode)
+        anchor = torch.zeros(())
+        if self.module is not None:
+            self.module.eval().requires_grad_(False)
+            anchor = next((p for p in self.module.parameters() if p.is_floating_point()), anchor)
+        device = anchor.device if device is None else find_device(device)
+        dtype = anchor.dtype if dtype is None else dtype
+        if dtype not in (torch.float32, torch.float64):
+            raise InputError(
+                f"a generator's latents must be float32 or float64, got {dtype}: convert the module, or wrap it in a "
+                "function that converts latents and images"
+            )
+        # Latents are made like this; unlike a plain attribute it moves with the generator.
+        self.register_buffer("_anchor", torch.zeros((), device=device, dtype=dtype), persistent=False)
         self.image_shape = self._probe()
 
     def decode(self, z: Tensor) -> Tensor:
@@ -94,7 +107,7 @@ class Generator(nn.Module):
     def _probe(self) -> tuple[int, int, int]:
         z = self.sample(2)
         try:
-            images = self.decode(z)
+            images, again = self.decode(z), self.decode(z)
         except Exception as error:
             raise InputError(
                 f"the generator failed on latents of shape {tuple(z.shape)}: {first_line(error)}; is latent_dim right?"
@@ -104,6 +117,13 @@ class Generator(nn.Module):
             raise InputError(f"a generator must map latents (2, {self.latent_dim}) to images (2, C, H, W), got {got}")
         if not images.is_floating_point() or not bool(images.isfinite().all()):
             raise InputError("a generator's images must be finite floating-point numbers")
+        low, high = self.value_range
+        # The order of a GPU's sums may differ from one call to the next; noise is larger than that.
+        if again.shape != images.shape or bool(((again - images).abs() > 1e-4 * (high - low)).any()):
+            raise InputError(
+                "a generator must give the same images for the same latents, got two different ones: switch its "
+                "networks to evaluation with .eval(), and draw no noise in it"
+            )
         _, channels, height, width = images.shape
         return channels, height, width
 
@@ -115,12 +135,32 @@ def from_callable(
     value_range: tuple[float, float] = (0.0, 1.0),
     sample: Sampler | None = None,
     name: str | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Generator:
     """A generator from any callable latents (B, latent_dim) -> images (B, C, H, W); arguments as for `Generator`."""
-    return Generator(function, latent_dim, value_range=value_range, sample=sample, name=name)
+    return Generator(
+        function, latent_dim, value_range=value_range, sample=sample, name=name, device=device, dtype=dtype
+    )
 
 
 def first_line(error: BaseException) -> str:
     """What an error says, without the rest of a long explanation."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
+
+
+def _module_of(decode: Decode) -> nn.Module | None:
+    """The module that a callable is, or is a method of."""
+    owner = decode if isinstance(decode, nn.Module) else getattr(decode, "__self__", None)
+    return owner if isinstance(owner, nn.Module) else None
+
+
+def _checked_range(value_range: tuple[float, float]) -> tuple[float, float]:
+    try:
+        low, high = map(float, value_range)
+    except (TypeError, ValueError):
+        low = high = math.nan
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise InputError(f"value_range must be two numbers (darkest, brightest), got {value_range!r}")
+    return low, high

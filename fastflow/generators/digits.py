@@ -30,7 +30,7 @@ class DigitsVAE(Generator):
         tensors = load_file(WEIGHTS)
         vae = MLPVAE(IMAGE_SHAPE, LATENT_DIM, HIDDEN)
         vae.load_state_dict({name[4:]: value for name, value in tensors.items() if name.startswith("vae.")})
-        super().__init__(_Decoder(vae), LATENT_DIM, name="digits-vae")
+        super().__init__(vae.decode, LATENT_DIM, name="digits-vae")
         self.vae = vae
         self.register_buffer("held_out_images", tensors["held_out.images"].float() / 16, persistent=False)
         self.register_buffer("held_out_labels", tensors["held_out.labels"].long(), persistent=False)
@@ -53,12 +53,3 @@ class DigitsVAE(Generator):
         if count > len(chosen):
             raise InputError(f"count must be at most the {len(chosen)} held-out digits, got {count}")
         return self.encode(self.held_out_images[chosen[:count].to(self.held_out_images.device)])
-
-
-class _Decoder(torch.nn.Module):
-    def __init__(self, vae: MLPVAE) -> None:
-        super().__init__()
-        self.vae = vae
-
-    def forward(self, z: Tensor) -> Tensor:
-        return self.vae.decode(z)

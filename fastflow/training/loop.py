@@ -81,10 +81,11 @@ def fit(task: Task, schedule: Schedule, folder: Path, *, resume: bool = False, p
     an uninterrupted one computes. SIGINT and SIGTERM take effect after the current step, which leaves a checkpoint.
 
     Raises:
-        KeyboardInterrupt: after such a signal.
-        TrainingError: the loss or a weight is no longer finite.
+        KeyboardInterrupt: after such a signal, unless all steps are done.
+        TrainingError: the loss or a weight is no longer finite, or a step's input is refused.
     """
-    optimizer = torch.optim.Adam((p for p in task.module.parameters() if p.requires_grad), lr=schedule.learning_rate)
+    parameters = [parameter for parameter in task.module.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.Adam(parameters, lr=schedule.learning_rate)
     checkpoints, metrics = folder / "checkpoints", folder / "metrics.jsonl"
     checkpoint = latest_checkpoint(checkpoints) if resume else None
     start = 0
@@ -100,11 +101,13 @@ def fit(task: Task, schedule: Schedule, folder: Path, *, resume: bool = False, p
         for step in range(start + 1, schedule.steps + 1):
             try:
                 losses = task.losses(step_rng(schedule.seed, step))
-            except InputError:
-                _check_weights(step, task.module)  # latents that follow broken potentials are refused
-                raise
+            except InputError as error:  # latents that follow diverged potentials are refused
+                _check_weights(step, task.module)
+                raise TrainingError(
+                    f"training stopped at step {step}: {error}; if it diverged, try a smaller learning_rate"
+                ) from error
             optimizer.zero_grad(set_to_none=True)
-            losses.loss.backward()
+            losses.loss.backward(inputs=parameters)  # and not into what a generator's own networks may learn
             optimizer.step()
 
             for name, value in {"loss": losses.loss.detach(), **losses.logged}.items():
@@ -122,7 +125,7 @@ def fit(task: Task, schedule: Schedule, folder: Path, *, resume: bool = False, p
             if stop or step == schedule.steps or step % schedule.checkpoint_every == 0:
                 _check_weights(step, task.module)
                 save_checkpoint(checkpoints, step, task.module, optimizer)
-            if stop:
+            if stop and step < schedule.steps:
                 raise KeyboardInterrupt(f"stopped after step {step} of {schedule.steps}; resume to go on from there")
 
 

@@ -137,6 +137,9 @@ def test_bundled_generator_has_its_own_width():
         generators.load("digits-vae", 5)
 
 
+dropout = nn.Dropout(0.5)  # left in training mode
+
+
 @pytest.mark.parametrize(
     ("function", "latent_dim", "message"),
     [
@@ -150,6 +153,8 @@ def test_bundled_generator_has_its_own_width():
         pytest.param(sigmoid_images, 0, "latent_dim must be a whole number of at least 1, got 0", id="zero-width"),
         pytest.param(sigmoid_images, 4.0, "latent_dim must be a whole number", id="float-width"),
         pytest.param("digits-vae", 4, "must be callable", id="not-callable"),
+        pytest.param(lambda z: dropout(z).reshape(-1, 1, 2, 2), 4, r"same images.*with \.eval\(\)", id="random"),
+        pytest.param(nn.Linear(4, 4).half(), 4, "latents must be float32 or float64, got torch.float16", id="half"),
     ],
 )
 def test_from_callable_refuses(function, latent_dim, message):
@@ -158,7 +163,11 @@ def test_from_callable_refuses(function, latent_dim, message):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("value_range", [(1.0, 0.0), (0.5, 0.5), (float("nan"), 1.0)], ids=str)
+@pytest.mark.parametrize(
+    "value_range",
+    [(1.0, 0.0), (0.5, 0.5), (float("nan"), 1.0), (0.0, float("inf")), None, 1.0, (0.0, 0.5, 1.0), ("dark", "bright")],
+    ids=str,
+)
 def test_value_range_goes_upwards(value_range):
     with pytest.raises(InputError, match="value_range"):
         sigmoid_generator(value_range=value_range)
@@ -174,6 +183,60 @@ def test_module_is_frozen_in_eval_mode_for_good():
     before = {name: value.clone() for name, value in module.state_dict().items()}
     assert torch.equal(generator(z), generator(z))
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+
+class VAE(nn.Module):
+    """Anybody's: its decoder is a method, and it is still in training mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.BatchNorm1d(8), nn.Unflatten(1, (2, 2, 2)))
+
+    def decode(self, z):
+        return self.layers(z)
+
+
+def test_method_of_a_module_is_frozen_and_moves_with_it():
+    vae = VAE()
+    generator = from_callable(vae.decode, 4)
+    assert not any(module.training for module in vae.modules())
+    assert not any(parameter.requires_grad for parameter in vae.parameters())
+    assert set(map(id, vae.parameters())) == set(map(id, generator.parameters()))
+    generator.double()
+    assert generator(generator.sample(2)).dtype == torch.float64
+
+
+def test_function_over_modules_may_name_their_dtype():
+    net = nn.Linear(4, 4).double()
+
+    def decode(z):
+        return net(z).reshape(-1, 1, 2, 2)
+
+    generator = from_callable(decode, 4, dtype=torch.float64)
+    assert generator.sample(2).dtype == torch.float64
+    assert generator(generator.starts(2)).dtype == torch.float64
+    with pytest.raises(InputError, match="latents must be float32 or float64"):
+        from_callable(decode, 4, dtype=torch.bfloat16)
+
+
+def test_latents_of_a_half_precision_network_may_be_wider():
+    net = nn.Linear(4, 4).bfloat16()
+    generator = from_callable(lambda z: net(z.bfloat16()).to(z).reshape(-1, 1, 2, 2), 4)
+    assert generator(generator.sample(2)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("device", ["gpu", "meta", 1.5], ids=str)
+def test_device_is_checked(device):
+    with pytest.raises(InputError, match=f"device must be cpu, cuda or cuda:N, got {device!r}"):
+        sigmoid_generator(device=device)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_function_over_modules_may_name_their_device():
+    net = nn.Linear(4, 4).cuda()
+    generator = from_callable(lambda z: net(z).reshape(-1, 1, 2, 2), 4, device="cuda")
+    assert generator(generator.sample(2)).device.type == "cuda"
 
 
 def test_generator_is_differentiable_both_ways(digits):

@@ -139,6 +139,7 @@ GENERATORS = {
         nn.Sequential(nn.Unflatten(1, (4, 1, 1)), nn.ConvTranspose2d(4, 3, 5), nn.BatchNorm2d(3), nn.Sigmoid()), 4
     ),
     "one-latent": lambda: from_callable(lambda z: z.sigmoid()[:, :, None, None].expand(-1, 1, 9, 20), 1),
+    "double-function": lambda: from_callable(lambda z: z.sigmoid().reshape(-1, 1, 2, 2), 4, dtype=torch.float64),
     "double": lambda: from_callable(nn.Sequential(nn.Linear(4, 4), nn.Unflatten(1, (1, 2, 2))).double(), 4),
 }
 
@@ -158,6 +159,13 @@ def test_generator_stays_as_it_was(tmp_path):
     before = {name: value.clone() for name, value in generator.state_dict().items()}
     small_run(tmp_path / "run", generator)
     assert all(torch.equal(value, before[name]) for name, value in generator.state_dict().items())
+
+
+def test_training_leaves_no_gradient_on_the_networks_that_a_function_uses(tmp_path):
+    net = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Unflatten(1, (1, 4, 4)))
+    run = small_run(tmp_path / "run", from_callable(lambda z: net(z), 4), steps=2)
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in net.parameters())
+    assert (run.pde.c != 1).all()
 
 
 @torch.no_grad()
@@ -187,6 +195,17 @@ def test_generator_that_blows_up_ends_the_training(tmp_path):
     with pytest.raises(TrainingError, match=r"training stopped at step \d+: .* is no longer finite"):
         small_run(tmp_path / "run", generator, batch_size=64)
     assert not list((tmp_path / "run").glob("checkpoints/*"))
+
+
+def test_latents_that_a_step_refuses_name_the_step(tmp_path, monkeypatch):
+    calls = iter(range(100))
+
+    def residual(task, z0, index, compute=Discovery._residual):
+        return compute(task, z0 / 0 if next(calls) == 2 else z0, index)
+
+    monkeypatch.setattr(Discovery, "_residual", residual)
+    with pytest.raises(TrainingError, match=r"training stopped at step 3: .*must be finite.*smaller learning_rate"):
+        small_run(tmp_path / "run")
 
 
 def test_training_lowers_the_loss(tmp_path):

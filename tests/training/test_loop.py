@@ -237,13 +237,12 @@ def test_signal_waits_for_the_step_and_leaves_its_checkpoint(tmp_path):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_signal_in_the_last_step_is_not_lost(tmp_path):
+def test_signal_in_the_last_step_finds_all_done(tmp_path):
     def interrupt(loss):
         os.kill(os.getpid(), signal.SIGTERM)
         return Losses(loss, {"double": loss.detach()})
 
-    with pytest.raises(KeyboardInterrupt, match="stopped after step 6 of 6"):
-        run_line(tmp_path / "run", {6: interrupt})
+    run_line(tmp_path / "run", {6: interrupt})
     assert (tmp_path / "run" / "checkpoints" / "step-000006").is_dir()
 
 

@@ -1,0 +1,26 @@
+"""Devices by name."""
+
+from __future__ import annotations
+
+import torch
+
+from fastflow.errors import BackendError, InputError
+
+
+def find_device(name: str | torch.device) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        InputError: it is no CPU or CUDA device. BackendError: torch doesn't find it.
+    """
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError) as error:
+        raise InputError(f"device must be cpu, cuda or cuda:N, got {name!r}") from error
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"device must be cpu, cuda or cuda:N, got {name!r}")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise BackendError("device cuda can't be used: torch finds no CUDA device")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise BackendError(f"device {name} can't be used: torch finds {torch.cuda.device_count()} CUDA devices")
+    return device
