@@ -47,6 +47,8 @@ def map_slices(
     """Apply `function` to each slice of the mapped tensors and stack its outputs: correct for every operator."""
 
     def slice_of(argument: Any, dim: Any, v: int) -> Any:
+        if isinstance(argument, list) and dim is not None:
+            return [slice_of(x, d, v) for x, d in zip(argument, dim, strict=True)]
         return argument.select(dim, v) if isinstance(argument, Tensor) and dim is not None else argument
 
     slices = [function(*(slice_of(x, d, v) for x, d in zip(arguments, dims, strict=True))) for v in range(size)]

@@ -10,7 +10,7 @@ from torch import Tensor
 from fastflow.ops import native, reference
 from fastflow.ops.backends import backend_for
 from fastflow.ops.batching import map_slices
-from fastflow.ops.settings import Settings
+from fastflow.ops.settings import Settings, any_requires_grad
 from fastflow.ops.twin import differentiate_backward
 from fastflow.ops.types import MLP, Direction, Method
 
@@ -28,8 +28,11 @@ def flow(mlp: MLP, z0: Tensor, index: Tensor, slots: Tensor, path: Path) -> tupl
     """What `reference.flow` computes, by the backend of z0's device."""
     if backend_for(z0) == "reference":
         return reference.flow(mlp, z0, index, slots, *path)
-    points, error = _Flow.apply(Settings.of(mlp), path, index, slots, z0, *mlp.tensors())
-    return points, error
+    settings, tensors = Settings.of(mlp), mlp.tensors()
+    if any_requires_grad(z0, *tensors):
+        points, error = _Flow.apply(settings, path, index, slots, z0, *tensors)
+        return points, error
+    return torch.ops.fastflow.flow(z0, index, slots, tensors, *settings, *path)
 
 
 @torch.library.custom_op("fastflow::flow", mutates_args=(), device_types="cpu")
@@ -56,6 +59,11 @@ def _(z0: Tensor, index: Tensor, slots: Tensor, *rest: Any) -> tuple[Tensor, Ten
     return z0.new_empty(z0.shape[0], steps + 1, z0.shape[1]), z0.new_empty(z0.shape[0])
 
 
+@_flow.register_vmap
+def _(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
+    return map_slices(info.batch_size, in_dims, arguments, torch.ops.fastflow.flow)
+
+
 @torch.library.custom_op("fastflow::flow_backward", mutates_args=(), device_types="cpu")
 def _flow_backward(
     points: Tensor,
@@ -77,8 +85,7 @@ def _flow_backward(
 
 @_flow_backward.register_fake
 def _(points: Tensor, index: Tensor, slots: Tensor, points_bar: Tensor, tensors: list[Tensor], *_: Any) -> list[Tensor]:
-    z0_bar = points.new_empty(points.shape[0], points.shape[2])
-    return [z0_bar, *(torch.empty_like(x, memory_format=torch.contiguous_format) for x in tensors)]
+    return native.empty_gradients(points[:, 0], *tensors, like=points)
 
 
 class _Flow(torch.autograd.Function):

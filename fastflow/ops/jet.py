@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,8 +10,8 @@ from torch import Tensor
 
 from fastflow.ops import native, reference
 from fastflow.ops.backends import backend_for
-from fastflow.ops.batching import fold, map_slices, unfold
-from fastflow.ops.settings import Settings
+from fastflow.ops.batching import Folded, fold, map_slices, unfold
+from fastflow.ops.settings import Settings, any_requires_grad
 from fastflow.ops.twin import differentiate_backward
 from fastflow.ops.types import MLP, Jet, Laplacian
 
@@ -26,7 +27,10 @@ def jet(
     """What `reference.jet` computes, by the backend of z's device. Row sums are the reference's alone."""
     if laplacian == "row_sum" or backend_for(z) == "reference":
         return reference.jet(mlp, z, index, slot, laplacian, probes)
-    return Jet(*_Jet.apply(Settings.of(mlp), laplacian, probes, index, slot, z, *mlp.tensors()))
+    settings, tensors = Settings.of(mlp), mlp.tensors()
+    if any_requires_grad(z, *tensors):
+        return Jet(*_Jet.apply(settings, laplacian, probes, index, slot, z, *tensors))
+    return Jet(*torch.ops.fastflow.jet(z, index, slot, tensors, probes, *settings, laplacian))
 
 
 @torch.library.custom_op("fastflow::jet", mutates_args=(), device_types="cpu")
@@ -51,6 +55,31 @@ def _(z: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     return u, torch.empty_like(z, memory_format=torch.contiguous_format), laplacian, u_t, u_tt
 
 
+@_jet.register_vmap
+def _(
+    info: Any, in_dims: tuple[Any, ...], z: Tensor, index: Tensor, slot: Tensor, tensors: list[Tensor], *rest: Any
+) -> tuple[tuple[Tensor, ...], int]:
+    z_dim, index_dim, slot_dim, tensor_dims, probes_dim, *_ = in_dims
+    tensor_dims = [None] * len(tensors) if tensor_dims is None else tensor_dims
+    batch = _fold(info, (probes_dim, index_dim, slot_dim, z_dim, *tensor_dims), rest[0], index, slot, z, tensors)
+    outputs = torch.ops.fastflow.jet(batch.z, batch.network, batch.slot, batch.parameters, *rest)
+    return tuple(unfold(output, info.batch_size) for output in outputs), 0
+
+
+def _fold(
+    info: Any,
+    dims: Sequence[int | None],
+    probes: Tensor | None,
+    index: Tensor,
+    slot: Tensor,
+    z: Tensor,
+    tensors: Sequence[Tensor],
+) -> Folded:
+    if probes is not None and dims[0] is not None:
+        raise ValueError("vmap over Hutchinson probes isn't supported: draw them outside")
+    return fold(info.batch_size, dims[1:], index, slot, z, tensors)
+
+
 @torch.library.custom_op("fastflow::jet_backward", mutates_args=(), device_types="cpu")
 def _jet_backward(
     z: Tensor,
@@ -67,15 +96,17 @@ def _jet_backward(
     out_activation: str,
     has_time: bool,
     laplacian: str,
+    with_z: bool,
 ) -> list[Tensor]:
+    """Gradients for z, empty unless with_z, and for the network's tensors."""
     mlp = Settings(activation, out_activation, has_time).mlp(tensors)
     jet_bar = (u_bar, grad_bar, laplacian_bar, u_t_bar, u_tt_bar)
-    return native.jet_backward(mlp, z, index, slot, laplacian, probes, jet_bar)
+    return native.jet_backward(mlp, z, index, slot, laplacian, probes, jet_bar, with_z)
 
 
 @_jet_backward.register_fake
-def _(z: Tensor, index: Tensor, slot: Tensor, tensors: list[Tensor], *_: Any) -> list[Tensor]:
-    return [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (z, *tensors)]
+def _(z: Tensor, index: Tensor, slot: Tensor, tensors: list[Tensor], *rest: Any) -> list[Tensor]:
+    return native.empty_gradients(z if rest[-1] else None, *tensors, like=z)
 
 
 class _Jet(torch.autograd.Function):
@@ -102,15 +133,14 @@ class _Jet(torch.autograd.Function):
         probes, index, slot, *inputs = ctx.saved_tensors
         # A compiled graph has no second backward, and dynamo can't trace one Function inside another's backward.
         backward = _JetBackward.forward if torch.compiler.is_compiling() else _JetBackward.apply
-        return *(None,) * 5, *backward(ctx.settings, ctx.laplacian, probes, index, slot, *jet_bar, *inputs)
+        return *(None,) * 5, *backward(
+            ctx.settings, ctx.laplacian, ctx.needs_input_grad[5], probes, index, slot, *jet_bar, *inputs
+        )
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[tuple[Tensor, ...], int]:
-        settings, laplacian, probes, index, slot, z, *parameters = arguments
-        probes_dim, *dims = in_dims[2:]
-        if probes_dim is not None:
-            raise ValueError("vmap over Hutchinson probes isn't supported: draw them outside")
-        batch = fold(info.batch_size, dims, index, slot, z, parameters)
+        settings, laplacian, probes, index, slot, z, *tensors = arguments
+        batch = _fold(info, in_dims[2:], probes, index, slot, z, tensors)
         outputs = _Jet.apply(settings, laplacian, probes, batch.network, batch.slot, batch.z, *batch.parameters)
         return tuple(unfold(output, info.batch_size) for output in outputs), 0
 
@@ -118,15 +148,21 @@ class _Jet(torch.autograd.Function):
 class _JetBackward(torch.autograd.Function):
     @staticmethod
     def forward(
-        settings: Settings, laplacian: str, probes: Tensor | None, index: Tensor, slot: Tensor, *tensors: Any
+        settings: Settings,
+        laplacian: str,
+        with_z: bool,
+        probes: Tensor | None,
+        index: Tensor,
+        slot: Tensor,
+        *tensors: Any,
     ) -> tuple[Tensor, ...]:
         jet_bar, z, parameters = tensors[:5], tensors[5], tensors[6:]
-        arguments = (z, index, slot, list(parameters), probes, *jet_bar, *settings, laplacian)
+        arguments = (z, index, slot, list(parameters), probes, *jet_bar, *settings, laplacian, with_z)
         return tuple(torch.ops.fastflow.jet_backward(*arguments))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.settings, ctx.laplacian, *tensors = inputs
+        ctx.settings, ctx.laplacian, _, *tensors = inputs
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors)
 
@@ -140,7 +176,7 @@ class _JetBackward(torch.autograd.Function):
             return reference.jet(mlp, z, index, slot, ctx.laplacian, probes)
 
         inputs_bar, jet_bar_bar = differentiate_backward(twin, inputs, jet_bar, seconds)
-        return *(None,) * 5, *jet_bar_bar, *inputs_bar
+        return *(None,) * 6, *jet_bar_bar, *inputs_bar
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:

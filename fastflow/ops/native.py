@@ -17,6 +17,11 @@ MAX_DEPTH = 8
 LAPLACIANS = {"exact": "exact", "hutchinson": "probes", "none": "none"}
 
 
+def empty_gradients(*tensors: Tensor | None, like: Tensor) -> list[Tensor]:
+    """Contiguous tensors for gradients to be written to; an empty one for None."""
+    return [like.new_empty(0 if tensor is None else tensor.shape) for tensor in tensors]
+
+
 def jet(mlp: MLP, z: Tensor, index: Tensor, slot: Tensor, laplacian: str, probes: Tensor | None) -> Jet:
     """See `reference.jet`."""
     z, index, slot = _plain(z, index, slot)
@@ -34,14 +39,17 @@ def jet_backward(
     laplacian: str,
     probes: Tensor | None,
     jet_bar: Sequence[Tensor | None],
+    with_z: bool,
 ) -> list[Tensor]:
-    """Gradients with respect to z and the network's tensors, for cotangents of the jet's five parts."""
+    """Gradients for z (empty unless with_z) and the network's tensors, from cotangents of the jet's five parts."""
     z, index, slot = _plain(z, index, slot)
     jet_bar = [None if bar is None else bar.detach().contiguous() for bar in jet_bar]
-    z_bar, gradient = torch.empty_like(z), _empty_gradient(mlp)
-    options = _options(mlp, laplacian, probes)
-    native_module.jet_backward(_network(mlp), z, index, slot, jet_bar, z_bar, gradient, **options)
-    return [z_bar, *_flat(gradient)]
+    z_bar, *gradient = empty_gradients(z if with_z else None, *mlp.tensors(), like=z)
+    native_module.jet_backward(
+        _network(mlp), z, index, slot, jet_bar, z_bar if with_z else None, _nested(gradient),
+        **_options(mlp, laplacian, probes),
+    )  # fmt: skip
+    return [z_bar, *gradient]
 
 
 def residual_loss(
@@ -57,20 +65,18 @@ def residual_loss(
 
 
 def residual_loss_and_gradient(
-    mlp: MLP, z: Tensor, index: Tensor, slot: Tensor, coefficients: Tensor, source: Tensor | None
+    mlp: MLP, z: Tensor, index: Tensor, slot: Tensor, coefficients: Tensor, source: Tensor | None, with_z: bool
 ) -> list[Tensor]:
-    """The loss, then its gradients: for z, coefficients, source (empty if None) and the network's tensors."""
+    """The loss, then its gradients: for z (empty unless with_z), coefficients, source (empty if None), the network."""
     z, index, slot, coefficients = _plain(z, index, slot, coefficients)
     source = None if source is None else source.detach().contiguous()
-    residual, z_bar, coefficients_bar = z.new_empty(len(z)), torch.empty_like(z), torch.empty_like(coefficients)
-    source_bar = None if source is None else torch.empty_like(source)
-    gradient = _empty_gradient(mlp)
+    wanted = (z if with_z else None, coefficients, source, *mlp.tensors())
+    z_bar, coefficients_bar, source_bar, *gradient = empty_gradients(*wanted, like=z)
     loss = native_module.residual_loss_backward(
-        _network(mlp), z, index, slot, coefficients, source, residual, 1.0, z_bar, gradient, coefficients_bar,
-        source_bar, **_options(mlp, "exact", None),
+        _network(mlp), z, index, slot, coefficients, source, z.new_empty(len(z)), 1.0, z_bar if with_z else None,
+        _nested(gradient), coefficients_bar, None if source is None else source_bar, **_options(mlp, "exact", None),
     )  # fmt: skip
-    source_bar = z.new_empty(0) if source_bar is None else source_bar
-    return [z.new_tensor(loss), z_bar, coefficients_bar, source_bar, *_flat(gradient)]
+    return [z.new_tensor(loss), z_bar, coefficients_bar, source_bar, *gradient]
 
 
 def flow(
@@ -104,10 +110,10 @@ def flow_backward(
 ) -> list[Tensor]:
     """Gradients with respect to the path's start and the network's tensors, for a cotangent of the path."""
     points, index, slots, points_bar = _plain(points, index, slots, points_bar)
-    z0_bar, gradient = torch.empty_like(points[:, 0]), _empty_gradient(mlp)
+    z0_bar, *gradient = empty_gradients(points[:, 0], *mlp.tensors(), like=points)
     options = {**_network_options(mlp), **_path_options(dt, method, direction, step_length)}
-    native_module.flow_backward(_network(mlp), points, index, slots, points_bar, z0_bar, gradient, **options)
-    return [z0_bar, *_flat(gradient)]
+    native_module.flow_backward(_network(mlp), points, index, slots, points_bar, z0_bar, _nested(gradient), **options)
+    return [z0_bar, *gradient]
 
 
 def rollout_loss(
@@ -174,13 +180,12 @@ def _rollout_gradient(
     points_bar: Tensor | None,
     path: dict[str, Any],
 ) -> list[Tensor]:
-    z0_bar, coefficients_bar = torch.empty_like(points[:, 0]), torch.empty_like(coefficients)
-    gradient = _empty_gradient(mlp)
+    z0_bar, coefficients_bar, *gradient = empty_gradients(points[:, 0], coefficients, *mlp.tensors(), like=points)
     loss = native_module.rollout_loss_backward(
-        _network(mlp), z0, index, slots, coefficients, None, points, None, loss_bar, points_bar, z0_bar, gradient,
-        coefficients_bar, None, **_options(mlp, "exact", None), **path,
+        _network(mlp), z0, index, slots, coefficients, None, points, None, loss_bar, points_bar, z0_bar,
+        _nested(gradient), coefficients_bar, None, **_options(mlp, "exact", None), **path,
     )  # fmt: skip
-    return [points.new_tensor(loss), points, z0_bar, coefficients_bar, *_flat(gradient)]
+    return [points.new_tensor(loss), points, z0_bar, coefficients_bar, *gradient]
 
 
 def _network(mlp: MLP) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
@@ -193,21 +198,11 @@ def _network(mlp: MLP) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
     return _plain(*mlp.weights), _plain(*mlp.bias_jets), out_weight, out_bias
 
 
-def _empty_gradient(mlp: MLP) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
-    def empty(x: Tensor) -> Tensor:
-        return torch.empty(x.shape, dtype=x.dtype)
-
-    return (
-        [empty(w) for w in mlp.weights],
-        [empty(b) for b in mlp.bias_jets],
-        empty(mlp.out_weight),
-        empty(mlp.out_bias),
-    )
-
-
-def _flat(gradient: tuple[list[Tensor], list[Tensor], Tensor, Tensor]) -> list[Tensor]:
-    weights, bias_jets, out_weight, out_bias = gradient
-    return [*weights, *bias_jets, out_weight, out_bias]
+def _nested(tensors: list[Tensor]) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
+    """A network's tensors in the order of `MLP.tensors`, as the native side takes them."""
+    *layers, out_weight, out_bias = tensors
+    depth = len(layers) // 2
+    return layers[:depth], layers[depth:], out_weight, out_bias
 
 
 def _network_options(mlp: MLP) -> dict[str, Any]:

@@ -25,8 +25,9 @@ def residual_loss(
     if backend_for(z) == "reference":
         return reference.residual_loss(mlp, z, index, slot, coefficients, source)
     tensors = mlp.tensors()
-    differentiated = any_requires_grad(z, coefficients, source, *tensors)
-    return _ResidualLoss.apply(Settings.of(mlp), differentiated, index, slot, z, coefficients, source, *tensors)[0]
+    differentiated, with_z = any_requires_grad(z, coefficients, source, *tensors), any_requires_grad(z)
+    arguments = (Settings.of(mlp), differentiated, with_z, index, slot, z, coefficients, source, *tensors)
+    return _ResidualLoss.apply(*arguments)[0]
 
 
 @torch.library.custom_op("fastflow::residual_loss", mutates_args=(), device_types="cpu")
@@ -61,18 +62,24 @@ def _residual_loss_and_gradient(
     activation: str,
     out_activation: str,
     has_time: bool,
+    with_z: bool,
 ) -> list[Tensor]:
     mlp = Settings(activation, out_activation, has_time).mlp(tensors)
-    return native.residual_loss_and_gradient(mlp, z, index, slot, coefficients, source)
+    return native.residual_loss_and_gradient(mlp, z, index, slot, coefficients, source, with_z)
 
 
 @_residual_loss_and_gradient.register_fake
 def _(
-    z: Tensor, index: Tensor, slot: Tensor, coefficients: Tensor, source: Tensor | None, tensors: list[Tensor], *_: Any
+    z: Tensor,
+    index: Tensor,
+    slot: Tensor,
+    coefficients: Tensor,
+    source: Tensor | None,
+    tensors: list[Tensor],
+    *rest: Any,
 ) -> list[Tensor]:
-    source_like = z.new_empty(0) if source is None else source
-    gradients = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (z, coefficients, source_like))
-    return [z.new_empty(()), *gradients, *(torch.empty_like(x, memory_format=torch.contiguous_format) for x in tensors)]
+    wanted = (z if rest[-1] else None, coefficients, source, *tensors)
+    return [z.new_empty(()), *native.empty_gradients(*wanted, like=z)]
 
 
 class _ResidualLoss(torch.autograd.Function):
@@ -82,6 +89,7 @@ class _ResidualLoss(torch.autograd.Function):
     def forward(
         settings: Settings,
         differentiated: bool,
+        with_z: bool,
         index: Tensor,
         slot: Tensor,
         z: Tensor,
@@ -93,11 +101,11 @@ class _ResidualLoss(torch.autograd.Function):
         arguments = (z, index, slot, coefficients, source, list(tensors), *settings)
         if not differentiated:
             return (operator.residual_loss(*arguments),)
-        return tuple(operator.residual_loss_and_gradient(*arguments))
+        return tuple(operator.residual_loss_and_gradient(*arguments, with_z))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.settings, _, *tensors = inputs
+        ctx.settings, _, _, *tensors = inputs
         gradients = output[1:]
         ctx.mark_non_differentiable(*gradients)
         ctx.set_materialize_grads(False)
@@ -107,7 +115,7 @@ class _ResidualLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *bars: Tensor | None) -> tuple[Tensor | None, ...]:
         loss_bar = bars[0]
-        constants = (None,) * 4
+        constants = (None,) * 5
         if loss_bar is None:
             return *constants, *(None,) * (ctx.num_inputs - 2)
         inputs, gradients = ctx.saved_tensors[: ctx.num_inputs], ctx.saved_tensors[ctx.num_inputs :]

@@ -103,8 +103,7 @@ def _(
     tensors: list[Tensor],
     *_: Any,
 ) -> list[Tensor]:
-    z0_bar = points.new_empty(points.shape[0], points.shape[2])
-    return [z0_bar, *(torch.empty_like(x, memory_format=torch.contiguous_format) for x in (coefficients, *tensors))]
+    return native.empty_gradients(points[:, 0], coefficients, *tensors, like=points)
 
 
 class _RolloutLoss(torch.autograd.Function):

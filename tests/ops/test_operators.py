@@ -202,9 +202,9 @@ def test_opcheck(operator):
     rollout = (0.5, "euler", None)
     arguments = {
         "jet": (z, index, slot, tensors, None, *settings, "exact"),
-        "jet_backward": (z, index, slot, tensors, None, z[:, 0], z, None, z[:, 1], None, *settings, "exact"),
+        "jet_backward": (z, index, slot, tensors, None, z[:, 0], z, None, z[:, 1], None, *settings, "exact", True),
         "residual_loss": (z, index, slot, coefficients, None, tensors, *settings),
-        "residual_loss_and_gradient": (z, index, slot, coefficients, z[:, 0], tensors, *settings),
+        "residual_loss_and_gradient": (z, index, slot, coefficients, z[:, 0], tensors, *settings, False),
         "flow": (z, index, slots, tensors, *settings, *path),
         "flow_backward": (points, index, slots, bar, tensors, *settings, *path),
         "rollout_loss": (z, index, slots, coefficients, tensors, *settings, *rollout, True),
