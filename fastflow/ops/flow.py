@@ -10,7 +10,7 @@ from torch import Tensor
 from fastflow.ops import native, reference
 from fastflow.ops.backends import backend_for
 from fastflow.ops.batching import map_slices
-from fastflow.ops.settings import Settings, any_requires_grad
+from fastflow.ops.settings import Settings, any_requires_grad, second_backward_may_follow
 from fastflow.ops.twin import differentiate_backward
 from fastflow.ops.types import MLP, Direction, Method
 
@@ -109,8 +109,7 @@ class _Flow(torch.autograd.Function):
         points, index, slots, *inputs = ctx.saved_tensors
         if points_bar is None:
             return (None,) * (4 + len(inputs))
-        # A compiled graph has no second backward, and dynamo can't trace one Function inside another's backward.
-        backward = _FlowBackward.forward if torch.compiler.is_compiling() else _FlowBackward.apply
+        backward = _FlowBackward.apply if second_backward_may_follow() else _FlowBackward.forward
         return *(None,) * 4, *backward(ctx.settings, ctx.path, points, index, slots, points_bar, *inputs)
 
     @staticmethod

@@ -11,7 +11,7 @@ from torch import Tensor
 from fastflow.ops import native, reference
 from fastflow.ops.backends import backend_for
 from fastflow.ops.batching import Folded, fold, map_slices, unfold
-from fastflow.ops.settings import Settings, any_requires_grad
+from fastflow.ops.settings import Settings, any_requires_grad, second_backward_may_follow
 from fastflow.ops.twin import differentiate_backward
 from fastflow.ops.types import MLP, Jet, Laplacian
 
@@ -131,8 +131,7 @@ class _Jet(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *jet_bar: Tensor | None) -> tuple[Tensor | None, ...]:
         probes, index, slot, *inputs = ctx.saved_tensors
-        # A compiled graph has no second backward, and dynamo can't trace one Function inside another's backward.
-        backward = _JetBackward.forward if torch.compiler.is_compiling() else _JetBackward.apply
+        backward = _JetBackward.apply if second_backward_may_follow() else _JetBackward.forward
         return *(None,) * 5, *backward(
             ctx.settings, ctx.laplacian, ctx.needs_input_grad[5], probes, index, slot, *jet_bar, *inputs
         )

@@ -10,7 +10,7 @@ from torch import Tensor
 from fastflow.ops import native, reference
 from fastflow.ops.backends import backend_for
 from fastflow.ops.batching import map_slices
-from fastflow.ops.settings import Settings, any_requires_grad
+from fastflow.ops.settings import Settings, any_requires_grad, second_backward_may_follow
 from fastflow.ops.twin import differentiate_backward
 from fastflow.ops.types import MLP
 
@@ -119,8 +119,7 @@ class _ResidualLoss(torch.autograd.Function):
         if loss_bar is None:
             return *constants, *(None,) * (ctx.num_inputs - 2)
         inputs, gradients = ctx.saved_tensors[: ctx.num_inputs], ctx.saved_tensors[ctx.num_inputs :]
-        # A compiled graph has no second backward, and dynamo can't trace one Function inside another's backward.
-        scale = _Scale.forward if torch.compiler.is_compiling() else _Scale.apply
+        scale = _Scale.apply if second_backward_may_follow() else _Scale.forward
         z_bar, coefficients_bar, source_bar, *rest = scale(ctx.settings, loss_bar, len(gradients), *gradients, *inputs)
         return *constants, z_bar, coefficients_bar, None if inputs[4] is None else source_bar, *rest
 

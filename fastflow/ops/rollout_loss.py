@@ -10,7 +10,7 @@ from torch import Tensor
 from fastflow.ops import native, reference
 from fastflow.ops.backends import backend_for
 from fastflow.ops.batching import map_slices
-from fastflow.ops.settings import Settings, any_requires_grad
+from fastflow.ops.settings import Settings, any_requires_grad, second_backward_may_follow
 from fastflow.ops.twin import differentiate_backward
 from fastflow.ops.types import MLP, Method
 
@@ -137,8 +137,7 @@ class _RolloutLoss(torch.autograd.Function):
         loss_bar, points_bar, *_ = bars
         if loss_bar is None and points_bar is None:
             return (None,) * (ctx.num_inputs + 3)
-        # A compiled graph has no second backward, and dynamo can't trace one Function inside another's backward.
-        backward = _RolloutBackward.forward if torch.compiler.is_compiling() else _RolloutBackward.apply
+        backward = _RolloutBackward.apply if second_backward_may_follow() else _RolloutBackward.forward
         inputs, saved = ctx.saved_tensors[: ctx.num_inputs], ctx.saved_tensors[ctx.num_inputs :]
         return *(None,) * 5, *backward(ctx.settings, ctx.rollout, len(saved), loss_bar, points_bar, *saved, *inputs)
 

@@ -31,3 +31,11 @@ class Settings(NamedTuple):
 def any_requires_grad(*tensors: Tensor | None) -> bool:
     """Whether a backward may follow."""
     return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
+
+
+def second_backward_may_follow() -> bool:
+    """Whether a backward runs under create_graph or torch.func, and so must itself be an autograd function.
+
+    A compiled graph has no second backward, and dynamo can't trace one function inside another's backward.
+    """
+    return torch.is_grad_enabled() and not torch.compiler.is_compiling()
