@@ -17,8 +17,8 @@ from fastflow.objectives import pde_loss
 from fastflow.ops.backends import backends, precision, use_backend
 from fastflow.ops.types import Jet
 from fastflow.potentials import PotentialBank
-from fastflow.runs import Run, load_run
-from fastflow.training.discover import DiscoverConfig, discover
+from fastflow.runs import Run, discover, load_run
+from fastflow.training.discover import DiscoverConfig
 from fastflow.traversal import Traversal
 
 __version__ = version("fastflow")

@@ -16,12 +16,11 @@ from fastflow import generators
 from fastflow.devices import find_device
 from fastflow.errors import InputError
 from fastflow.files import read_json
-from fastflow.metrics.evaluation import evaluate
 from fastflow.ops.backends import backends
-from fastflow.report import write_report, write_traversals
-from fastflow.runs import Run, load_run
+from fastflow.report import write_traversals
+from fastflow.runs import Run, discover, load_run
 from fastflow.training.configuration import from_dict
-from fastflow.training.discover import DiscoverConfig, discover
+from fastflow.training.discover import DiscoverConfig
 from fastflow.traversal import TraversalDirection
 
 
@@ -79,9 +78,7 @@ class Demo:
             generators.load("digits-vae"), config, self.out, overwrite=self.overwrite, progress=_watched()
         )  # fmt: skip
         print("evaluating on latents that training never saw")
-        evaluate(run)
-        write_traversals(run, run.folder / "traversals")
-        print(f"look at {write_report(run.folder)}")
+        print(f"look at {run.report()}")
 
 
 @dataclass(frozen=True)
@@ -130,11 +127,29 @@ class Discover:
 
 
 @dataclass(frozen=True)
-class Traverse:
-    """Draw strips and animations of a run's potentials and keep their latents."""
+class OfRun:
+    """What the commands that look at a run share: which it is, and its generator."""
 
     folder: tyro.conf.Positional[str]
     """The run's folder."""
+    generator: str | None = None
+    """FILE.py:FUNCTION, the generator that the run was trained on, where its name doesn't find it again."""
+    latent_dim: int | None = None
+    """The latents' width, where FUNCTION maps latents to images itself."""
+
+    def load(self) -> Run:
+        """The run."""
+        if self.generator is None and self.latent_dim is not None:
+            raise InputError("--latent-dim is the width of a --generator's latents: give both")
+        return load_run(
+            self.folder, None if self.generator is None else generators.load(self.generator, self.latent_dim)
+        )
+
+
+@dataclass(frozen=True)
+class Traverse(OfRun):
+    """Draw strips and animations of a run's potentials and keep their latents."""
+
     out: str | None = None
     """Where to write; RUN/traversals if left out."""
     potential: tuple[int, ...] | None = None
@@ -154,7 +169,7 @@ class Traverse:
 
     def run(self) -> None:
         """Write them."""
-        run = load_run(self.folder)
+        run = self.load()
         out = run.folder / "traversals" if self.out is None else Path(self.out)
         files = write_traversals(
             run,
@@ -171,11 +186,9 @@ class Traverse:
 
 
 @dataclass(frozen=True)
-class Evaluate:
+class Evaluate(OfRun):
     """Measure strength, distinctness and physics of a run; writes RUN/evaluation.json."""
 
-    folder: tyro.conf.Positional[str]
-    """The run's folder."""
     samples: int = 4096
     """Pairs of images: half train the fresh classifier, half test it."""
     seed: int = 1
@@ -183,7 +196,7 @@ class Evaluate:
 
     def run(self) -> None:
         """Measure and print a table."""
-        result = evaluate(load_run(self.folder), self.samples, self.seed)
+        result = self.load().evaluate(self.samples, self.seed)
         distinctness, residual = result["distinctness"], result["residual"]
         print(f"strength             {result['strength']['mean']:.4f} pixel change per step")
         print(f"distinctness         {distinctness['accuracy']:.4f} accuracy")
@@ -192,21 +205,15 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(OfRun):
     """Write RUN/report.html, measuring and drawing first what isn't there yet or is older than the weights."""
 
-    folder: tyro.conf.Positional[str]
-    """The run's folder."""
+    samples: int = 4096
+    """Pairs of images to evaluate on, where that isn't done yet."""
 
     def run(self) -> None:
         """Write it and say where it is."""
-        run = load_run(self.folder)
-        traversals = run.folder / "traversals"
-        if not _is_of(run, run.folder / "evaluation.json"):
-            evaluate(run)
-        if not _is_of(run, traversals / "index.json"):
-            write_traversals(run, traversals, overwrite=True)
-        print(f"look at {write_report(run.folder)}")
+        print(f"look at {self.load().report(self.samples)}")
 
 
 def read_latents(file: Path, run: Run) -> torch.Tensor:
@@ -243,14 +250,6 @@ def read_latents(file: Path, run: Run) -> torch.Tensor:
 def _watched() -> bool:
     """Whether somebody sees a progress bar; in a log it would only be in the way."""
     return sys.stderr.isatty()
-
-
-def _is_of(run: Run, file: Path) -> bool:
-    """Whether a JSON file about a run is there and about its present weights."""
-    if not file.exists():
-        return False
-    record = read_json(file)
-    return isinstance(record, dict) and record.get("training_steps") == run.step
 
 
 def _version(package: str) -> str:

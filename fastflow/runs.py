@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 from dataclasses import asdict
@@ -14,14 +15,18 @@ import torch
 from torch import Tensor
 
 from fastflow import generators
+from fastflow.devices import find_device
 from fastflow.errors import InputError
 from fastflow.files import read_json, write_json
 from fastflow.generators import Generator
+from fastflow.metrics.evaluation import evaluate
 from fastflow.pde import PDE
 from fastflow.potentials import PotentialBank
+from fastflow.report import write_report, write_traversals
 from fastflow.training.checkpoint import latest_checkpoint, load_checkpoint
 from fastflow.training.configuration import from_dict
-from fastflow.training.discover import DiscoverConfig, Discovery
+from fastflow.training.discover import DiscoverConfig, Discovery, check_differentiable
+from fastflow.training.loop import fit
 from fastflow.traversal import Traversal, TraversalDirection, traverse
 
 # Beside config.json, which is replaced, so that the folder never ceases to be a run.
@@ -38,9 +43,12 @@ class Run:
     def __init__(
         self, folder: Path, bank: PotentialBank, pde: PDE, generator: Generator, config: DiscoverConfig, step: int
     ) -> None:
-        self.folder, self.bank, self.pde, self.generator, self.config, self.step = (
-            folder, bank, pde, generator, config, step,
-        )  # fmt: skip
+        self.folder = folder
+        self.bank = bank
+        self.pde = pde
+        self.generator = generator
+        self.config = config
+        self.step = step
 
     def traverse(
         self,
@@ -56,25 +64,95 @@ class Run:
         steps = self.config.path_steps if steps is None else steps
         return traverse(self.bank, self.generator, z0, potential, steps, self.config, direction)
 
+    def evaluate(self, samples: int = 4096, seed: int = 1, progress: bool = True) -> dict[str, Any]:
+        """Measure strength, distinctness and physics, write evaluation.json and return its contents.
+
+        See `fastflow.metrics.evaluation.evaluate`.
+        """
+        return evaluate(self, samples, seed, progress)
+
+    def report(self, samples: int = 4096, progress: bool = True) -> Path:
+        """Write report.html, one page of pictures, numbers and curves, and return its path.
+
+        Evaluates on `samples` latents and draws the traversals first, where that isn't done yet or was done at another
+        training step.
+        """
+        if not self._is_current("evaluation.json"):
+            self.evaluate(samples, progress=progress)
+        if not self._is_current("traversals/index.json"):
+            write_traversals(self, self.folder / "traversals", overwrite=True)
+        return write_report(self.folder)
+
+    def _is_current(self, name: str) -> bool:
+        """Whether a JSON file of the folder is there, can be read and is about the present weights."""
+        try:
+            record = read_json(self.folder / name)
+        except InputError:
+            return False
+        return isinstance(record, dict) and record.get("training_steps") == self.step
+
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r}, step={self.step}, {self.bank.num_potentials} potentials)"
 
 
-def load_run(folder: str | Path, generator: Generator | None = None, device: str = "cpu") -> Run:
+def discover(
+    generator: Generator,
+    config: DiscoverConfig | None = None,
+    out: str | Path = "runs/discover",
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Run:
+    """Train potentials on a pretrained generator (Song et al., ICML 2023) and return the run.
+
+    Args:
+        generator: frozen; see `fastflow.generators`.
+        config: the settings, with sensible defaults.
+        out: the run's folder: config.json, metrics.jsonl, checkpoints/.
+        resume: go on from the newest checkpoint in `out`, or start if there is none.
+        overwrite: replace the run in `out`.
+        progress: show a progress bar.
+
+    Raises:
+        InputError: `out` holds another run or foreign files, the settings don't fit, or no gradient passes through the
+            generator.
+        TrainingError: the loss is no longer finite, or a step's latents are refused.
+        KeyboardInterrupt: stopped by a signal, after writing a checkpoint.
+    """
+    generator = _as_generator(generator)
+    config = DiscoverConfig() if config is None else config
+    if not isinstance(config, DiscoverConfig):
+        raise InputError(
+            f"config must be a DiscoverConfig, got {type(config).__name__}: use DiscoverConfig(**settings)"
+        )
+    folder = _as_folder(out)
+    task = Discovery(config, generator)
+    check_differentiable(generator)
+    open_folder(folder, config, generator, resume=resume, overwrite=overwrite)
+    fit(task, config, folder, resume=resume, progress=progress)
+    task.module.requires_grad_(False)
+    return Run(folder, task.bank, task.pde, generator, config, config.steps)
+
+
+def load_run(folder: str | Path, generator: Generator | None = None, device: str | torch.device | None = None) -> Run:
     """Load the newest checkpoint of the run in `folder`.
 
     Args:
         generator: the one the run was trained on; needed only if it was made from a callable in Python, which can't be
             found again by name.
-        device: where to put all of it.
+        device: where to put all of it; where the generator is if None.
 
     Raises:
         InputError: the folder isn't a run, has no checkpoint, is damaged, or needs another generator.
+        BackendError: there is no such device here.
     """
-    folder = Path(folder)
+    folder = _as_folder(folder)
     record = read_record(folder)
     config = from_dict(DiscoverConfig, record["config"], str(folder / "config.json"))
-    generator = (restore_generator(record, folder) if generator is None else generator).to(device)
+    generator = restore_generator(record, folder) if generator is None else _as_generator(generator)
+    if device is not None:
+        generator = generator.to(find_device(device))
     check_generator(record, generator, folder)
     checkpoint = latest_checkpoint(folder / "checkpoints")
     if checkpoint is None:
@@ -88,10 +166,10 @@ def load_run(folder: str | Path, generator: Generator | None = None, device: str
 def open_folder(
     folder: Path, config: DiscoverConfig, generator: Generator, *, resume: bool = False, overwrite: bool = False
 ) -> None:
-    """Make `folder` the run of this configuration: new, resumed, or in another run's place.
+    """Make `folder` the run of this configuration: new, in another run's place, or resumed if it holds that run.
 
     Raises:
-        InputError: it holds another run or foreign files, or there is nothing there to resume.
+        InputError: it holds another run or foreign files.
     """
     if resume and overwrite:
         raise InputError("resume and overwrite exclude each other")
@@ -147,6 +225,10 @@ def read_record(folder: Path) -> dict[str, Any]:
         and record.get("kind") == "discover"
         and isinstance(record.get("config"), dict)
         and isinstance(record.get("generator"), dict)
+        and isinstance(record["generator"].get("name"), str | None)
+        and isinstance(record["generator"].get("latent_dim"), int)
+        and isinstance(record["generator"].get("pixels"), list)
+        and all(isinstance(pixel, float) for pixel in record["generator"]["pixels"])
     ):
         raise InputError(f"{str(folder)!r} isn't a run: its config.json isn't one that fastflow discover wrote")
     return record
@@ -159,10 +241,10 @@ def restore_generator(record: dict[str, Any], folder: Path) -> Generator:
         InputError: it was made from a callable in Python, or is no longer where it was.
     """
     name = record["generator"].get("name")
-    if name not in generators.BUNDLED and ".py:" not in str(name):
+    if name is None or (name not in generators.BUNDLED and ".py:" not in name):
         raise InputError(
             f"run {str(folder)!r} was trained on a generator made in Python, which can't be found by name: "
-            "pass it to ff.load_run as generator="
+            "pass it to ff.load_run as generator=, or to the command as --generator FILE.py:FUNCTION"
         )
     return generators.load(name, record["generator"].get("latent_dim"))
 
@@ -174,12 +256,27 @@ def check_generator(record: dict[str, Any], generator: Generator, folder: Path) 
     if same:
         # Another machine's rounding may differ; another generator's images do.
         low, high = generator.value_range
-        pixels, expected_pixels = np.array(found["pixels"]), np.array(expected.get("pixels"), dtype=float)
+        pixels, expected_pixels = np.array(found["pixels"]), np.array(expected["pixels"])
         same = pixels.shape == expected_pixels.shape and bool(
             (abs(pixels - expected_pixels) < 1e-3 * (high - low)).all()
         )
     if not same:
         raise InputError(f"run {str(folder)!r} was trained on another generator than {generator.name or 'this one'}")
+
+
+def _as_folder(folder: str | Path) -> Path:
+    if not isinstance(folder, str | os.PathLike):
+        raise InputError(f"a run's folder must be a path, got {folder!r}")
+    return Path(folder)
+
+
+def _as_generator(generator: Generator) -> Generator:
+    if not isinstance(generator, Generator):
+        raise InputError(
+            f"generator must be a fastflow generator, got {type(generator).__name__}: wrap it in "
+            "ff.generators.from_callable"
+        )
+    return generator
 
 
 def _record(config: DiscoverConfig, generator: Generator) -> dict[str, Any]:

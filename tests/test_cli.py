@@ -1,6 +1,5 @@
 """The command line: every command does its work, from the shell and from Python."""
 
-import functools
 import json
 import subprocess
 import sys
@@ -11,8 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from support.runs import contents, metrics, options, saved, small_run
 
-from fastflow import commands, generators
+from fastflow import generators, runs
 from fastflow.cli import main
+from fastflow.metrics.evaluation import evaluate
 from fastflow.ops.backends import backends
 from fastflow.runs import load_run
 
@@ -21,7 +21,7 @@ DISCOVER = ("discover", "--generator", "digits-vae")
 
 @pytest.fixture
 def quick_evaluation(monkeypatch):
-    monkeypatch.setattr(commands, "evaluate", functools.partial(commands.evaluate, samples=24))
+    monkeypatch.setattr(runs, "evaluate", lambda run, samples, *rest: evaluate(run, 24, *rest))
 
 
 def shell(*arguments, **settings):
@@ -44,9 +44,9 @@ def test_help_names_every_command(capsys, arguments):
         ("info", ()),
         ("demo", ("--out", "--seed", "--steps", "--overwrite")),
         ("discover", ("--generator", "--num-potentials", "--batch-size", "--checkpoint-every", "--resume", "--device")),
-        ("traverse", ("--out", "--potential", "--latents", "--direction")),
-        ("evaluate", ("--samples", "--seed")),
-        ("report", ()),
+        ("traverse", ("--out", "--potential", "--latents", "--direction", "--generator", "--latent-dim")),
+        ("evaluate", ("--samples", "--seed", "--generator", "--latent-dim")),
+        ("report", ("--samples", "--generator", "--latent-dim")),
     ],
 )
 def test_help_of_a_command_names_its_options(capsys, command, expected):
@@ -97,6 +97,24 @@ def test_discover_on_a_file_of_ones_own(tmp_path, monkeypatch, capsys):
     main(["traverse", "run", "--starts", "2"])
     assert load_run("run").generator.image_shape == (1, 2, 3)
     assert "wrote 8 files to run/traversals" in capsys.readouterr().out
+
+
+MINE = """
+from support.runs import sigmoid_generator, sigmoid_images
+"""
+
+
+@pytest.mark.parametrize("words", [("sigmoid_generator",), ("sigmoid_images", "--latent-dim", "4")], ids=" ".join)
+def test_run_of_a_generator_made_in_python_is_shown_with_its_function(tmp_path, monkeypatch, capsys, words):
+    (tmp_path / "mine.py").write_text(MINE)
+    monkeypatch.chdir(tmp_path)
+    small_run("run")
+    function, *rest = words
+    named = ["--generator", f"mine.py:{function}", *rest]
+    main(["traverse", "run", "--starts", "2", "--out", "strips", *named])
+    main(["evaluate", "run", "--samples", "24", *named])
+    main(["report", "run", *named])
+    assert "look at run/report.html" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("spelling", [("--config", "{}"), ("--config={}",)], ids=["two-words", "one-word"])
@@ -196,6 +214,15 @@ def test_report_of_a_run_that_went_on_is_new(digits_folder, quick_evaluation):
     main(["report", str(digits_folder)])
     for name in ("evaluation.json", "traversals/index.json"):
         assert json.loads((digits_folder / name).read_text())["training_steps"] == 8
+
+
+@pytest.mark.parametrize("name", ["evaluation.json", "traversals/index.json"])
+@pytest.mark.parametrize("damage", [b"", b'{"training_steps": 6', b"\xff\x00", b"[6]"], ids=str)
+def test_report_makes_damaged_files_again(digits_folder, quick_evaluation, name, damage):
+    main(["report", str(digits_folder)])
+    (digits_folder / name).write_bytes(damage)
+    main(["report", str(digits_folder)])
+    assert json.loads((digits_folder / name).read_text())["training_steps"] == 6
 
 
 def test_demo_writes_a_page(tmp_path, monkeypatch, capsys, quick_evaluation):

@@ -233,6 +233,19 @@ def test_traverse_refuses_and_writes_nothing(digits_folder, capsys, arguments, m
     assert not (digits_folder / "traversals").exists()
 
 
+def test_traversals_stay_out_of_the_checkpoints(digits_folder, tmp_path, capsys, monkeypatch):
+    before = contents(digits_folder)
+    (tmp_path / "cwd" / "link").symlink_to(digits_folder / "checkpoints")
+    for out in (digits_folder / "checkpoints" / "x", digits_folder / "checkpoints" / "step-000003" / "x", "link/x"):
+        assert "lies among the run's checkpoints" in fails(capsys, "traverse", digits_folder, "--out", out)
+    assert contents(digits_folder) == before
+
+
+@pytest.mark.parametrize("command", ["traverse", "evaluate", "report"])
+def test_width_needs_a_generator(digits_folder, capsys, command):
+    assert "--latent-dim is the width" in fails(capsys, command, digits_folder, "--latent-dim", "8")
+
+
 @pytest.mark.parametrize(("samples", "seed"), [(5, 1), (0, 1), (24, -1)])
 def test_evaluate_refuses_and_writes_nothing(digits_folder, capsys, samples, seed):
     said = fails(capsys, "evaluate", digits_folder, "--samples", samples, "--seed", seed)

@@ -11,7 +11,7 @@ from fastflow import files, generators
 from fastflow.errors import InputError
 from fastflow.generators import from_callable
 from fastflow.metrics.evaluation import evaluate
-from fastflow.runs import load_run, open_folder
+from fastflow.runs import discover, load_run, open_folder
 from fastflow.training.discover import Discovery
 
 
@@ -107,7 +107,27 @@ NO_RUNS = {
     "no-generator": (lambda folder: change_record(folder, lambda record: record.pop("generator")), "isn't a run"),
     "unknown-generator": (
         lambda folder: change_record(folder, lambda record: record["generator"].update(name="my-gan")),
-        "which can't be found by name: pass it to ff.load_run as generator=",
+        "can't be found by name: pass it to ff.load_run as generator=, or to the command as --generator FILE.py:FUNC",
+    ),
+    "generator-name-list": (
+        lambda folder: change_record(folder, lambda record: record["generator"].update(name=["x"])),
+        "isn't a run: its config.json isn't one",
+    ),
+    "generator-width-text": (
+        lambda folder: change_record(folder, lambda record: record["generator"].update(latent_dim="8")),
+        "isn't a run: its config.json isn't one",
+    ),
+    "generator-pixels": (
+        lambda folder: change_record(folder, lambda record: record["generator"].update(pixels=[[0.5], "x"])),
+        "isn't a run: its config.json isn't one",
+    ),
+    "generator-pixels-gone": (
+        lambda folder: change_record(folder, lambda record: record["generator"].pop("pixels")),
+        "isn't a run: its config.json isn't one",
+    ),
+    "beyond-floats": (
+        lambda folder: change_record(folder, lambda record: record["config"].update(dt=10**400)),
+        "config.json: dt must be a finite number",
     ),
     "generator-file-gone": (
         lambda folder: change_record(folder, lambda record: record["generator"].update(name="gone.py:make")),
@@ -133,6 +153,60 @@ def test_load_run_refuses(digits_folder, damage, message):
     assert message in str(error.value)
     assert "\n" not in str(error.value)
     assert contents(digits_folder) == before
+
+
+WRONG_ARGUMENTS = {
+    "no-folder": (lambda run: load_run(None), "a run's folder must be a path, got None"),
+    "no-out": (lambda run: discover(run.generator, run.config, None), "a run's folder must be a path, got None"),
+    "device": (lambda run: load_run(run.folder, device="foo"), "device must be cpu, cuda or cuda:N, got 'foo'"),
+    "callable-to-load": (
+        lambda run: load_run(run.folder, sigmoid_images),
+        "generator must be a fastflow generator, got function: wrap it in ff.generators.from_callable",
+    ),
+    "callable-to-discover": (
+        lambda run: discover(sigmoid_images, run.config, run.folder / "new"),
+        "generator must be a fastflow generator, got function: wrap it in ff.generators.from_callable",
+    ),
+    "settings": (
+        lambda run: discover(run.generator, {"steps": 3}, run.folder / "new"),
+        "config must be a DiscoverConfig, got dict: use DiscoverConfig(**settings)",
+    ),
+    "no-generator": (lambda run: generators.load(None), "a generator's name must be a text, digits-vae or FILE.py:"),
+}
+
+
+@pytest.mark.parametrize(("call", "message"), WRONG_ARGUMENTS.values(), ids=WRONG_ARGUMENTS)
+def test_arguments_of_the_wrong_kind_are_named(digits_folder, call, message):
+    run = load_run(digits_folder)
+    with pytest.raises(InputError) as error:
+        call(run)
+    assert message in str(error.value)
+    assert not (digits_folder / "new").exists()
+
+
+# The report
+
+
+def test_run_in_hand_is_reported_without_its_generator_having_a_name(tmp_path):
+    run = small_run(tmp_path / "run")
+    page = run.report(samples=24, progress=False)
+    assert page == tmp_path / "run" / "report.html"
+    assert "<html" in page.read_text(encoding="utf-8")
+    names = ("evaluation.json", "traversals/index.json")
+    first = {name: contents(tmp_path / "run")[name] for name in names}
+    assert all(json.loads(text)["training_steps"] == 6 for text in first.values())
+    run.report(progress=False)
+    assert {name: contents(tmp_path / "run")[name] for name in names} == first
+
+    later = small_run(tmp_path / "run", resume=True, steps=8)
+    later.report(samples=24, progress=False)
+    assert all(json.loads((tmp_path / "run" / name).read_text())["training_steps"] == 8 for name in names)
+
+
+def test_run_evaluates_itself(tmp_path):
+    result = small_run(tmp_path / "run").evaluate(samples=24, seed=2, progress=False)
+    assert (result["samples"], result["seed"]) == (24, 2)
+    assert json.loads((tmp_path / "run" / "evaluation.json").read_text()) == result
 
 
 # The generator

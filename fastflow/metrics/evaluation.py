@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +18,12 @@ from fastflow.flows import flow
 from fastflow.generators import Generator
 from fastflow.pde import PDE, normalized_residuals
 from fastflow.potentials import PotentialBank
-from fastflow.runs import Run
 from fastflow.training.classifier import PairClassifier
 from fastflow.training.discover import Discovery
 from fastflow.training.loop import step_rng
+
+if TYPE_CHECKING:
+    from fastflow.runs import Run
 
 TARGETS = {"strength": [0.01, 0.1], "distinctness": 0.95, "residual": 0.05, "speed": 0.3}
 """What a healthy run reaches: pixel change per step within, accuracy at least, normalised residual at most, and the

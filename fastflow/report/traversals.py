@@ -5,14 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from fastflow.errors import ConvergenceError, InputError
 from fastflow.files import replacing_folder, write_json, write_tensors
 from fastflow.report.strips import save_gif, save_strip
-from fastflow.runs import Run
 from fastflow.traversal import Traversal, TraversalDirection
+
+if TYPE_CHECKING:
+    from fastflow.runs import Run
 
 
 def write_traversals(
@@ -53,6 +56,9 @@ def write_traversals(
         )
     if starts < 1:
         raise InputError(f"starts must be at least 1, got {starts}")
+    target = folder.resolve()
+    if (run.folder / "checkpoints").resolve() in (target, *target.parents):
+        raise InputError(f"{str(folder)!r} lies among the run's checkpoints: choose another folder")
     if folder.exists():
         if not folder.is_dir() or not all(_is_ours(file.name) for file in folder.iterdir()):
             raise InputError(f"{str(folder)!r} isn't a folder of traversals: choose a new one")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,15 +18,15 @@ from fastflow.pde import EQUATIONS, normalized_residuals
 from fastflow.potentials import PotentialBank, TimeInput
 from fastflow.training.classifier import PairClassifier
 from fastflow.training.configuration import check_not_negative, check_positive, check_types
-from fastflow.training.loop import Losses, fit
-
-if TYPE_CHECKING:
-    from fastflow.runs import Run
+from fastflow.training.loop import Losses
 
 Equation = Literal[
     "wave", "damped-wave", "klein-gordon", "heat", "hamilton-jacobi", "viscous-hamilton-jacobi", "helmholtz", "poisson",
     "porous-medium",
 ]  # fmt: skip
+
+_TIMELESS = ("helmholtz", "poisson")
+"""The equations without derivatives in time."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +83,7 @@ class DiscoverConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
+        object.__setattr__(self, "hidden", tuple(self.hidden))
         check_positive(
             self, "num_potentials", "steps", "batch_size", "learning_rate", "path_steps", "dt", "log_every",
             "checkpoint_every",
@@ -97,6 +97,11 @@ class DiscoverConfig:
             check_positive(self, "step_length")
         if not self.hidden or min(self.hidden) < 1:
             raise InputError(f"hidden must name one width or more, each at least 1, got {self.hidden!r}")
+        if self.time == "none" and self.pde not in _TIMELESS:
+            raise InputError(
+                f"time must be sinusoidal or linear for pde {self.pde}, which has derivatives in time; only "
+                f"{' and '.join(_TIMELESS)} have none"
+            )
         if self.batch_size < self.num_potentials:
             raise InputError(
                 f"batch_size must be at least num_potentials, {self.num_potentials}, so that every step trains all of "
@@ -120,11 +125,10 @@ class Discovery:
                 config.out_activation,
                 config.time,
             )
-            equation = EQUATIONS[config.pde]
-            constants = {} if config.pde == "porous-medium" else {
-                "num_potentials": config.num_potentials, "learnable": config.learn_pde,
-            }  # fmt: skip
-            self.pde = equation(**constants)
+            if config.pde == "porous-medium":  # has no constants to learn
+                self.pde = EQUATIONS[config.pde]()
+            else:
+                self.pde = EQUATIONS[config.pde](num_potentials=config.num_potentials, learnable=config.learn_pde)
             classifier = PairClassifier(generator.image_shape, config.num_potentials)
         self.module = nn.ModuleDict({"bank": self.bank, "pde": self.pde, "classifier": classifier}).to(like)
         self.classifier = classifier
@@ -182,44 +186,7 @@ class Discovery:
         return normalized.mean(), path
 
 
-def discover(
-    generator: Generator,
-    config: DiscoverConfig | None = None,
-    out: str | Path = "runs/discover",
-    *,
-    resume: bool = False,
-    overwrite: bool = False,
-    progress: bool = True,
-) -> Run:
-    """Train potentials on a pretrained generator (Song et al., ICML 2023) and return the run.
-
-    Args:
-        generator: frozen; see `fastflow.generators`.
-        config: the settings, with sensible defaults.
-        out: the run's folder: config.json, metrics.jsonl, checkpoints/.
-        resume: go on from the newest checkpoint in `out`, or start if there is none.
-        overwrite: replace the run in `out`.
-        progress: show a progress bar.
-
-    Raises:
-        InputError: `out` holds another run or foreign files, the settings don't fit, or no gradient passes through the
-            generator.
-        TrainingError: the loss is no longer finite.
-        KeyboardInterrupt: stopped by a signal, after writing a checkpoint.
-    """
-    from fastflow.runs import Run, open_folder  # a run knows how to rebuild what is trained here
-
-    config = DiscoverConfig() if config is None else config
-    folder = Path(out)
-    task = Discovery(config, generator)
-    _check_differentiable(generator)
-    open_folder(folder, config, generator, resume=resume, overwrite=overwrite)
-    fit(task, config, folder, resume=resume, progress=progress)
-    task.module.requires_grad_(False)
-    return Run(folder, task.bank, task.pde, generator, config, config.steps)
-
-
-def _check_differentiable(generator: Generator) -> None:
+def check_differentiable(generator: Generator) -> None:
     """Raise InputError unless gradients pass through the generator, forwards and backwards."""
     z = generator.sample(2).requires_grad_()
     try:

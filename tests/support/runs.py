@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 
 from fastflow import generators
-from fastflow.training.discover import DiscoverConfig, discover
+from fastflow.runs import discover
+from fastflow.training.discover import DiscoverConfig
 
 SMALL = {
     "num_potentials": 3,

@@ -97,7 +97,7 @@ CHANGES = {
     "square-residual": {"residual": "square"},
     "square-jacobian": {"jacobian": "square"},
     "linear-time": {"time": "linear"},
-    "no-time": {"time": "none"},
+    "no-time": {"time": "none", "pde": "helmholtz"},
     "identity-output": {"out_activation": "identity"},
     "sin": {"activation": "sin"},
     "heun": {"method": "heun"},

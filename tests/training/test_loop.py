@@ -15,9 +15,9 @@ from support.runs import contents, metrics, options, saved, sigmoid_generator, s
 
 from fastflow import generators
 from fastflow.errors import InputError, TrainingError
-from fastflow.runs import load_run
+from fastflow.runs import discover, load_run
 from fastflow.training import loop
-from fastflow.training.discover import Discovery, discover
+from fastflow.training.discover import Discovery
 from fastflow.training.loop import Losses, fit, step_rng
 
 COMMAND = [sys.executable, "-m", "fastflow", "discover", "--generator", "digits-vae"]
