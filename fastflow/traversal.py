@@ -73,8 +73,8 @@ def traverse(
 
     start = 0
     if direction == "both":
-        if steps < 2:
-            raise InputError(f"steps must be at least 2 to go both ways, got {steps}")
+        if not isinstance(steps, int) or steps < 2:
+            raise InputError(f"steps must be at least 2 to go both ways, got {steps!r}")
         start = steps // 2
         before = go(start, 0.0, "reverse").flip(1)
         latents = torch.cat((before, go(steps - start, start * dt, "forward")[:, 1:]), 1)

@@ -22,8 +22,8 @@ class Random:
     """
 
     def __init__(self, generator: Generator, num_directions: int, step_length: float = 0.1, seed: int = 0) -> None:
-        if num_directions < 1:
-            raise InputError(f"num_directions must be at least 1, got {num_directions}")
+        if not isinstance(num_directions, int) or num_directions < 1:
+            raise InputError(f"num_directions must be a whole number of at least 1, got {num_directions!r}")
         rng = torch.Generator().manual_seed(seed)
         directions = torch.randn(num_directions, generator.latent_dim, generator=rng)
         self.generator = generator
@@ -38,8 +38,8 @@ class Random:
             InputError: an argument that doesn't fit, by its name.
         """
         check_latents(z0, self.generator.latent_dim, self.directions)
-        if steps < 1:
-            raise InputError(f"steps must be at least 1, got {steps}")
+        if not isinstance(steps, int) or steps < 1:
+            raise InputError(f"steps must be a whole number of at least 1, got {steps!r}")
         step = self.step_length * self.directions[check_index(index, len(self.directions), z0)]
         latents = z0[:, None] + step[:, None] * torch.arange(steps + 1, device=z0.device, dtype=z0.dtype)[:, None]
         images = torch.stack([self.generator.decode(z) for z in latents.unbind(1)], 1)

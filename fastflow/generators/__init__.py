@@ -34,6 +34,8 @@ def load(spec: str, latent_dim: int | None = None) -> Generator:
     Raises:
         InputError: there is no such generator, file or function, or it can't be used.
     """
+    if not isinstance(spec, str):
+        raise InputError(f"a generator's name must be a text, {', '.join(BUNDLED)} or FILE.py:FUNCTION, got {spec!r}")
     generator = BUNDLED[spec]() if spec in BUNDLED else _from_file(spec, latent_dim)
     if latent_dim not in (None, generator.latent_dim):
         raise InputError(f"generator {spec} has latents of width {generator.latent_dim}, not {latent_dim}")

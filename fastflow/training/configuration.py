@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import sys
 import typing
 from types import NoneType, UnionType
 from typing import Any, TypeVar
@@ -62,7 +62,8 @@ def _fits(value: object, hint: Any) -> bool:
     if origin is tuple:
         return isinstance(value, (list, tuple)) and all(_fits(item, arguments[0]) for item in value)
     if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        # A whole number beyond any float's range, which JSON may hold, isn't finite either.
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return value is None if hint is NoneType else isinstance(value, hint)

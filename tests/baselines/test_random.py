@@ -41,13 +41,15 @@ def test_directions_repeat_by_seed(generator):
 
 
 def test_refused_arguments_are_named(generator):
-    with pytest.raises(InputError, match="num_directions must be at least 1, got 0"):
-        Random(generator, 0)
+    for count in (0, 1.5):
+        with pytest.raises(InputError, match=f"num_directions must be a whole number of at least 1, got {count}"):
+            Random(generator, count)
     directions, z0 = Random(generator, 3), generator.sample(2)
     for index in (3, -1, torch.tensor([0, 3])):
         with pytest.raises(InputError, match=r"index must lie in 0\.\.2"):
             directions.traverse(z0, index)
-    with pytest.raises(InputError, match="steps must be at least 1, got 0"):
-        directions.traverse(z0, 0, steps=0)
+    for steps in (0, None, 2.0):
+        with pytest.raises(InputError, match=f"steps must be a whole number of at least 1, got {steps}"):
+            directions.traverse(z0, 0, steps)
     with pytest.raises(InputError, match=r"shape \(B, 4\), got \(2, 3\)"):
         directions.traverse(z0[:, :3], 0)

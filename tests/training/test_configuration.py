@@ -5,9 +5,12 @@ import json
 from dataclasses import dataclass
 
 import pytest
+import torch
 from support.runs import small_config
 
 from fastflow.errors import InputError
+from fastflow.ops.types import Jet
+from fastflow.pde import EQUATIONS
 from fastflow.training.configuration import check_types, from_dict
 from fastflow.training.discover import DiscoverConfig
 
@@ -64,6 +67,8 @@ REFUSED = [
     ("activation", "relu", "must be one of tanh, sin, gelu, silu, softplus, got 'relu'"),
     ("time", None, "must be one of sinusoidal, linear, none, got None"),
     ("pde", "waves", "must be one of wave, "),
+    ("time", "none", "must be sinusoidal or linear for pde wave, which has derivatives in time; only helmholtz and"),
+    ("dt", 10**400, "must be a finite number, got 1000"),
     ("method", "rk5", "must be one of euler, heun, rk4, got 'rk5'"),
 ]
 
@@ -77,6 +82,23 @@ def test_refused_values_name_the_setting_and_its_origin(name, value, message):
     if not isinstance(value, list):
         with pytest.raises(InputError, match=f"^{name} must"):
             DiscoverConfig(**{name: value})
+
+
+@pytest.mark.parametrize("pde", EQUATIONS)
+def test_potentials_without_time_are_for_equations_without_it(pde):
+    # What the residual is made of: an equation that knows of time has it change with u_t or u_tt.
+    jet = [torch.full((2, 3) if name == "grad" else (2,), 1.5) for name in Jet._fields]
+    still, moving = Jet(*jet)._replace(u_t=torch.zeros(2), u_tt=torch.zeros(2)), Jet(*jet)
+    if torch.equal(EQUATIONS[pde]()(still), EQUATIONS[pde]()(moving)):
+        assert small_config(time="none", pde=pde).pde == pde
+    else:
+        with pytest.raises(InputError, match=f"time must be sinusoidal or linear for pde {pde}"):
+            small_config(time="none", pde=pde)
+
+
+def test_a_list_of_widths_is_as_good_as_a_tuple():
+    assert small_config(hidden=[5, 6]) == small_config(hidden=(5, 6))
+    assert hash(small_config(hidden=[5, 6])) == hash(small_config(hidden=(5, 6)))
 
 
 def test_every_step_has_a_sample_for_every_potential():
