@@ -326,25 +326,24 @@ def _text(value: object) -> str:
 
 def _code(run: RunFiles, name: str) -> dict[str, str]:
     """What to type to use the run and to train it again; names go through the quoting of their language."""
+    generator = at(run.settings, "generator", "name")
+    named = isinstance(generator, str)
+    # A generator made in Python has no name that finds it again.
+    load = f"run = ff.load_run({name!r})" if named else f"run = ff.load_run({name!r}, generator)"
     use = [
         "import fastflow as ff",
         "",
-        f"run = ff.load_run({name!r})",
+        load,
         "z0 = run.generator.sample(6)",
         "path = run.traverse(z0, potential=0, steps=10)",
         "path.latents, path.images  # (6, 11, D) and (6, 11, C, H, W)",
     ]
     train = []
     again, quoted = f"{name}-again", shlex.quote(name)
-    generator = at(run.settings, "generator", "name")
-    if at(run.settings, "kind") == "discover" and isinstance(generator, str):
-        train = [
-            "import fastflow as ff",
-            "",
-            f"run = ff.load_run({name!r})",
-            f"ff.discover(run.generator, run.config, out={again!r})",
-        ]
-    shell = [f"fastflow report {quoted}  # write this page again"]
+    if at(run.settings, "kind") == "discover":
+        train = ["import fastflow as ff", "", load, f"ff.discover(run.generator, run.config, out={again!r})"]
+    option = "" if named else " --generator FILE.py:FUNCTION"
+    shell = [f"fastflow report {quoted}{option}  # write this page again"]
     if generator == "digits-vae":
         seed = whole(run.settings, "config", "seed") or 0
         shell.append(

@@ -217,6 +217,16 @@ def test_how_to_reproduce(run, rendered):
         assert shown in reproduce
 
 
+def test_how_to_reproduce_with_a_generator_made_in_python(run, rendered):
+    settings = json.loads((run / "config.json").read_text())
+    settings["generator"]["name"] = None
+    (run / "config.json").write_text(json.dumps(settings))
+    reproduce = rendered(run).text("reproduce")
+    assert reproduce.count("run = ff.load_run('digits', generator)") == 2
+    assert "fastflow report digits --generator FILE.py:FUNCTION" in reproduce
+    assert "fastflow demo" not in reproduce
+
+
 def test_names_are_escaped_and_quoted(run, rendered, evaluation):
     odd = run.rename(run.parent / "a <b>&'c\"")
     settings = json.loads((odd / "config.json").read_text())
