@@ -3,9 +3,18 @@
 import shutil
 
 import pytest
+import torch
 from support.runs import small_run
 
 from fastflow import generators
+
+
+@pytest.fixture(autouse=True)
+def _same_threads():
+    """A test that changes the number of threads, as the benchmarks do, changes it for itself alone."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -63,7 +63,7 @@ class DiscoverConfig:
     """The integrator."""
     step_length: float | None = None
     """Rescale every step to this length in latent space."""
-    pde_weight: float = 1.0
+    pde_weight: float = 3.0
     """Weight of the equation's residual along the path."""
     residual: Literal["normalized", "square"] = "normalized"
     """"normalized", each potential's mean square over that of the equation's terms; "square", the paper's bare mean
