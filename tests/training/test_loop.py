@@ -22,7 +22,8 @@ from fastflow.training.loop import Losses, fit, step_rng
 
 COMMAND = [sys.executable, "-m", "fastflow", "discover", "--generator", "digits-vae"]
 # A convolution's weight gradient is summed in an order that depends on the number of threads.
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+THREADS = str(torch.get_num_threads())
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": THREADS, "MKL_NUM_THREADS": THREADS}
 
 
 class Line:
