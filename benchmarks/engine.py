@@ -16,10 +16,10 @@ WAVE = ff.pde.Wave()
 
 
 def operator_jet(problem: Problem) -> Prepared:
-    """The operator, which gives u_tt with the rest."""
+    """The operator, asked for what the case asks for: all but u_tt."""
     networks = _networks(problem)
     mlp = networks.mlp.with_tensors([x.detach() for x in networks.mlp.tensors()])
-    return Prepared(lambda: jet(mlp, problem.z, networks.network, networks.slot), _jet_outputs)
+    return Prepared(lambda: jet(mlp, problem.z, networks.network, networks.slot, with_u_tt=False), _jet_outputs)
 
 
 def operator_training(problem: Problem) -> Prepared:
@@ -49,7 +49,7 @@ def bank_jet(problem: Problem) -> Prepared:
 
     def call() -> ff.Jet:
         with torch.no_grad():
-            return problem.bank.jet(problem.z, TIME, _index(problem))
+            return problem.bank.jet(problem.z, TIME, _index(problem), with_u_tt=False)
 
     return Prepared(call, _jet_outputs)
 

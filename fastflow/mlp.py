@@ -30,6 +30,7 @@ def mlp_jet(
     laplacian: Laplacian = "exact",
     num_probes: int = 1,
     generator: torch.Generator | None = None,
+    with_u_tt: bool = True,
     fallback: Literal["reference"] | None = None,
 ) -> Jet:
     """Value, gradient, Laplacian and time derivatives of a scalar MLP, exact and differentiable.
@@ -41,7 +42,7 @@ def mlp_jet(
         x: inputs (B, D) of the parameters' dtype.
         t: if given, the net's last input, for x (B, D) and a first layer of D + 1 inputs; a number or (B,). The
             Laplacian is over x alone, and u_t and u_tt are the derivatives with respect to t. Without it they are zero.
-        laplacian, num_probes, generator: as for `PotentialBank.jet`.
+        laplacian, num_probes, generator, with_u_tt: as for `PotentialBank.jet`.
         fallback: "reference" computes other elementwise activations, mixed ones and more than 8 hidden layers by nested
             automatic differentiation, at its price.
 
@@ -71,12 +72,13 @@ def mlp_jet(
     if isinstance(parsed, str):
         if fallback is None:
             raise InputError(f"{parsed}; fallback='reference' computes it by nested automatic differentiation")
-        return _nested_jet(net, x, t, laplacian, probes)
+        nested = _nested_jet(net, x, t, laplacian, probes)
+        return nested if with_u_tt else nested._replace(u_tt=torch.zeros_like(nested.u_tt))
     with torch.autocast(x.device.type, enabled=False):
         mlp = _bind(parsed, t, x)
         index = torch.zeros(len(x), dtype=torch.long, device=x.device)
         slot = torch.arange(len(x), device=x.device) if isinstance(t, Tensor) and t.ndim else index
-        return jet(mlp, x, index, slot, laplacian, probes)
+        return jet(mlp, x, index, slot, laplacian, probes, with_u_tt)
 
 
 class _Layers(NamedTuple):

@@ -218,3 +218,15 @@ def test_bad_arguments_are_named(arguments, message):
     good = {"z": torch.zeros(2, 4, dtype=torch.float64), "t": 0.0, "index": 0}
     with pytest.raises(ff.InputError, match=message):
         bank_of().jet(**{**good, **arguments})
+
+
+@pytest.mark.parametrize("time", ["sinusoidal", "linear", "none"])
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_without_u_tt_everything_else_stays(time, backend):
+    torch.manual_seed(0)
+    bank = ff.PotentialBank(2, 5, (7, 6), time=time).double()
+    z, index = torch.randn(9, 5, dtype=torch.float64), torch.arange(9) % 2
+    with ff.use_backend(backend):
+        whole, spared = bank.jet(z, 0.4, index), bank.jet(z, 0.4, index, with_u_tt=False)
+    assert not spared.u_tt.any()
+    torch.testing.assert_close(spared, whole._replace(u_tt=torch.zeros(9, dtype=torch.float64)), rtol=1e-12, atol=1e-14)

@@ -1,6 +1,7 @@
 // What the engine's Python functions have in common: keyword options, the network, the gradient's structure.
 #pragma once
 
+#include <algorithm>
 #include <nanobind/stl/string.h>
 
 #include "arguments.hpp"

@@ -119,7 +119,7 @@ struct FlowRunner {
 
     void place(const PointRows<T>& points, int time, bool with_jets) {
         tile.curved = with_jets && net.laplacian != Laplacian::none;
-        tile.timed = with_jets && net.has_time;
+        tile.timed = tile.accelerated = with_jets && net.has_time;
         for_vectors([&](int i, int c) { store<T>(tile.outputs(0) + tile.at(i, points.stride) + c, get(points, i, c)); });
         tile.load_bias(call.slots[time * net.potentials + k], 0, true);
     }

@@ -41,7 +41,9 @@ struct PointRunner {
    private:
     PointRunner(const PointCall<T>& call_, Arena packed, Arena& arena)
         : call(call_), net(call_.net), potential(net, packed), pass(net, potential, arena), tile(pass.tile),
-          bias_gradient(net, call_.gradient, call_.runs, arena) {}
+          bias_gradient(net, call_.gradient, call_.runs, arena) {
+        tile.accelerated = tile.timed && (call.mode != PointMode::jet || call.jet.u_tt != nullptr);
+    }
 
     std::int64_t sample(std::int64_t position) const { return call.order != nullptr ? call.order[position] : position; }
 

@@ -31,6 +31,7 @@ struct Tile {
     const Potential<T>& potential;
     int depth, capacity, n = 0;
     bool curved, timed;  // whether this pass has a Laplacian, and derivatives with respect to time
+    bool accelerated;    // whether the second of these is among them: it and every backward pass need the time tangents p_l
     Level<T> levels[max_depth + 1];
     // Per sample: v, |gamma|^2 (or its probed share), Laplacian, v_t, v_tt; then the cotangents of v, the Laplacian, v_t, v_tt.
     T *value, *square, *laplacian, *v_t, *v_tt;
@@ -47,7 +48,8 @@ struct Tile {
 
     Tile(const Network<T>& net_, const Potential<T>& potential_, Arena& arena)
         : net(net_), potential(potential_), depth(net_.depth), capacity(choose_capacity(net_)),
-          curved(net_.laplacian != Laplacian::none), timed(net_.has_time) {
+          curved(net_.laplacian != Laplacian::none), timed(net_.has_time),
+          accelerated(timed) {
         const std::size_t rows = capacity;
         int widest = 0;
         for (int l = 0; l <= depth; ++l) {
@@ -120,7 +122,7 @@ struct Tile {
             multiply_panels(n, outputs(l - 1), below.stride, potential.up[l], outputs(l), level.stride,
                             [&](int row, int column) { return load(bias(l, row, 0) + column); });
             activate<T, Order>(net.activation, n, level.columns, level.stride, outputs(l), level.first, level.second, level.third);
-            if (timed) forward_tangents(l);
+            if (accelerated) forward_tangents(l);
         }
         for (int l = depth; l >= 1; --l) {
             const Level<T>& level = levels[l];
@@ -202,11 +204,15 @@ struct Tile {
             Vec<T> v{}, vt{}, vtt{}, squares{}, curvature{};
             for (int c = 0; c < last.columns; c += lanes<T>) {
                 v += load(outputs(depth) + at(i, last.stride) + c) * load(potential.out_weight + c);
-                if (timed) vt += load(chain(depth) + at(i, last.stride) + c) * load(last.tangent + at(i, last.stride) + c);
+                if (accelerated) vt += load(chain(depth) + at(i, last.stride) + c) * load(last.tangent + at(i, last.stride) + c);
             }
             for (int l = 1; l <= depth && timed; ++l)
                 for (int c = 0; c < levels[l].columns; c += lanes<T>) {
                     const std::ptrdiff_t e = at(i, levels[l].stride) + c;
+                    if (!accelerated) {  // the same v_t from the gradient chain
+                        vt += load(chain(l) + e) * load(bias(l, i, 1) + c);
+                        continue;
+                    }
                     const Vec<T> p = load(levels[l].tangent + e);
                     vtt += load(delta(l, i) + c) * load(levels[l].second + e) * p * p + load(chain(l) + e) * load(bias(l, i, 2) + c);
                 }
@@ -221,7 +227,7 @@ struct Tile {
             square[i] = sum_lanes<T>(squares);
             laplacian[i] = curved ? sum_lanes<T>(curvature) : T(0);
             v_t[i] = timed ? sum_lanes<T>(vt) : T(0);
-            v_tt[i] = timed ? sum_lanes<T>(vtt) : T(0);
+            v_tt[i] = accelerated ? sum_lanes<T>(vtt) : T(0);
         }
     }
 

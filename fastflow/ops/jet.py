@@ -23,14 +23,15 @@ def jet(
     slot: Tensor,
     laplacian: Laplacian = "exact",
     probes: Tensor | None = None,
+    with_u_tt: bool = True,
 ) -> Jet:
     """What `reference.jet` computes, by the backend of z's device. Row sums are the reference's alone."""
     if laplacian == "row_sum" or backend_for(z) == "reference":
-        return reference.jet(mlp, z, index, slot, laplacian, probes)
+        return reference.jet(mlp, z, index, slot, laplacian, probes, with_u_tt)
     settings, tensors = Settings.of(mlp), mlp.tensors()
     if any_requires_grad(z, *tensors):
-        return Jet(*_Jet.apply(settings, laplacian, probes, index, slot, z, *tensors))
-    return Jet(*torch.ops.fastflow.jet(z, index, slot, tensors, probes, *settings, laplacian))
+        return Jet(*_Jet.apply(settings, laplacian, with_u_tt, probes, index, slot, z, *tensors))
+    return Jet(*torch.ops.fastflow.jet(z, index, slot, tensors, probes, *settings, laplacian, with_u_tt))
 
 
 @torch.library.custom_op("fastflow::jet", mutates_args=(), device_types="cpu")
@@ -44,9 +45,10 @@ def _jet(
     out_activation: str,
     has_time: bool,
     laplacian: str,
+    with_u_tt: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     mlp = Settings(activation, out_activation, has_time).mlp(tensors)
-    return tuple(native.jet(mlp, z, index, slot, laplacian, probes))  # pyright: ignore[reportReturnType]
+    return tuple(native.jet(mlp, z, index, slot, laplacian, probes, with_u_tt))  # pyright: ignore[reportReturnType]
 
 
 @_jet.register_fake
@@ -114,33 +116,37 @@ class _Jet(torch.autograd.Function):
     def forward(
         settings: Settings,
         laplacian: str,
+        with_u_tt: bool,
         probes: Tensor | None,
         index: Tensor,
         slot: Tensor,
         z: Tensor,
         *tensors: Tensor,
     ) -> tuple[Tensor, ...]:
-        return torch.ops.fastflow.jet(z, index, slot, list(tensors), probes, *settings, laplacian)
+        return torch.ops.fastflow.jet(z, index, slot, list(tensors), probes, *settings, laplacian, with_u_tt)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.settings, ctx.laplacian, *tensors = inputs
+        ctx.settings, ctx.laplacian, ctx.with_u_tt, *tensors = inputs
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors)
 
     @staticmethod
     def backward(ctx: Any, *jet_bar: Tensor | None) -> tuple[Tensor | None, ...]:
         probes, index, slot, *inputs = ctx.saved_tensors
+        if not ctx.with_u_tt:  # a constant
+            jet_bar = (*jet_bar[:4], None)
         backward = _JetBackward.apply if second_backward_may_follow() else _JetBackward.forward
-        return *(None,) * 5, *backward(
-            ctx.settings, ctx.laplacian, ctx.needs_input_grad[5], probes, index, slot, *jet_bar, *inputs
+        return *(None,) * 6, *backward(
+            ctx.settings, ctx.laplacian, ctx.needs_input_grad[6], probes, index, slot, *jet_bar, *inputs
         )
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[tuple[Tensor, ...], int]:
-        settings, laplacian, probes, index, slot, z, *tensors = arguments
-        batch = _fold(info, in_dims[2:], probes, index, slot, z, tensors)
-        outputs = _Jet.apply(settings, laplacian, probes, batch.network, batch.slot, batch.z, *batch.parameters)
+        *options, probes, index, slot, z = arguments[:7]
+        tensors = arguments[7:]
+        batch = _fold(info, in_dims[3:], probes, index, slot, z, tensors)
+        outputs = _Jet.apply(*options, probes, batch.network, batch.slot, batch.z, *batch.parameters)
         return tuple(unfold(output, info.batch_size) for output in outputs), 0
 
 

@@ -22,12 +22,17 @@ def empty_gradients(*tensors: Tensor | None, like: Tensor) -> list[Tensor]:
     return [like.new_empty(0 if tensor is None else tensor.shape) for tensor in tensors]
 
 
-def jet(mlp: MLP, z: Tensor, index: Tensor, slot: Tensor, laplacian: str, probes: Tensor | None) -> Jet:
+def jet(
+    mlp: MLP, z: Tensor, index: Tensor, slot: Tensor, laplacian: str, probes: Tensor | None, with_u_tt: bool
+) -> Jet:
     """See `reference.jet`."""
     z, index, slot = _plain(z, index, slot)
     scalars = [z.new_empty(len(z)) for _ in range(4)]
     result = Jet(scalars[0], torch.empty_like(z), *scalars[1:])
-    native_module.jet_forward(_network(mlp), z, index, slot, result, **_options(mlp, laplacian, probes))
+    if not with_u_tt:
+        result.u_tt.zero_()
+    wanted = result if with_u_tt else (*result[:4], None)
+    native_module.jet_forward(_network(mlp), z, index, slot, wanted, **_options(mlp, laplacian, probes))
     return result
 
 

@@ -29,6 +29,7 @@ def jet(
     slot: Tensor,
     laplacian: Laplacian = "exact",
     probes: Tensor | None = None,
+    with_u_tt: bool = True,
     rotate: bool = False,
 ) -> Jet:
     """Value, gradient, Laplacian and time derivatives of each sample's potential.
@@ -39,6 +40,7 @@ def jet(
         laplacian: "exact" trace; "hutchinson", the unbiased mean of v^T Hess v over the probes; "none", zeros;
             "row_sum", the Hessian's row sums (B, D), which the method's first public code took for the Laplacian.
         probes: (M, D), for "hutchinson".
+        with_u_tt: False leaves u_tt zero.
         rotate: seed r = min(D, H_1) tangents spanning the first weight's rows in place of D. Same value and first
             derivatives; the second derivative with respect to the first weight is then incomplete.
     """
@@ -100,6 +102,7 @@ def jet(
             row_sum = (row_sum * slopes[layer] + bend * all_tangents[layer].squeeze(2)) @ mlp.weights[layer]
         delta = into_layer @ mlp.weights[layer]
 
+    u_tt = u_tt if with_u_tt else torch.zeros_like(u_tt)
     return Jet(*map(grouping.unpack, (u, delta, trace * scale if row_sum is None else row_sum, u_t, u_tt)))
 
 

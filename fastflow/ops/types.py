@@ -16,7 +16,8 @@ class Jet(NamedTuple):
     """Value and derivatives of a potential at each sample.
 
     u (B,), grad (B, D), laplacian (B,): the trace of the spatial Hessian, u_t (B,), u_tt (B,); all of the latents'
-    dtype. `laplacian` is zero where it wasn't asked for, and (B, D) under `laplacian="row_sum"`.
+    dtype. `laplacian` and `u_tt` are zero where they weren't asked for; `laplacian` is (B, D) under
+    `laplacian="row_sum"`.
     """
 
     u: Tensor

@@ -36,12 +36,14 @@ def network(dtype: torch.dtype, hidden: tuple[int, ...] = (6, 5)) -> MLP:
     return mlp._replace(out_weight=0.3 * mlp.out_weight)  # gentle enough for the reverse flow
 
 
-def jet_operator(dtype: torch.dtype, batch: int, laplacian: str = "exact", probes: Tensor | None = None) -> Operator:
+def jet_operator(
+    dtype: torch.dtype, batch: int, laplacian: str = "exact", probes: Tensor | None = None, with_u_tt: bool = True
+) -> Operator:
     mlp = network(dtype)
     z, index, slot = random_samples(mlp, batch)
     return Operator(
-        lambda z, *t: jet(mlp.with_tensors(t), z, index, slot, laplacian, probes),
-        lambda z, *t: reference.jet(mlp.with_tensors(t), z, index, slot, laplacian, probes),
+        lambda z, *t: jet(mlp.with_tensors(t), z, index, slot, laplacian, probes, with_u_tt),
+        lambda z, *t: reference.jet(mlp.with_tensors(t), z, index, slot, laplacian, probes, with_u_tt),
         [z, *mlp.tensors()],
     )
 
@@ -49,6 +51,10 @@ def jet_operator(dtype: torch.dtype, batch: int, laplacian: str = "exact", probe
 def probed_operator(dtype: torch.dtype, batch: int) -> Operator:
     signs = torch.tensor([[1, -1, 1, 1], [-1, -1, 1, -1]], dtype=dtype)
     return jet_operator(dtype, batch, "hutchinson", signs)
+
+
+def once_timed_operator(dtype: torch.dtype, batch: int) -> Operator:
+    return jet_operator(dtype, batch, with_u_tt=False)
 
 
 def residual_operator(dtype: torch.dtype, batch: int, with_source: bool = True) -> Operator:
@@ -104,6 +110,7 @@ def rollout_operator(
 OPERATORS = {
     "jet": jet_operator,
     "jet by probes": probed_operator,
+    "jet without u_tt": once_timed_operator,
     "residual loss": residual_operator,
     "residual loss without source": sourceless_operator,
     "flow": flow_operator,
@@ -201,7 +208,7 @@ def test_opcheck(operator):
     points = torch.ops.fastflow.flow(z, index, slots, tensors, *settings, *path)[0]
     rollout = (0.5, "euler", None)
     arguments = {
-        "jet": (z, index, slot, tensors, None, *settings, "exact"),
+        "jet": (z, index, slot, tensors, None, *settings, "exact", False),
         "jet_backward": (z, index, slot, tensors, None, z[:, 0], z, None, z[:, 1], None, *settings, "exact", True),
         "residual_loss": (z, index, slot, coefficients, None, tensors, *settings),
         "residual_loss_and_gradient": (z, index, slot, coefficients, z[:, 0], tensors, *settings, False),
