@@ -16,6 +16,7 @@ from fastflow.objectives import classifier_loss, generator_change, initial_loss,
 from fastflow.ops.types import Method
 from fastflow.pde import EQUATIONS, normalized_residuals
 from fastflow.potentials import PotentialBank, TimeInput
+from fastflow.profiling import profiled
 from fastflow.training.classifier import PairClassifier
 from fastflow.training.configuration import check_not_negative, check_positive, check_types
 from fastflow.training.loop import Losses
@@ -141,16 +142,19 @@ class Discovery:
         index = (torch.randperm(batch, generator=rng) % config.num_potentials).to(z0.device)
         place = torch.randint(config.path_steps, (batch,), generator=rng).to(z0.device)
 
-        pde_term, path = self._residual(z0, index)
-        initial_term = initial_loss(self.bank, z0, index)
+        with profiled("train.engine"):
+            pde_term, path = self._residual(z0, index)
+            initial_term = initial_loss(self.bank, z0, index)
         samples = torch.arange(batch, device=z0.device)
         z, z_next = path[samples, place], path[samples, place + 1]
-        images, change = generator_change(self.generator.decode, z, z_next - z)
-        next_images = self.generator.decode(z_next)
-        jacobian_term = jacobian_loss(change, config.jacobian)
+        with profiled("train.generator"):
+            images, change = generator_change(self.generator.decode, z, z_next - z)
+            next_images = self.generator.decode(z_next)
+            jacobian_term = jacobian_loss(change, config.jacobian)
         low, high = self.generator.value_range
-        logits = self.classifier((images - low) / (high - low), (next_images - low) / (high - low))
-        classifier_term = classifier_loss(logits, index)
+        with profiled("train.classifier"):
+            logits = self.classifier((images - low) / (high - low), (next_images - low) / (high - low))
+            classifier_term = classifier_loss(logits, index)
 
         loss = (
             config.pde_weight * pde_term

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from fastflow.errors import InputError, TrainingError
 from fastflow.files import naming, replacing
+from fastflow.profiling import profiled
 from fastflow.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 
 
@@ -100,15 +101,18 @@ def fit(task: Task, schedule: Schedule, folder: Path, *, resume: bool = False, p
     with _cleared_on_error(bar), _deterministic(task.module), _deferred_signals() as received:
         for step in range(start + 1, schedule.steps + 1):
             try:
-                losses = task.losses(step_rng(schedule.seed, step))
+                with profiled("train.losses"):
+                    losses = task.losses(step_rng(schedule.seed, step))
             except InputError as error:  # latents that follow diverged potentials are refused
                 _check_weights(step, task.module)
                 raise TrainingError(
                     f"training stopped at step {step}: {error}; if it diverged, try a smaller learning_rate"
                 ) from error
             optimizer.zero_grad(set_to_none=True)
-            losses.loss.backward(inputs=parameters)  # and not into what a generator's own networks may learn
-            optimizer.step()
+            with profiled("train.backward"):
+                losses.loss.backward(inputs=parameters)  # and not into what a generator's own networks may learn
+            with profiled("train.optimizer"):
+                optimizer.step()
 
             for name, value in {"loss": losses.loss.detach(), **losses.logged}.items():
                 sums[name] = sums[name] + value if name in sums else value
