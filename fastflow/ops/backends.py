@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.util import find_spec
+from os import environ
 from typing import Any, Literal
+from warnings import warn
 
+import torch
 from torch import Tensor
 
 from fastflow.errors import BackendError, InputError
+from fastflow.ops.types import MLP
 
 native_module: Any = None
 _native_missing: str | None = None
@@ -27,7 +32,7 @@ _precision: Precision = "ieee"
 
 def backends() -> dict[str, str | None]:
     """Every backend by name, with None where it can be used and otherwise the reason why it can't."""
-    return {"reference": None, "native": _native_missing, "triton": "this version has no Triton kernels"}
+    return {"reference": None, "native": _native_missing, "triton": _triton_missing()}
 
 
 @contextmanager
@@ -68,10 +73,83 @@ def precision(name: Precision) -> Iterator[None]:
         _precision = previous
 
 
-def backend_for(tensor: Tensor) -> str:
-    """The backend that computes on this tensor: the one in force, or the tensor's device's own."""
+def current_precision() -> Precision:
+    """The precision in force."""
+    return _precision
+
+
+def backend_for(tensor: Tensor, mlp: MLP) -> str:
+    """The backend that computes `mlp` on this tensor: the one in force, or the tensor's device's own.
+
+    A network that the Triton kernels can't take is an error where they were asked for, and otherwise goes to the
+    reference with a warning that says why.
+    """
+    kind = tensor.device.type
+    if _forced == "native" and kind != "cpu":
+        raise BackendError(f"backend 'native' computes on the CPU, the latents are on {tensor.device}")
+    if _forced == "triton":
+        reason = _unfit(tensor, mlp)
+        if reason is not None:
+            raise BackendError(f"backend 'triton' can't compute this: {reason}; use ff.use_backend('reference')")
     if _forced is not None:
-        if _forced == "native" and tensor.device.type != "cpu":
-            raise BackendError(f"backend 'native' computes on the CPU, the latents are on {tensor.device}")
         return _forced
-    return "native" if tensor.device.type == "cpu" and _native_missing is None else "reference"
+    if kind == "cpu":
+        return "native" if _native_missing is None else "reference"
+    if kind != "cuda":
+        return "reference"
+    reason = _unfit(tensor, mlp)
+    if reason is None:
+        return "triton"
+    warn(f"computing on {tensor.device} in plain PyTorch, which is slower: {reason}", stacklevel=4)
+    return "reference"
+
+
+def integrator_of(backend: str) -> str | None:
+    """The backend whose operators compute whole paths beside this one, or None: then paths are stepped in Python."""
+    return backend if backend == "native" else None
+
+
+# What the kernels of fastflow.kernels take.
+MAX_WIDTH = 512
+MAX_DEPTH = 8
+OLDEST_CAPABILITY = (8, 0)
+
+
+def _triton_missing() -> str | None:
+    if find_spec("triton") is None:
+        return "the package triton isn't installed"
+    if _interpreting():
+        return None
+    if not torch.cuda.is_available():
+        return (
+            "torch finds no CUDA device; to interpret the kernels on the CPU, set TRITON_INTERPRET=1 before the start"
+        )
+    reasons = [_too_old(torch.device("cuda", i)) for i in range(torch.cuda.device_count())]
+    return None if None in reasons else reasons[0]
+
+
+def _interpreting() -> bool:
+    return environ.get("TRITON_INTERPRET", "0") in ("1", "true", "on", "yes", "y")
+
+
+def _too_old(device: torch.device) -> str | None:
+    capability = torch.cuda.get_device_capability(device)
+    if capability >= OLDEST_CAPABILITY:
+        return None
+    return f"the Triton kernels need compute capability 8.0, {device} has {capability[0]}.{capability[1]}"
+
+
+def _unfit(tensor: Tensor, mlp: MLP) -> str | None:
+    """Why the Triton kernels can't take this network on this tensor's device, or None."""
+    depth, widest = len(mlp.weights), max(max(weight.shape[1:]) for weight in mlp.weights)
+    if depth > MAX_DEPTH:
+        return f"the Triton kernels take up to {MAX_DEPTH} hidden layers, got {depth}"
+    if widest > MAX_WIDTH:
+        return f"the Triton kernels take widths and dimensions up to {MAX_WIDTH}, got {widest}"
+    if tensor.device.type == "cpu":
+        return None if _interpreting() else "the latents are on the CPU, where the kernels run under TRITON_INTERPRET=1"
+    if tensor.device.type != "cuda":
+        return f"the Triton kernels run on CUDA devices, the latents are on {tensor.device}"
+    if find_spec("triton") is None:
+        return "the package triton isn't installed"
+    return _too_old(tensor.device)

@@ -1,4 +1,4 @@
-"""The flow operator: a whole path in one native call, and its backward in another."""
+"""The flow operator: a whole path in one call of the backend, and its backward in another."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastflow.ops import native, reference
-from fastflow.ops.backends import backend_for
+from fastflow.ops import reference
+from fastflow.ops.backends import backend_for, integrator_of
 from fastflow.ops.batching import map_slices
-from fastflow.ops.settings import Settings, any_requires_grad, second_backward_may_follow
+from fastflow.ops.jet import jet
+from fastflow.ops.settings import Settings, any_requires_grad, empty_gradients, second_backward_may_follow
 from fastflow.ops.twin import differentiate_backward
 from fastflow.ops.types import MLP, Direction, Method
 
@@ -26,16 +27,18 @@ class Path(NamedTuple):
 
 def flow(mlp: MLP, z0: Tensor, index: Tensor, slots: Tensor, path: Path) -> tuple[Tensor, Tensor]:
     """What `reference.flow` computes, by the backend of z0's device."""
-    if backend_for(z0) == "reference":
-        return reference.flow(mlp, z0, index, slots, *path)
-    settings, tensors = Settings.of(mlp), mlp.tensors()
+    backend = backend_for(z0, mlp)
+    integrator = integrator_of(backend)
+    if integrator is None:
+        return reference.flow(mlp, z0, index, slots, *path, jet=reference.jet if backend == "reference" else jet)
+    settings, tensors = Settings.of(mlp, integrator), mlp.tensors()
     if any_requires_grad(z0, *tensors):
         points, error = _Flow.apply(settings, path, index, slots, z0, *tensors)
         return points, error
     return torch.ops.fastflow.flow(z0, index, slots, tensors, *settings, *path)
 
 
-@torch.library.custom_op("fastflow::flow", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("fastflow::flow", mutates_args=())
 def _flow(
     z0: Tensor,
     index: Tensor,
@@ -44,13 +47,15 @@ def _flow(
     activation: str,
     out_activation: str,
     has_time: bool,
+    backend: str,
+    precision: str,
     dt: float,
     method: str,
     direction: str,
     step_length: float | None,
 ) -> tuple[Tensor, Tensor]:
-    mlp = Settings(activation, out_activation, has_time).mlp(tensors)
-    return native.flow(mlp, z0, index, slots, dt, method, direction, step_length)
+    settings = Settings(activation, out_activation, has_time, backend, precision)
+    return settings.compute("flow", tensors, z0, index, slots, dt, method, direction, step_length)
 
 
 @_flow.register_fake
@@ -64,7 +69,7 @@ def _(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
     return map_slices(info.batch_size, in_dims, arguments, torch.ops.fastflow.flow)
 
 
-@torch.library.custom_op("fastflow::flow_backward", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("fastflow::flow_backward", mutates_args=())
 def _flow_backward(
     points: Tensor,
     index: Tensor,
@@ -74,18 +79,21 @@ def _flow_backward(
     activation: str,
     out_activation: str,
     has_time: bool,
+    backend: str,
+    precision: str,
     dt: float,
     method: str,
     direction: str,
     step_length: float | None,
 ) -> list[Tensor]:
-    mlp = Settings(activation, out_activation, has_time).mlp(tensors)
-    return native.flow_backward(mlp, points, index, slots, points_bar, dt, method, direction, step_length)
+    settings = Settings(activation, out_activation, has_time, backend, precision)
+    arguments = (points, index, slots, points_bar, dt, method, direction, step_length)
+    return settings.compute("flow_backward", tensors, *arguments)
 
 
 @_flow_backward.register_fake
 def _(points: Tensor, index: Tensor, slots: Tensor, points_bar: Tensor, tensors: list[Tensor], *_: Any) -> list[Tensor]:
-    return native.empty_gradients(points[:, 0], *tensors, like=points)
+    return empty_gradients(points[:, 0], *tensors, like=points)
 
 
 class _Flow(torch.autograd.Function):

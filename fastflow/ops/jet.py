@@ -1,4 +1,4 @@
-"""The jet operator: value, gradient, Laplacian and time derivatives in one native call."""
+"""The jet operator: value, gradient, Laplacian and time derivatives in one call of the backend."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastflow.ops import native, reference
+from fastflow.ops import reference
 from fastflow.ops.backends import backend_for
 from fastflow.ops.batching import Folded, fold, map_slices, unfold
-from fastflow.ops.settings import Settings, any_requires_grad, second_backward_may_follow
+from fastflow.ops.settings import Settings, any_requires_grad, empty_gradients, second_backward_may_follow
 from fastflow.ops.twin import differentiate_backward
 from fastflow.ops.types import MLP, Jet, Laplacian
 
@@ -26,15 +26,16 @@ def jet(
     with_u_tt: bool = True,
 ) -> Jet:
     """What `reference.jet` computes, by the backend of z's device. Row sums are the reference's alone."""
-    if laplacian == "row_sum" or backend_for(z) == "reference":
+    backend = "reference" if laplacian == "row_sum" else backend_for(z, mlp)
+    if backend == "reference":
         return reference.jet(mlp, z, index, slot, laplacian, probes, with_u_tt)
-    settings, tensors = Settings.of(mlp), mlp.tensors()
+    settings, tensors = Settings.of(mlp, backend), mlp.tensors()
     if any_requires_grad(z, *tensors):
         return Jet(*_Jet.apply(settings, laplacian, with_u_tt, probes, index, slot, z, *tensors))
     return Jet(*torch.ops.fastflow.jet(z, index, slot, tensors, probes, *settings, laplacian, with_u_tt))
 
 
-@torch.library.custom_op("fastflow::jet", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("fastflow::jet", mutates_args=())
 def _jet(
     z: Tensor,
     index: Tensor,
@@ -44,11 +45,13 @@ def _jet(
     activation: str,
     out_activation: str,
     has_time: bool,
+    backend: str,
+    precision: str,
     laplacian: str,
     with_u_tt: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    mlp = Settings(activation, out_activation, has_time).mlp(tensors)
-    return tuple(native.jet(mlp, z, index, slot, laplacian, probes, with_u_tt))  # pyright: ignore[reportReturnType]
+    settings = Settings(activation, out_activation, has_time, backend, precision)
+    return tuple(settings.compute("jet", tensors, z, index, slot, laplacian, probes, with_u_tt))
 
 
 @_jet.register_fake
@@ -82,7 +85,7 @@ def _fold(
     return fold(info.batch_size, dims[1:], index, slot, z, tensors)
 
 
-@torch.library.custom_op("fastflow::jet_backward", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("fastflow::jet_backward", mutates_args=())
 def _jet_backward(
     z: Tensor,
     index: Tensor,
@@ -97,18 +100,20 @@ def _jet_backward(
     activation: str,
     out_activation: str,
     has_time: bool,
+    backend: str,
+    precision: str,
     laplacian: str,
     with_z: bool,
 ) -> list[Tensor]:
     """Gradients for z, empty unless with_z, and for the network's tensors."""
-    mlp = Settings(activation, out_activation, has_time).mlp(tensors)
+    settings = Settings(activation, out_activation, has_time, backend, precision)
     jet_bar = (u_bar, grad_bar, laplacian_bar, u_t_bar, u_tt_bar)
-    return native.jet_backward(mlp, z, index, slot, laplacian, probes, jet_bar, with_z)
+    return settings.compute("jet_backward", tensors, z, index, slot, laplacian, probes, jet_bar, with_z)
 
 
 @_jet_backward.register_fake
 def _(z: Tensor, index: Tensor, slot: Tensor, tensors: list[Tensor], *rest: Any) -> list[Tensor]:
-    return native.empty_gradients(z if rest[-1] else None, *tensors, like=z)
+    return empty_gradients(z if rest[-1] else None, *tensors, like=z)
 
 
 class _Jet(torch.autograd.Function):

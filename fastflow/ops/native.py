@@ -11,15 +11,11 @@ from torch import Tensor
 from fastflow.errors import InputError
 from fastflow.ops.backends import native_module
 from fastflow.ops.reference import num_steps
+from fastflow.ops.settings import empty_gradients
 from fastflow.ops.types import MLP, Jet
 
 MAX_DEPTH = 8
 LAPLACIANS = {"exact": "exact", "hutchinson": "probes", "none": "none"}
-
-
-def empty_gradients(*tensors: Tensor | None, like: Tensor) -> list[Tensor]:
-    """Contiguous tensors for gradients to be written to; an empty one for None."""
-    return [like.new_empty(0 if tensor is None else tensor.shape) for tensor in tensors]
 
 
 def jet(

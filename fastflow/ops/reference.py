@@ -129,12 +129,14 @@ def flow(
     method: Method = "euler",
     direction: Direction = "forward",
     step_length: float | None = None,
+    jet: Callable[..., Jet] = jet,
 ) -> tuple[Tensor, Tensor]:
     """Integrate dz/dt = grad u (forward), -grad u (descent), or undo a forward path (reverse).
 
     Args:
         z0: (B, D), the path's start, or for the reverse flow the forward path's end.
         slots: (T, K), each potential's bias rows at the path's times in the order of `stage_offsets`.
+        jet: what computes the gradient, with this module's `jet` for its twin.
 
     Returns:
         path (B, steps + 1, D), and the worst remaining error of the reverse flow's equation for each sample (B,),

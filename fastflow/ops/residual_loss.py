@@ -1,4 +1,4 @@
-"""The residual-loss operator: a mean squared residual and all its gradients in one native pass."""
+"""The residual-loss operator: a mean squared residual and all its gradients in one pass."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastflow.ops import native, reference
+from fastflow.ops import reference
 from fastflow.ops.backends import backend_for
 from fastflow.ops.batching import map_slices
-from fastflow.ops.settings import Settings, any_requires_grad, second_backward_may_follow
+from fastflow.ops.settings import Settings, any_requires_grad, empty_gradients, second_backward_may_follow
 from fastflow.ops.twin import differentiate_backward
 from fastflow.ops.types import MLP
 
@@ -22,15 +22,16 @@ def residual_loss(
 
     The loss is a scalar, so its gradients are computed together with it, and its backward only scales them.
     """
-    if backend_for(z) == "reference":
+    backend = backend_for(z, mlp)
+    if backend == "reference":
         return reference.residual_loss(mlp, z, index, slot, coefficients, source)
     tensors = mlp.tensors()
     differentiated, with_z = any_requires_grad(z, coefficients, source, *tensors), any_requires_grad(z)
-    arguments = (Settings.of(mlp), differentiated, with_z, index, slot, z, coefficients, source, *tensors)
+    arguments = (Settings.of(mlp, backend), differentiated, with_z, index, slot, z, coefficients, source, *tensors)
     return _ResidualLoss.apply(*arguments)[0]
 
 
-@torch.library.custom_op("fastflow::residual_loss", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("fastflow::residual_loss", mutates_args=())
 def _residual_loss(
     z: Tensor,
     index: Tensor,
@@ -41,9 +42,11 @@ def _residual_loss(
     activation: str,
     out_activation: str,
     has_time: bool,
+    backend: str,
+    precision: str,
 ) -> Tensor:
-    mlp = Settings(activation, out_activation, has_time).mlp(tensors)
-    return native.residual_loss(mlp, z, index, slot, coefficients, source)
+    settings = Settings(activation, out_activation, has_time, backend, precision)
+    return settings.compute("residual_loss", tensors, z, index, slot, coefficients, source)
 
 
 @_residual_loss.register_fake
@@ -51,7 +54,7 @@ def _(z: Tensor, *_: Any) -> Tensor:
     return z.new_empty(())
 
 
-@torch.library.custom_op("fastflow::residual_loss_and_gradient", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("fastflow::residual_loss_and_gradient", mutates_args=())
 def _residual_loss_and_gradient(
     z: Tensor,
     index: Tensor,
@@ -62,10 +65,13 @@ def _residual_loss_and_gradient(
     activation: str,
     out_activation: str,
     has_time: bool,
+    backend: str,
+    precision: str,
     with_z: bool,
 ) -> list[Tensor]:
-    mlp = Settings(activation, out_activation, has_time).mlp(tensors)
-    return native.residual_loss_and_gradient(mlp, z, index, slot, coefficients, source, with_z)
+    settings = Settings(activation, out_activation, has_time, backend, precision)
+    arguments = (z, index, slot, coefficients, source, with_z)
+    return settings.compute("residual_loss_and_gradient", tensors, *arguments)
 
 
 @_residual_loss_and_gradient.register_fake
@@ -79,7 +85,7 @@ def _(
     *rest: Any,
 ) -> list[Tensor]:
     wanted = (z if rest[-1] else None, coefficients, source, *tensors)
-    return [z.new_empty(()), *native.empty_gradients(*wanted, like=z)]
+    return [z.new_empty(()), *empty_gradients(*wanted, like=z)]
 
 
 class _ResidualLoss(torch.autograd.Function):

@@ -1,4 +1,4 @@
-"""The rollout-loss operator: a path, the squared residual at its points and all gradients in one native call."""
+"""The rollout-loss operator: a path, the squared residual at its points and all gradients in one call."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastflow.ops import native, reference
-from fastflow.ops.backends import backend_for
+from fastflow.ops import reference
+from fastflow.ops.backends import backend_for, integrator_of
 from fastflow.ops.batching import map_slices
-from fastflow.ops.settings import Settings, any_requires_grad, second_backward_may_follow
+from fastflow.ops.flow import Path, flow
+from fastflow.ops.residual_loss import residual_loss
+from fastflow.ops.settings import Settings, any_requires_grad, empty_gradients, second_backward_may_follow
 from fastflow.ops.twin import differentiate_backward
 from fastflow.ops.types import MLP, Method
 
@@ -30,16 +32,22 @@ def rollout_loss(
 
     The loss's gradients are computed together with it; only a cotangent of the path takes another call.
     """
-    if backend_for(z0) == "reference":
+    backend = backend_for(z0, mlp)
+    if backend == "reference":
         return reference.rollout_loss(mlp, z0, index, slots, coefficients, *rollout)
+    integrator = integrator_of(backend)
+    if integrator is None:
+        dt, method, step_length = rollout
+        path, _ = flow(mlp, z0, index, slots, Path(dt, method, "forward", step_length))
+        return residual_loss(mlp, *reference.visits(path, index, slots, method), coefficients), path
     tensors = mlp.tensors()
     differentiated = any_requires_grad(z0, coefficients, *tensors)
-    arguments = (Settings.of(mlp), rollout, differentiated, index, slots, z0, coefficients, *tensors)
+    arguments = (Settings.of(mlp, integrator), rollout, differentiated, index, slots, z0, coefficients, *tensors)
     loss, points, *_ = _RolloutLoss.apply(*arguments)
     return loss, points
 
 
-@torch.library.custom_op("fastflow::rollout_loss", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("fastflow::rollout_loss", mutates_args=())
 def _rollout_loss(
     z0: Tensor,
     index: Tensor,
@@ -49,15 +57,17 @@ def _rollout_loss(
     activation: str,
     out_activation: str,
     has_time: bool,
+    backend: str,
+    precision: str,
     dt: float,
     method: str,
     step_length: float | None,
     with_gradient: bool,
 ) -> list[Tensor]:
     """The loss and the path; then, with_gradient, the loss's gradients for z0, coefficients and the network."""
-    mlp = Settings(activation, out_activation, has_time).mlp(tensors)
-    compute = native.rollout_loss_and_gradient if with_gradient else native.rollout_loss
-    return compute(mlp, z0, index, slots, coefficients, dt, method, step_length)
+    settings = Settings(activation, out_activation, has_time, backend, precision)
+    operator = "rollout_loss_and_gradient" if with_gradient else "rollout_loss"
+    return settings.compute(operator, tensors, z0, index, slots, coefficients, dt, method, step_length)
 
 
 @_rollout_loss.register_fake
@@ -71,7 +81,7 @@ def _(
     return [*result, *(torch.empty_like(x, memory_format=torch.contiguous_format) for x in inputs)]
 
 
-@torch.library.custom_op("fastflow::rollout_loss_backward", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("fastflow::rollout_loss_backward", mutates_args=())
 def _rollout_loss_backward(
     points: Tensor,
     index: Tensor,
@@ -83,13 +93,15 @@ def _rollout_loss_backward(
     activation: str,
     out_activation: str,
     has_time: bool,
+    backend: str,
+    precision: str,
     dt: float,
     method: str,
     step_length: float | None,
 ) -> list[Tensor]:
-    mlp = Settings(activation, out_activation, has_time).mlp(tensors)
+    settings = Settings(activation, out_activation, has_time, backend, precision)
     arguments = (index, slots, coefficients, loss_bar, points_bar, dt, method, step_length)
-    return native.rollout_loss_backward(mlp, points, *arguments)
+    return settings.compute("rollout_loss_backward", tensors, points, *arguments)
 
 
 @_rollout_loss_backward.register_fake
@@ -103,7 +115,7 @@ def _(
     tensors: list[Tensor],
     *_: Any,
 ) -> list[Tensor]:
-    return native.empty_gradients(points[:, 0], coefficients, *tensors, like=points)
+    return empty_gradients(points[:, 0], coefficients, *tensors, like=points)
 
 
 class _RolloutLoss(torch.autograd.Function):

@@ -3,29 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from importlib import import_module
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from fastflow.ops.backends import current_precision
 from fastflow.ops.types import MLP
 
 
 class Settings(NamedTuple):
-    """A network without its tensors."""
+    """A network without its tensors, and who computes it how; a backward keeps the settings of its forward."""
 
     activation: str
     out_activation: str
     has_time: bool
+    backend: str
+    precision: str
 
     @staticmethod
-    def of(mlp: MLP) -> Settings:
-        """Those of `mlp`."""
-        return Settings(mlp.activation, mlp.out_activation, mlp.has_time)
+    def of(mlp: MLP, backend: str) -> Settings:
+        """Those of `mlp`, in the precision now in force."""
+        return Settings(mlp.activation, mlp.out_activation, mlp.has_time, backend, current_precision())
 
     def mlp(self, tensors: Sequence[Tensor]) -> MLP:
         """The network with these tensors, in the order of `MLP.tensors`."""
-        return MLP((), (), tensors[-2], tensors[-1], *self).with_tensors(tensors)
+        return MLP((), (), tensors[-2], tensors[-1], *self[:3]).with_tensors(tensors)
+
+    def compute(self, operator: str, tensors: Sequence[Tensor], *arguments: Any) -> Any:
+        """Call the backend's function of that name: in `fastflow.ops.native`, or in the module of a GPU's kernels.
+
+        Modules of kernels are imported here and not before: they need packages that a machine without GPU can lack.
+        """
+        function = getattr(import_module(f"fastflow.ops.{self.backend}"), operator)
+        options = {} if self.backend == "native" else {"precision": self.precision}
+        return function(self.mlp(tensors), *arguments, **options)
+
+
+def empty_gradients(*tensors: Tensor | None, like: Tensor) -> list[Tensor]:
+    """Contiguous tensors for gradients to be written to; an empty one for None."""
+    return [like.new_empty(0 if tensor is None else tensor.shape) for tensor in tensors]
 
 
 def any_requires_grad(*tensors: Tensor | None) -> bool:

@@ -14,6 +14,7 @@ from fastflow.ops.flow import Path, flow
 from fastflow.ops.jet import jet
 from fastflow.ops.residual_loss import residual_loss
 from fastflow.ops.rollout_loss import Rollout, rollout_loss
+from fastflow.ops.settings import Settings
 from fastflow.ops.types import MLP
 
 # One row for each dtype. float64: sums of a few thousand terms, in another order than the twin's. float32: the same,
@@ -202,7 +203,7 @@ def test_the_reverse_flow_refuses_a_second_derivative():
 def test_opcheck(operator):
     mlp = network(torch.float64)
     z, index, slot = random_samples(mlp, 4)
-    tensors, settings = mlp.tensors(), (mlp.activation, mlp.out_activation, mlp.has_time)
+    tensors, settings = mlp.tensors(), Settings.of(mlp, "native")
     coefficients, slots = z.new_ones(3, 5), path_slots("euler")
     path, bar = (0.5, "euler", "forward", None), z.new_ones(4, 4, 4)
     points = torch.ops.fastflow.flow(z, index, slots, tensors, *settings, *path)[0]

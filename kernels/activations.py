@@ -1,0 +1,84 @@
+"""Activations with their first three derivatives, and the output unit's map, for float32 and float64 blocks."""
+
+import triton
+import triton.language as tl
+
+SQRT_HALF = tl.constexpr(0.7071067811865476)
+INVERSE_SQRT_TAU = tl.constexpr(0.3989422804014327)  # 1 / sqrt(2 pi)
+
+
+@triton.jit
+def activate(a, NAME: tl.constexpr):
+    """Value and first, second and third derivative of the activation NAME at a block `a`, each of its shape."""
+    if NAME == "tanh":
+        y, first = tanh(a)
+        second = -2 * y * first
+        third = first * (4 - 6 * first)
+    elif NAME == "sin":
+        y = tl.sin(a)
+        first = tl.cos(a)
+        second = -y
+        third = -first
+    elif NAME == "gelu":
+        cdf = 0.5 * (1 + tl.erf(a * SQRT_HALF))
+        density = tl.exp(-0.5 * a * a) * INVERSE_SQRT_TAU
+        y = a * cdf
+        first = cdf + a * density
+        second = density * (2 - a * a)
+        third = density * a * (a * a - 4)
+    elif NAME == "silu":
+        s, slope = logistic(a)
+        lean = 1 - 2 * s
+        y = a * s
+        first = s + a * slope
+        second = slope * (2 + a * lean)
+        third = slope * (lean * (3 + a * lean) - 2 * a * slope)
+    else:
+        tl.static_assert(NAME == "softplus")
+        s, slope = logistic(a)
+        e = tl.exp(-tl.abs(a))
+        one_more = 1 + e
+        # log(1 + e), with what the rounding of 1 + e has lost put back.
+        y = tl.maximum(a, 0.0) + tl.log(one_more) - ((one_more - 1) - e) / one_more
+        first = s
+        second = slope
+        third = slope * (1 - 2 * s)
+    return y, first, second, third
+
+
+@triton.jit
+def map_output(v, NAME: tl.constexpr):
+    """Value and first, second and third derivative of the output map NAME."""
+    if NAME == "identity":
+        return v, tl.full(v.shape, 1, v.dtype), tl.zeros_like(v), tl.zeros_like(v)
+    else:
+        tl.static_assert(NAME == "tanh")
+        return activate(v, "tanh")
+
+
+@triton.jit
+def tanh(a):
+    """tanh and its derivative, both to a few units in the last place: near zero, and where tanh saturates."""
+    e = tl.exp(-2 * tl.abs(a))
+    one_more = 1 + e
+    slope = 4 * e / (one_more * one_more)
+    x = tl.minimum(tl.abs(a), 0.6)
+    square = x * x
+    # Near zero 1 - e cancels; Lambert's continued fraction x / (1 + x^2 / (3 + x^2 / (5 + ...))) doesn't.
+    if a.dtype == tl.float64:
+        tail = tl.full(a.shape, 17, a.dtype)
+        for i in tl.static_range(8):
+            tail = (15 - 2 * i) + square / tail
+        near = x / tail
+    else:
+        near = x * (945 + square * (105 + square)) / (945 + square * (420 + 15 * square))
+    y = tl.where(tl.abs(a) < 0.6, near, (1 - e) / one_more)
+    return tl.where(a < 0, -y, y), slope
+
+
+@triton.jit
+def logistic(a):
+    """1 / (1 + exp(-a)) and its derivative, without overflow."""
+    e = tl.exp(-tl.abs(a))
+    one_more = 1 + e
+    return tl.where(a < 0, e, 1.0) / one_more, e / (one_more * one_more)

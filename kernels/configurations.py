@@ -1,0 +1,110 @@
+"""How each pass is cut into blocks, by its widths alone: never by the batch, so that no shape compiles twice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import triton.language as tl
+
+from .tiles import BACKWARD_ARRAYS, FORWARD_ARRAYS
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Everything about a pass that its kernel is compiled for; fields are constexpr, as kernels read them.
+
+    widths: (D, H_1, .., H_L). laplacian: "exact", "probes" or "none". triangular: direction j has no entry before
+    column j. samples, columns, inner: a matrix product's block. stack: directions whose tangents share a block.
+    kept: blocks of tangents kept at a time by a backward pass. stride: a row of scratch.
+    """
+
+    depth: tl.constexpr
+    widths: tuple[tl.constexpr, ...]
+    activation: tl.constexpr
+    out_activation: tl.constexpr
+    timed: tl.constexpr
+    laplacian: tl.constexpr
+    triangular: tl.constexpr
+    precision: tl.constexpr
+    samples: tl.constexpr
+    columns: tl.constexpr
+    inner: tl.constexpr
+    stack: tl.constexpr
+    kept: tl.constexpr
+    stride: tl.constexpr
+
+    @property
+    def rows(self) -> tl.constexpr:
+        """Rows of a block of tangents."""
+        return tl.constexpr(self.stack.value * self.samples.value)
+
+    @property
+    def curved(self) -> tl.constexpr:
+        """Whether tangents run through the layers beyond the first."""
+        return tl.constexpr(self.laplacian.value != "none" and self.depth.value > 1)
+
+    # Where a program's gradients lie in its partial buffer, in elements: the output unit's, the coefficients', those of
+    # the squared norms of the seeds (H_1,), of each weight, and of the seeds (directions, H_1).
+    out_bias_at: ClassVar[tl.constexpr] = tl.constexpr(0)
+    coefficients_at: ClassVar[tl.constexpr] = tl.constexpr(8)
+    out_weight_at: ClassVar[tl.constexpr] = tl.constexpr(16)
+
+    @property
+    def norms_at(self) -> tl.constexpr:
+        """Behind out_weight."""
+        return tl.constexpr(16 + round_up(self.widths[-1].value))
+
+    @property
+    def weights_at(self) -> tuple[tl.constexpr, ...]:
+        """Behind the norms, one for each layer, and the end of the last."""
+        places = [self.norms_at.value + round_up(self.widths[1].value)]
+        for below, width in zip(self.widths[:-1], self.widths[1:], strict=True):
+            places.append(places[-1] + round_up(below.value * width.value))
+        return tuple(tl.constexpr(place) for place in places)
+
+    @property
+    def bias_at(self) -> tuple[tl.constexpr, ...]:
+        """Where each layer's (3, H_l) lies in a row with the gradient of all bias jets, and the row's length."""
+        places = [0]
+        for width in self.widths[1:]:
+            places.append(places[-1] + 3 * width.value)
+        return tuple(tl.constexpr(place) for place in places)
+
+
+def round_up(size: int) -> int:
+    """To a multiple of 16 elements, where blocks of memory begin."""
+    return -(-size // 16) * 16
+
+
+class Launch(NamedTuple):
+    """A kernel's compile-time arguments: the pass, its warps and stages, and each program's scratch in elements."""
+
+    config: Pass
+    num_warps: int
+    num_stages: int
+    scratch_size: int
+
+
+def choose(
+    widths: tuple[int, ...], activation: str, out_activation: str, timed: bool, laplacian: str, triangular: bool,
+    precision: str, backward: bool, itemsize: int = 4,
+) -> Launch:  # fmt: skip
+    """The blocks for networks of these widths (D, H_1, .., H_L)."""
+    widest, depth = max(widths), len(widths) - 1
+    columns = 16 if widest <= 16 else 32 if widest <= 32 or itemsize == 8 else 64
+    samples = 64 if widest <= 64 and itemsize == 4 else 32
+    inner = 16 if precision == "ieee" or widest <= 16 else 32
+    stack = 1 if laplacian == "none" or depth == 1 else 64 // samples
+    kept = 1 if laplacian == "none" or depth == 1 else max(1, 8 // stack) if widest <= 128 else max(1, 4 // stack)
+    stride = -(-widest // 16) * 16
+    config = Pass(
+        tl.constexpr(depth), tuple(tl.constexpr(width) for width in widths), tl.constexpr(activation),
+        tl.constexpr(out_activation), tl.constexpr(timed), tl.constexpr(laplacian), tl.constexpr(triangular),
+        tl.constexpr(precision), tl.constexpr(samples), tl.constexpr(columns), tl.constexpr(inner),
+        tl.constexpr(stack), tl.constexpr(kept), tl.constexpr(stride),
+    )  # fmt: skip
+    arrays = BACKWARD_ARRAYS if backward else FORWARD_ARRAYS
+    tangent_levels = depth - 1 if laplacian != "none" and (backward or depth > 2) else 0
+    scratch_size = arrays * (depth + 1) * samples * stride + tangent_levels * kept * stack * samples * stride
+    return Launch(config, 4 if columns < 64 else 8, 2, scratch_size)

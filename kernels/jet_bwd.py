@@ -1,0 +1,93 @@
+"""The jet's backward: from cotangents of its five parts to gradients of latents and parameters."""
+
+import triton
+import triton.language as tl
+
+from .activations import map_output
+from .jet_fwd import probe_product, probed_square
+from .jet_pass import forward, load_latents
+from .jet_reverse import backward, bias_gradient, clear, latent_gradient, pull_tangents
+from .tiles import DELTA, DELTA_BAR, array, find_tile, load_block, my_tiles, store_block
+
+
+@triton.jit(do_not_specialize=["num_potentials", "directions", "scratch_size", "partial_size"])
+def jet_bwd_kernel(
+    z, weights, bias_jets, out_weight, out_bias, seeds, norms, probes, slot, order, starts, tile_ends, tile_potential,
+    run, u_bar, grad_bar, laplacian_bar, u_t_bar, u_tt_bar, z_bar, run_rows, partial, scratch,
+    num_potentials, directions, scratch_size, partial_size, C: tl.constexpr, WITH_Z: tl.constexpr,
+):  # fmt: skip
+    """Partial buffers (programs + K - 1, partial_size): program p writes potential k's gradients to the (p + k)-th."""
+    scratch += tl.program_id(0).to(tl.int64) * scratch_size
+    first, last = my_tiles(tile_ends, num_potentials)
+    previous = -1
+    for tile in range(first, last):
+        potential, place, o_sample, valid = find_tile(tile, order, starts, tile_ends, tile_potential, C)
+        p_partial = partial + (tl.program_id(0) + potential).to(tl.int64) * partial_size
+        if potential != previous:
+            clear(p_partial, partial_size)
+        previous = potential.to(tl.int32)
+        o_slot = tl.load(slot + o_sample, mask=valid, other=0)
+        load_latents(z, o_sample, valid, scratch, C)
+        v, v_t, v_tt, curvature, square = forward(
+            weights, bias_jets, out_weight, out_bias, norms, potential, o_slot, valid, scratch, C, True
+        )
+        _, slope, bend, third = map_output(v, C.out_activation)
+        b_laplacian = 0 * v
+        if C.laplacian != "none":
+            b_laplacian = tl.load(laplacian_bar + o_sample, mask=valid, other=0.0)
+        if C.curved:
+            curvature += pull_tangents(
+                weights, seeds, directions, potential, slope * b_laplacian, scratch, p_partial, C
+            )
+        b_u = tl.load(u_bar + o_sample, mask=valid, other=0.0)
+        b_u_t = tl.load(u_t_bar + o_sample, mask=valid, other=0.0)
+        b_u_tt = tl.load(u_tt_bar + o_sample, mask=valid, other=0.0)
+        along = 0 * v
+        if C.laplacian == "exact":
+            along = 2 * bend * b_laplacian
+        inner = pull_gradient(grad_bar, o_sample, valid, slope, along, scratch, C)
+        if C.laplacian == "probes" and C.out_activation != "identity":
+            square = probed_square(probes, directions, scratch, C)
+            pull_probes(probes, directions, 2 * bend * b_laplacian, scratch, C)
+        v_bar = slope * b_u + bend * (inner + b_laplacian * curvature + b_u_t * v_t + b_u_tt * v_tt)
+        v_bar += third * (b_laplacian * square + b_u_tt * v_t * v_t)
+        b_v_tt = slope * b_u_tt
+        backward(
+            weights, bias_jets, out_weight, norms, potential, o_slot, valid, scratch, p_partial,
+            v_bar, slope * b_laplacian, slope * b_u_t + 2 * bend * v_t * b_u_tt, b_v_tt, C,
+        )  # fmt: skip
+        bias_gradient(run, place, valid, b_v_tt, scratch, run_rows, C)
+        if WITH_Z:
+            latent_gradient(weights, potential, o_sample, valid, scratch, z_bar, C)
+        tl.debug_barrier()
+
+
+@triton.jit
+def pull_gradient(grad_bar, o_sample, valid, slope, along, scratch, C: tl.constexpr):
+    """gammabar = psi' gradbar + along gamma; returns gradbar . gamma, [samples]."""
+    o_m = tl.arange(0, C.samples)
+    inner = tl.zeros((C.samples,), scratch.dtype.element_ty)
+    for d in range(0, C.widths[0], C.columns):
+        o_d = d + tl.arange(0, C.columns)
+        b_gamma = load_block(array(scratch, DELTA, 0, C), o_m, o_d, C.widths[0], C)  # [samples, columns]
+        mask = valid[:, None] & (o_d < C.widths[0])[None, :]
+        b_bar = tl.load(grad_bar + o_sample[:, None] * C.widths[0] + o_d[None, :], mask=mask, other=0.0)
+        inner += tl.sum(b_bar * b_gamma, 1)
+        gamma_bar = slope[:, None] * b_bar + along[:, None] * b_gamma
+        store_block(array(scratch, DELTA_BAR, 0, C), o_m, o_d, gamma_bar, C.widths[0], C)
+    return inner
+
+
+@triton.jit
+def pull_probes(probes, directions, factor, scratch, C: tl.constexpr):
+    """gammabar += factor sum_j (probe_j . gamma) probe_j."""
+    o_m = tl.arange(0, C.samples)
+    for j in range(directions):
+        product = factor * probe_product(probes, j, scratch, C)
+        for d in range(0, C.widths[0], C.columns):
+            o_d = d + tl.arange(0, C.columns)
+            b_probe = tl.load(probes + j * C.widths[0] + o_d, mask=o_d < C.widths[0], other=0.0)
+            p_bar = array(scratch, DELTA_BAR, 0, C)
+            b_bar = load_block(p_bar, o_m, o_d, C.widths[0], C) + product[:, None] * b_probe[None, :]
+            store_block(p_bar, o_m, o_d, b_bar, C.widths[0], C)
+        tl.debug_barrier()

@@ -1,0 +1,69 @@
+"""The jet: value, gradient, Laplacian and time derivatives of each sample."""
+
+import triton
+import triton.language as tl
+
+from .activations import map_output
+from .jet_pass import forward, load_latents, tangent_laplacian
+from .tiles import DELTA, FORWARD_ARRAYS, array, find_tile, load_block, my_tiles
+
+ARRAYS = tl.constexpr(FORWARD_ARRAYS)
+
+
+@triton.jit(do_not_specialize=["num_potentials", "directions", "scratch_size"])
+def jet_fwd_kernel(
+    z, weights, bias_jets, out_weight, out_bias, seeds, norms, probes, slot, order, starts, tile_ends, tile_potential,
+    u, grad, laplacian, u_t, u_tt, scratch, num_potentials, directions, scratch_size,
+    C: tl.constexpr,
+):  # fmt: skip
+    """Each program takes its tiles one after the other; scratch_size: elements of a program's scratch."""
+    scratch += tl.program_id(0).to(tl.int64) * scratch_size
+    first, last = my_tiles(tile_ends, num_potentials)
+    for tile in range(first, last):
+        potential, _, o_sample, valid = find_tile(tile, order, starts, tile_ends, tile_potential, C)
+        o_slot = tl.load(slot + o_sample, mask=valid, other=0)
+        load_latents(z, o_sample, valid, scratch, C)
+        v, v_t, v_tt, curvature, square = forward(
+            weights, bias_jets, out_weight, out_bias, norms, potential, o_slot, valid, scratch, C, False
+        )
+        if C.laplacian != "none" and C.depth > 1:
+            curvature += tangent_laplacian(weights, seeds, directions, potential, scratch, ARRAYS, C)
+        if C.laplacian == "probes" and C.out_activation != "identity":
+            square = probed_square(probes, directions, scratch, C)
+
+        value, slope, bend, _ = map_output(v, C.out_activation)
+        tl.store(u + o_sample, value, mask=valid)
+        tl.store(
+            laplacian + o_sample, slope * curvature + bend * square if C.laplacian != "none" else 0 * v, mask=valid
+        )
+        tl.store(u_t + o_sample, slope * v_t, mask=valid)
+        tl.store(u_tt + o_sample, slope * v_tt + bend * v_t * v_t, mask=valid)
+        o_m = tl.arange(0, C.samples)
+        for d in range(0, C.widths[0], C.columns):
+            o_d = d + tl.arange(0, C.columns)
+            b_gamma = load_block(array(scratch, DELTA, 0, C), o_m, o_d, C.widths[0], C)  # [samples, columns]
+            mask = valid[:, None] & (o_d < C.widths[0])[None, :]
+            tl.store(grad + o_sample[:, None] * C.widths[0] + o_d[None, :], slope[:, None] * b_gamma, mask=mask)
+        tl.debug_barrier()
+
+
+@triton.jit
+def probe_product(probes, j, scratch, C: tl.constexpr):
+    """Each sample's gamma times one probe, [samples]."""
+    o_m = tl.arange(0, C.samples)
+    product = tl.zeros((C.samples,), scratch.dtype.element_ty)
+    for d in range(0, C.widths[0], C.columns):
+        o_d = d + tl.arange(0, C.columns)
+        b_probe = tl.load(probes + j * C.widths[0] + o_d, mask=o_d < C.widths[0], other=0.0)
+        product += tl.sum(load_block(array(scratch, DELTA, 0, C), o_m, o_d, C.widths[0], C) * b_probe[None, :], 1)
+    return product
+
+
+@triton.jit
+def probed_square(probes, directions, scratch, C: tl.constexpr):
+    """The probes' estimate of |gamma|^2, [samples]."""
+    square = tl.zeros((C.samples,), scratch.dtype.element_ty)
+    for j in range(directions):
+        product = probe_product(probes, j, scratch, C)
+        square += product * product
+    return square

@@ -1,0 +1,111 @@
+"""The residual loss: mean of (c0 u + c1 u_t + c2 u_tt + c3 lap + c4 |grad|^2 + source)^2 and all its gradients."""
+
+import triton
+import triton.language as tl
+
+from .activations import map_output
+from .jet_pass import forward, load_latents, tangent_laplacian
+from .jet_reverse import backward, bias_gradient, clear, latent_gradient, pull_tangents
+from .tiles import (
+    BACKWARD_ARRAYS,
+    DELTA,
+    DELTA_BAR,
+    FORWARD_ARRAYS,
+    array,
+    find_tile,
+    load_block,
+    my_tiles,
+    store_block,
+)
+
+
+@triton.jit(do_not_specialize=["batch", "num_potentials", "directions", "scratch_size", "partial_size"])
+def residual_kernel(
+    z, weights, bias_jets, out_weight, out_bias, seeds, norms, coefficients, source, slot, order, starts, tile_ends,
+    tile_potential, run, losses, z_bar, source_bar, run_rows, partial, scratch,
+    batch, num_potentials, directions, scratch_size, partial_size,
+    C: tl.constexpr, HAS_SOURCE: tl.constexpr, WITH_GRADIENT: tl.constexpr, WITH_Z: tl.constexpr,
+):  # fmt: skip
+    """losses (programs,): what each program adds to the loss. Partial buffers are those of `jet_bwd_kernel`.
+
+    The loss is a mean, so each sample's cotangent is known as soon as its residual is: there and back in one pass.
+    """
+    ARRAYS: tl.constexpr = BACKWARD_ARRAYS if WITH_GRADIENT else FORWARD_ARRAYS
+    scratch += tl.program_id(0).to(tl.int64) * scratch_size
+    first, last = my_tiles(tile_ends, num_potentials)
+    previous = -1
+    loss = tl.zeros((C.samples,), scratch.dtype.element_ty)
+    for tile in range(first, last):
+        potential, place, o_sample, valid = find_tile(tile, order, starts, tile_ends, tile_potential, C)
+        o_slot = tl.load(slot + o_sample, mask=valid, other=0)
+        load_latents(z, o_sample, valid, scratch, C)
+        v, v_t, v_tt, curvature, square = forward(
+            weights, bias_jets, out_weight, out_bias, norms, potential, o_slot, valid, scratch, C, WITH_GRADIENT
+        )
+        if C.curved:
+            curvature += tangent_laplacian(weights, seeds, directions, potential, scratch, ARRAYS, C)
+
+        u, slope, bend, third = map_output(v, C.out_activation)
+        u_t = slope * v_t
+        u_tt = slope * v_tt + bend * v_t * v_t
+        laplacian = slope * curvature + bend * square
+        kinetic = slope * slope * square
+        p_coefficient = coefficients + potential.to(tl.int64) * 5
+        c_u, c_u_t, c_u_tt = tl.load(p_coefficient), tl.load(p_coefficient + 1), tl.load(p_coefficient + 2)
+        c_laplacian, c_kinetic = tl.load(p_coefficient + 3), tl.load(p_coefficient + 4)
+        residual = c_u * u + c_u_t * u_t + c_u_tt * u_tt + c_laplacian * laplacian + c_kinetic * kinetic
+        if HAS_SOURCE:
+            residual += tl.load(source + o_sample, mask=valid, other=0.0)
+        residual = tl.where(valid, residual, 0.0)
+        loss += residual * residual / batch
+
+        if WITH_GRADIENT:
+            p_partial = partial + (tl.program_id(0) + potential).to(tl.int64) * partial_size
+            if potential != previous:
+                clear(p_partial, partial_size)
+            previous = potential.to(tl.int32)
+            r_bar = 2 * residual / batch
+            if HAS_SOURCE:
+                tl.store(source_bar + o_sample, r_bar, mask=valid)
+            p_bar = p_partial + C.coefficients_at
+            add_scalar(p_bar, r_bar * u)
+            add_scalar(p_bar + 1, r_bar * u_t)
+            add_scalar(p_bar + 2, r_bar * u_tt)
+            add_scalar(p_bar + 3, r_bar * laplacian)
+            add_scalar(p_bar + 4, r_bar * kinetic)
+
+            b_laplacian = r_bar * c_laplacian
+            if C.curved:
+                pull_tangents(weights, seeds, directions, potential, slope * b_laplacian, scratch, p_partial, C)
+            along = 2 * slope * slope * r_bar * c_kinetic + 2 * bend * b_laplacian
+            scale_gradient(along, scratch, C)
+            b_u_t, b_u_tt = r_bar * c_u_t, r_bar * c_u_tt
+            inner = 2 * r_bar * c_kinetic * slope * square
+            v_bar = slope * r_bar * c_u + bend * (inner + b_laplacian * curvature + b_u_t * v_t + b_u_tt * v_tt)
+            v_bar += third * (b_laplacian * square + b_u_tt * v_t * v_t)
+            b_v_tt = slope * b_u_tt
+            backward(
+                weights, bias_jets, out_weight, norms, potential, o_slot, valid, scratch, p_partial,
+                v_bar, slope * b_laplacian, slope * b_u_t + 2 * bend * v_t * b_u_tt, b_v_tt, C,
+            )  # fmt: skip
+            bias_gradient(run, place, valid, b_v_tt, scratch, run_rows, C)
+            if WITH_Z:
+                latent_gradient(weights, potential, o_sample, valid, scratch, z_bar, C)
+        tl.debug_barrier()
+    tl.store(losses + tl.program_id(0), tl.sum(loss, 0))
+
+
+@triton.jit
+def scale_gradient(along, scratch, C: tl.constexpr):
+    """gammabar = along gamma."""
+    o_m = tl.arange(0, C.samples)
+    for d in range(0, C.widths[0], C.columns):
+        o_d = d + tl.arange(0, C.columns)
+        b_gamma = load_block(array(scratch, DELTA, 0, C), o_m, o_d, C.widths[0], C)  # [samples, columns]
+        store_block(array(scratch, DELTA_BAR, 0, C), o_m, o_d, along[:, None] * b_gamma, C.widths[0], C)
+
+
+@triton.jit
+def add_scalar(p, value):
+    """Add a block's sum to one number of the program's own."""
+    tl.store(p, tl.load(p) + tl.sum(value, 0))

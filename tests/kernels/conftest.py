@@ -1,0 +1,23 @@
+"""Where the kernels run: on a CUDA device, or where there is none, in Triton's interpreter on the CPU."""
+
+import os
+
+import pytest
+import torch
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when the kernels' modules are imported, which only a call does
+
+
+@pytest.fixture
+def device():
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@pytest.fixture
+def _fresh_memory_is_nan():
+    """What a kernel leaves unwritten shows: new tensors are filled with NaN."""
+    torch.use_deterministic_algorithms(True)
+    assert torch.zeros(1).new_empty(3).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(False)
