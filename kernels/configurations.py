@@ -104,7 +104,7 @@ def choose(
         tl.constexpr(precision), tl.constexpr(samples), tl.constexpr(columns), tl.constexpr(inner),
         tl.constexpr(stack), tl.constexpr(kept), tl.constexpr(stride),
     )  # fmt: skip
-    arrays = BACKWARD_ARRAYS if backward else FORWARD_ARRAYS
+    arrays = (BACKWARD_ARRAYS if backward else FORWARD_ARRAYS).value
     tangent_levels = depth - 1 if laplacian != "none" and (backward or depth > 2) else 0
     scratch_size = arrays * (depth + 1) * samples * stride + tangent_levels * kept * stack * samples * stride
     return Launch(config, 4 if columns < 64 else 8, 2, scratch_size)

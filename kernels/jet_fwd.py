@@ -7,8 +7,6 @@ from .activations import map_output
 from .jet_pass import forward, load_latents, tangent_laplacian
 from .tiles import DELTA, FORWARD_ARRAYS, array, find_tile, load_block, my_tiles
 
-ARRAYS = tl.constexpr(FORWARD_ARRAYS)
-
 
 @triton.jit(do_not_specialize=["num_potentials", "directions", "scratch_size"])
 def jet_fwd_kernel(
@@ -27,7 +25,7 @@ def jet_fwd_kernel(
             weights, bias_jets, out_weight, out_bias, norms, potential, o_slot, valid, scratch, C, False
         )
         if C.laplacian != "none" and C.depth > 1:
-            curvature += tangent_laplacian(weights, seeds, directions, potential, scratch, ARRAYS, C)
+            curvature += tangent_laplacian(weights, seeds, directions, potential, scratch, FORWARD_ARRAYS, C)
         if C.laplacian == "probes" and C.out_activation != "identity":
             square = probed_square(probes, directions, scratch, C)
 

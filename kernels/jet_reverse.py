@@ -36,8 +36,6 @@ from .tiles import (
     tangents,
 )
 
-ARRAYS = tl.constexpr(BACKWARD_ARRAYS)
-
 
 @triton.jit
 def clear(p_partial, size):
@@ -63,7 +61,7 @@ def pull_tangents(weights, seeds, directions, potential, laplacian_bar, scratch,
             for level in tl.static_range(2, C.depth + 1):
                 sums += push_tangents(
                     weights, seeds, directions, potential, rows_bar, scratch, j + block * C.stack, block, level,
-                    ARRAYS, True, C,
+                    BACKWARD_ARRAYS, True, C,
                 )  # fmt: skip
                 if C.depth > 2:
                     tl.debug_barrier()
@@ -98,7 +96,7 @@ def tangent_weight_gradient(
             mask = (o_n < WIDTH)[:, None] & (o_k < BELOW)[None, :]
             total = tl.load(p_gradient, mask=mask, other=0.0)  # [columns, columns]
             for block in range(blocks):
-                p_bar = tangents(scratch, LEVEL, block, ARRAYS, C)
+                p_bar = tangents(scratch, LEVEL, block, BACKWARD_ARRAYS, C)
                 for r in range(0, C.rows, C.inner):
                     o_r = r + tl.arange(0, C.inner)
                     b_bar = load_transposed(p_bar, o_r, o_n, WIDTH, C)  # [columns, inner]
@@ -112,7 +110,7 @@ def tangent_weight_gradient(
                         o_r,
                         o_k,
                         LEVEL - 1,
-                        ARRAYS,
+                        BACKWARD_ARRAYS,
                         C,
                     )
                     total = multiply(b_bar, b_scaled, total, C)
@@ -134,9 +132,9 @@ def pull_level(
         y = tl.zeros((C.rows, C.columns), scratch.dtype.element_ty)
         for k in range(0, WIDTH, C.inner):
             o_k = k + tl.arange(0, C.inner)
-            b_bar = load_block(tangents(scratch, LEVEL, block, ARRAYS, C), o_r, o_k, WIDTH, C)  # [rows, inner]
+            b_bar = load_block(tangents(scratch, LEVEL, block, BACKWARD_ARRAYS, C), o_r, o_k, WIDTH, C)  # [rows, inner]
             y = multiply(b_bar, load_down(p_weight, o_k, o_n, BELOW, WIDTH), y, C)
-        x = load_tangents(seeds, directions, potential, scratch, j, block, o_r, o_n, LEVEL - 1, ARRAYS, C)
+        x = load_tangents(seeds, directions, potential, scratch, j, block, o_r, o_n, LEVEL - 1, BACKWARD_ARRAYS, C)
         add_over_stack(array(scratch, SHARE, LEVEL - 1, C), x * y, o_n, j > 0, BELOW, C)
         scaled = load_block(array(scratch, FIRST, LEVEL - 1, C), o_m, o_n, BELOW, C) * y
         if LEVEL == 2:
@@ -148,7 +146,7 @@ def pull_level(
         else:
             b_bend = load_block(array(scratch, BEND, LEVEL - 1, C), o_m, o_n, BELOW, C)
             x_bar = 2 * rows_bar[:, None] * b_bend * x + scaled
-            store_block(tangents(scratch, LEVEL - 1, block, ARRAYS, C), o_r, o_n, x_bar, BELOW, C)
+            store_block(tangents(scratch, LEVEL - 1, block, BACKWARD_ARRAYS, C), o_r, o_n, x_bar, BELOW, C)
 
 
 @triton.jit

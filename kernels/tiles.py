@@ -18,14 +18,14 @@ DELTA = tl.constexpr(4)  # delta_l; at level 0 gamma, the gradient before the ou
 CHAIN = tl.constexpr(5)  # c_l = delta_l sigma'(a_l)
 BEND = tl.constexpr(6)  # delta_l sigma''(a_l)
 SECOND = tl.constexpr(7)  # sigma''(a_l)
-FORWARD_ARRAYS = 8
+FORWARD_ARRAYS = tl.constexpr(8)
 THIRD = tl.constexpr(8)  # sigma'''(a_l)
 NORMS = tl.constexpr(9)  # s_l
 SHARE = tl.constexpr(10)  # sum over directions of Y * X_l
 DELTA_BAR = tl.constexpr(11)
 A_BAR = tl.constexpr(12)
 VELOCITY_BAR = tl.constexpr(13)
-BACKWARD_ARRAYS = 14
+BACKWARD_ARRAYS = tl.constexpr(14)
 
 
 @triton.jit
