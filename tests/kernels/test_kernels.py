@@ -49,7 +49,7 @@ def test_jet_and_its_backward(case, device):
     plain, plain_gradient = twin_jet(problem, case.laplacian)
     there = problem.to(device)
     samples = (there.mlp, there.z, there.index, there.slot, case.laplacian, there.probes)
-    check(engine().jet(*samples, precision="ieee"), plain, exact)
+    check(engine().jet(*samples, with_u_tt=True, precision="ieee"), plain, exact)
     gradient = engine().jet_backward(*samples, there.jet_bar, with_z=True, precision="ieee")
     check(gradient, plain_gradient, exact_gradient)
 
@@ -94,7 +94,7 @@ def test_one_cotangent_alone(given, device):
 def test_no_samples(device):
     there = make(Case(2, 0, 3, (5, 4))).to(device)
     samples = (there.mlp, there.z, there.index, there.slot, "exact", None)
-    assert engine().jet(*samples, precision="ieee").grad.shape == (0, 3)
+    assert engine().jet(*samples, with_u_tt=True, precision="ieee").grad.shape == (0, 3)
     gradient = engine().jet_backward(*samples, there.jet_bar, with_z=True, precision="ieee")
     assert [x.shape for x in gradient] == [x.shape for x in (there.z, *there.mlp.tensors())]
     assert not any(x.any() for x in gradient)
@@ -109,7 +109,7 @@ def test_rows_of_the_first_weight_that_depend_on_each_other(device):
     exact, exact_gradient = twin_jet(problem, "exact")
     there = problem.to(device)
     samples = (there.mlp, there.z, there.index, there.slot, "exact", None)
-    check(engine().jet(*samples, precision="ieee"), exact, exact)
+    check(engine().jet(*samples, with_u_tt=True, precision="ieee"), exact, exact)
     check(engine().jet_backward(*samples, there.jet_bar, True, precision="ieee"), exact_gradient, exact_gradient)
 
 
@@ -121,7 +121,9 @@ def test_activations_are_accurate_near_zero_and_far_out(device):
         z = torch.cat([torch.linspace(-12, 12, 200), torch.logspace(-12, -1, 24), -torch.logspace(-6, 2, 30)])[:, None]
         zeros = torch.zeros(len(z), dtype=torch.long)
         mlp = mlp.with_tensors([x.to(device) for x in tensors])
-        computed = engine().jet(mlp, *(x.to(device) for x in (z, zeros, zeros)), "exact", None, precision="ieee")
+        computed = engine().jet(
+            mlp, *(x.to(device) for x in (z, zeros, zeros)), "exact", None, with_u_tt=True, precision="ieee"
+        )
         a = z.double().requires_grad_()
         value = {
             "tanh": torch.tanh,
