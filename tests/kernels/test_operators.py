@@ -96,7 +96,7 @@ def test_opcheck(operator, device):
     settings = Settings.of(problem.mlp, "triton")
     coefficients = problem.coefficients
     arguments = {
-        "jet": (z, index, slot, tensors, None, *settings, "exact"),
+        "jet": (z, index, slot, tensors, None, *settings, "exact", True),
         "jet_backward": (z, index, slot, tensors, None, z[:, 0], z, None, z[:, 1], None, *settings, "exact", True),
         "residual_loss": (z, index, slot, coefficients, None, tensors, *settings),
         "residual_loss_and_gradient": (z, index, slot, coefficients, z[:, 0], tensors, *settings, False),
