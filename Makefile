@@ -14,7 +14,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 # No build isolation and a build folder that stays: after a change in csrc/ only what changed is compiled again.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
-INSTALL_SELF = $(INSTALL) --no-build-isolation --config-settings=build-dir=build/$(notdir $(VENV))$(1) --editable '.[$(EXTRAS)]'
+INSTALL_SELF = $(INSTALL) --no-build-isolation --config-settings=build-dir=build/$(notdir $(VENV))$(1) \
+  --config-settings=cmake.define.FASTFLOW_CUDA_EMULATION=ON --editable '.[$(EXTRAS)]'
 
 .DEFAULT_GOAL := help
 .PHONY: help build demo test test-lowest bench lint format sanitize wheel clean
