@@ -5,6 +5,7 @@
 
 #include "device.hpp"
 #include "problem.hpp"
+#include "sine.hpp"
 
 namespace fastflow::cuda {
 
@@ -34,8 +35,8 @@ FASTFLOW_DEVICE Derivatives<T> tanh_derivatives(T x) {
 
 template <class T>
 FASTFLOW_DEVICE Derivatives<T> sin_derivatives(T x) {
-    const T sine = std::sin(x);
-    return {sine, std::cos(x), -sine};
+    const SineCosine<T> both = sine_cosine(x);
+    return {both.sine, both.cosine, -both.sine};
 }
 
 template <class T>

@@ -14,12 +14,12 @@ namespace {
 extern __shared__ __align__(16) unsigned char shared_memory[];
 
 template <class T, bool state_in_shared>
-__global__ void __launch_bounds__(max_threads) flow_fwd_kernel(const __grid_constant__ Flow<T> flow) {
+__global__ void __launch_bounds__(max_threads, 1) flow_fwd_kernel(const __grid_constant__ Flow<T> flow) {
     Forward<T, state_in_shared>(flow, reinterpret_cast<T*>(shared_memory)).run();
 }
 
 template <class T, bool state_in_shared>
-__global__ void __launch_bounds__(max_threads) flow_bwd_kernel(const __grid_constant__ Flow<T> flow) {
+__global__ void __launch_bounds__(max_threads, 1) flow_bwd_kernel(const __grid_constant__ Flow<T> flow) {
     Backward<T, state_in_shared>(flow, reinterpret_cast<T*>(shared_memory)).run();
 }
 
