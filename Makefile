@@ -5,8 +5,8 @@ PYTHON ?= python3
 VENV ?= .venv
 # Exact versions for the development environment; requirements/lowest.txt has the oldest ones that pyproject.toml admits.
 CONSTRAINTS ?= requirements/known-good.txt
-# Which tests the sanitizers run: those that reach the native module.
-SANITIZE_TESTS ?= tests/native
+# Which tests the sanitizers run: those that reach native code.
+SANITIZE_TESTS ?= tests/native tests/cuda
 # What the package is installed with.
 EXTRAS = dev,viz
 
@@ -24,7 +24,7 @@ help: ## list the targets
 	@grep -hE '^[a-z-]+:.* ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.* ## /\1\t/' | expand -t 14
 
 # Python code is used where it lies; what needs a new installation is metadata, dependencies and the native module.
-$(READY): pyproject.toml CMakeLists.txt $(CONSTRAINTS) $(shell find csrc cmake -type f)
+$(READY): pyproject.toml CMakeLists.txt $(CONSTRAINTS) $(shell find csrc cmake -type f) tests/cuda/emulator.cpp
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(INSTALL) scikit-build-core nanobind cmake ninja
 	$(call INSTALL_SELF)

@@ -241,9 +241,9 @@ struct Backward : Tile<T, state_in_shared> {
         }
     }
 
-    // W_l's gradient c_l delta_bar_{l-1}^T + a_bar_l h_{l-1}^T: a thread has four rows and every 32nd of 128 columns.
+    // W_l's gradient c_l delta_bar_{l-1}^T + a_bar_l h_{l-1}^T: a thread has four rows and every 32nd of some columns.
     FASTFLOW_DEVICE void add_weights(int l, const T* a_bar, const T* h) const {
-        constexpr int down = 4, across = 4;
+        constexpr int down = 4, across = sizeof(T) == 4 ? 4 : 2;
         const int width = problem.width[l], columns = problem.width[l - 1];
         const T *signal = rows_of_layer(plan.signal, l), *delta_bar = delta_bar_below(l);
         T* out = partial + plan.partial_weight[l];

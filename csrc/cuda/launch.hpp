@@ -1,4 +1,4 @@
-// Starting the kernels: flow.cu does it on a device, and a test's emulator on the host.
+// Starting the kernels: forward.cu and backward.cu do it on a device, and a test's emulator on the host.
 #pragma once
 
 #include <string>

@@ -141,7 +141,8 @@ struct Tile {
 
     template <bool transposed>
     FASTFLOW_DEVICE void multiply(const T* w, int row_stride, int units, int inner, const T* x, T* out, bool add) const {
-        if (units > 2 * unit_threads) multiply<transposed, 4>(w, row_stride, units, inner, x, out, add);
+        // Four doubles of four units would take more registers than there are.
+        if (sizeof(T) == 4 && units > 2 * unit_threads) multiply<transposed, sizeof(T) == 4 ? 4 : 2>(w, row_stride, units, inner, x, out, add);
         else if (units > unit_threads) multiply<transposed, 2>(w, row_stride, units, inner, x, out, add);
         else multiply<transposed, 1>(w, row_stride, units, inner, x, out, add);
     }
