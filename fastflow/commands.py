@@ -16,7 +16,7 @@ from fastflow import generators
 from fastflow.devices import find_device
 from fastflow.errors import InputError
 from fastflow.files import read_json
-from fastflow.ops.backends import backends
+from fastflow.ops.backends import backends, cuda_missing, cuda_module
 from fastflow.report import write_traversals
 from fastflow.runs import Run, discover, load_run
 from fastflow.training.configuration import from_dict
@@ -51,6 +51,12 @@ class Info:
             for name, value in _native.build_info().items():
                 print(f"native {name.replace('_', ' ')}: {', '.join(value) if isinstance(value, list) else value}")
             print(f"native instruction set in use: {_native.instruction_set()}")
+        reason = cuda_missing()
+        if reason is not None:
+            print(f"cuda flow integrator: missing, {reason}")
+        else:
+            for name, value in cuda_module.build_info().items():
+                print(f"cuda flow integrator {name}: {value}")
         cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
         print(f"cuda device: {cuda}")
         for name, reason in backends().items():

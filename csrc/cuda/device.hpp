@@ -1,4 +1,4 @@
-// What kernels use of the machine: which thread this is, and the block's barrier. Everything else in this folder's headers is
+// What kernels use of the machine: which thread this is, the block's barrier, and a stop for arguments that can't be right. Everything else in this folder's headers is
 // plain C++, so that tests can compile the same code for the host, where an emulator provides these.
 #pragma once
 
@@ -22,12 +22,14 @@ FASTFLOW_DEVICE int thread_count() { return static_cast<int>(blockDim.x); }
 FASTFLOW_DEVICE std::int64_t block_index() { return blockIdx.x; }
 FASTFLOW_DEVICE std::int64_t block_count() { return gridDim.x; }
 FASTFLOW_DEVICE void barrier() { __syncthreads(); }
+FASTFLOW_DEVICE void stop() { __trap(); }
 #else
 int thread_index();
 int thread_count();
 std::int64_t block_index();
 std::int64_t block_count();
 void barrier();
+void stop();
 #endif
 
 }  // namespace fastflow::cuda

@@ -74,6 +74,8 @@ struct Tile {
     // Calls f(tile slot) for each of this block's.
     template <class F>
     FASTFLOW_DEVICE void for_tiles(F f) {
+        // Sorted samples outside all potentials' ranges have an index that is none of a potential.
+        if (thread == 0 && (flow.offsets[0] != 0 || flow.offsets[problem.potentials] != problem.batch)) stop();
         const std::int64_t slots = (problem.batch >> plan.tile_shift) + problem.potentials, first = block_index() * plan.tiles_per_block;
         for (std::int64_t slot = first; slot < smaller(first + plan.tiles_per_block, slots); ++slot) f(slot);
     }
@@ -209,7 +211,9 @@ struct Tile {
     }
 
     FASTFLOW_DEVICE const T* bias(int l, int time) const {
-        return flow.bias_jets[l] + flow.slot_of[time * problem.potentials + potential] * 3 * problem.width[l];
+        const std::int64_t slot = flow.slot_of[time * problem.potentials + potential];
+        if (slot < 0 || slot >= problem.slots) stop();
+        return flow.bias_jets[l] + slot * 3 * problem.width[l];
     }
 
     // The field at the points x: finish(dimension, position, its four values) by the thread that has computed them.

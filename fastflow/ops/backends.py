@@ -23,6 +23,18 @@ try:
 except ImportError as error:
     _native_missing = f"the native module didn't load: {error}"
 
+cuda_module: Any = None  # the flow integrator, which takes the place of stepping beside the Triton kernels
+_cuda_missing: str | None = None
+try:
+    cuda_module = import_module("fastflow._cuda")
+except ModuleNotFoundError:
+    _cuda_missing = (
+        "it wasn't built, because no CUDA compiler was found when fastflow was installed; install it again with nvcc "
+        "on PATH"
+    )
+except ImportError as error:
+    _cuda_missing = f"it didn't load: {error}"
+
 Precision = Literal["ieee", "tf32", "tf32x3"]
 
 # Plain globals, in force for the whole process: torch.compile can guard on them, which it can't on context variables.
@@ -104,9 +116,16 @@ def backend_for(tensor: Tensor, mlp: MLP) -> str:
     return "reference"
 
 
-def integrator_of(backend: str) -> str | None:
-    """The backend whose operators compute whole paths beside this one, or None: then paths are stepped in Python."""
+def integrator_for(tensor: Tensor, backend: str) -> str | None:
+    """What computes whole paths beside this backend, or None: then they are stepped in Python."""
+    if backend == "triton" and tensor.device.type == "cuda" and _cuda_missing is None:
+        return "cuda"
     return backend if backend == "native" else None
+
+
+def cuda_missing() -> str | None:
+    """None where the CUDA flow integrator can be used, otherwise the reason why it can't."""
+    return _cuda_missing
 
 
 # What the kernels of fastflow.kernels take.

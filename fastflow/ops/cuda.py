@@ -1,34 +1,23 @@
 """The CUDA flow integrator behind operators' signatures: outputs and workspace are allocated here, filled there.
 
-Calls are enqueued on the device's current stream and never wait for it, so they can be captured in a CUDA graph. Indices and
-slots aren't read on the way: who calls with an index outside the networks, or a slot outside the bias rows, gets no error.
+Calls are enqueued on the device's current stream and never wait for it, so they can be captured in a CUDA graph. An
+index outside the networks, or a slot outside the bias rows, therefore stops the kernel, and torch tells of it at the
+next synchronisation.
 """
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from importlib import import_module
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fastflow.errors import BackendError, InputError
-from fastflow.ops.native import empty_gradients
+from fastflow.ops.backends import cuda_missing, cuda_module
 from fastflow.ops.reference import num_steps
+from fastflow.ops.settings import empty_gradients
 from fastflow.ops.types import MLP
-
-_module: Any = None
-_missing: str | None = None
-try:
-    _module = import_module("fastflow._cuda")
-except ModuleNotFoundError:
-    _missing = (
-        "the CUDA module wasn't built, because no CUDA compiler was found when fastflow was installed: "
-        "install it again with nvcc on PATH"
-    )
-except ImportError as error:
-    _missing = f"the CUDA module didn't load: {error}"
 
 
 class Machine(NamedTuple):
@@ -39,16 +28,6 @@ class Machine(NamedTuple):
     stream: int
     multiprocessors: int
     shared_bytes: int  # that a block may ask for
-
-
-def why_missing() -> str | None:
-    """None where the module can be used, otherwise the reason."""
-    return _missing
-
-
-def build_info() -> dict[str, str]:
-    """How the module was built: version, compiler, architectures."""
-    return _module.build_info()
 
 
 def flow(
@@ -121,13 +100,14 @@ def flow_backward(
 
 
 def _machine(tensor: Tensor) -> Machine:
-    if _missing is not None:
-        raise BackendError(_missing)
+    reason = cuda_missing()
+    if reason is not None:
+        raise BackendError(f"the CUDA flow integrator is missing: {reason}")
     if tensor.device.type != "cuda":
         raise InputError(f"the CUDA flow integrator takes tensors on a CUDA device, got one on {tensor.device}")
     properties = torch.cuda.get_device_properties(tensor.device)
     return Machine(
-        _module,
+        cuda_module,
         torch.cuda.device(tensor.device),
         torch.cuda.current_stream(tensor.device).cuda_stream,
         properties.multi_processor_count,
@@ -170,7 +150,7 @@ def _plan(
 
 
 def _sorted(groups: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
-    """The positions of `groups` sorted by value, and where each value's start (num_groups + 1,); the host doesn't wait."""
+    """The positions of `groups` sorted by value, and where each value's start (num_groups + 1,), without waiting."""
     values, order = torch.sort(groups, stable=True)
     return order, torch.searchsorted(values, torch.arange(num_groups + 1, device=groups.device))
 
@@ -198,7 +178,9 @@ def _check(z: Tensor, index: Tensor, slots: Tensor, *others: Tensor) -> None:
         raise InputError(f"index must have shape ({z.shape[0]},), got {tuple(index.shape)}")
     for x in (index, slots, *others):
         if x.device != z.device:
-            raise InputError(f"latents, index, slots and parameters must be on one device, got {z.device} and {x.device}")
+            raise InputError(
+                f"latents, index, slots and parameters must be on one device, got {z.device} and {x.device}"
+            )
     for x in others:
         if x.dtype != z.dtype:
             raise InputError(f"latents and parameters must have one dtype, got {z.dtype} and {x.dtype}")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastflow.ops import reference
-from fastflow.ops.backends import backend_for, integrator_of
+from fastflow.ops.backends import backend_for, integrator_for
 from fastflow.ops.batching import map_slices
 from fastflow.ops.jet import jet
 from fastflow.ops.settings import Settings, any_requires_grad, empty_gradients, second_backward_may_follow
@@ -28,7 +28,7 @@ class Path(NamedTuple):
 def flow(mlp: MLP, z0: Tensor, index: Tensor, slots: Tensor, path: Path) -> tuple[Tensor, Tensor]:
     """What `reference.flow` computes, by the backend of z0's device."""
     backend = backend_for(z0, mlp)
-    integrator = integrator_of(backend)
+    integrator = integrator_for(z0, backend)
     if integrator is None:
         return reference.flow(mlp, z0, index, slots, *path, jet=reference.jet if backend == "reference" else jet)
     settings, tensors = Settings.of(mlp, integrator), mlp.tensors()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastflow.ops import reference
-from fastflow.ops.backends import backend_for, integrator_of
+from fastflow.ops.backends import backend_for
 from fastflow.ops.batching import map_slices
 from fastflow.ops.flow import Path, flow
 from fastflow.ops.residual_loss import residual_loss
@@ -35,14 +35,13 @@ def rollout_loss(
     backend = backend_for(z0, mlp)
     if backend == "reference":
         return reference.rollout_loss(mlp, z0, index, slots, coefficients, *rollout)
-    integrator = integrator_of(backend)
-    if integrator is None:
+    if backend != "native":
         dt, method, step_length = rollout
         path, _ = flow(mlp, z0, index, slots, Path(dt, method, "forward", step_length))
         return residual_loss(mlp, *reference.visits(path, index, slots, method), coefficients), path
     tensors = mlp.tensors()
     differentiated = any_requires_grad(z0, coefficients, *tensors)
-    arguments = (Settings.of(mlp, integrator), rollout, differentiated, index, slots, z0, coefficients, *tensors)
+    arguments = (Settings.of(mlp, backend), rollout, differentiated, index, slots, z0, coefficients, *tensors)
     loss, points, *_ = _RolloutLoss.apply(*arguments)
     return loss, points
 

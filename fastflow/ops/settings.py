@@ -32,12 +32,12 @@ class Settings(NamedTuple):
         return MLP((), (), tensors[-2], tensors[-1], *self[:3]).with_tensors(tensors)
 
     def compute(self, operator: str, tensors: Sequence[Tensor], *arguments: Any) -> Any:
-        """Call the backend's function of that name: in `fastflow.ops.native`, or in the module of a GPU's kernels.
+        """Call the backend's function of that name: in `fastflow.ops.native`, or in a module for GPUs.
 
         Modules of kernels are imported here and not before: they need packages that a machine without GPU can lack.
         """
         function = getattr(import_module(f"fastflow.ops.{self.backend}"), operator)
-        options = {} if self.backend == "native" else {"precision": self.precision}
+        options = {"precision": self.precision} if self.backend == "triton" else {}
         return function(self.mlp(tensors), *arguments, **options)
 
 

@@ -8,6 +8,7 @@
 #include <memory>
 #include <numeric>
 #include <random>
+#include <stdexcept>
 #include <vector>
 
 #include "backward.hpp"
@@ -32,14 +33,22 @@ struct Machine {
     void* argument = nullptr;
     int thread = 0, threads = 0;
     std::int64_t block = 0, blocks = 0;
+    bool stopped = false;
 };
 
 Machine machine;
 
+// Gives its turn to the scheduler.
+void leave() { swapcontext(&machine.fibers[machine.thread].context, &machine.scheduler); }
+
+void leave_for_good() {
+    machine.fibers[machine.thread].done = true;
+    leave();
+}
+
 void enter() {
     machine.body(machine.argument);
-    machine.fibers[machine.thread].done = true;
-    swapcontext(&machine.fibers[machine.thread].context, &machine.scheduler);
+    leave_for_good();
 }
 
 // Runs `body` on every thread of every block.
@@ -50,6 +59,7 @@ void run(std::int64_t blocks, int threads, std::uintptr_t order_number, Body bod
     if (order_number == 1) std::reverse(order.begin(), order.end());
     std::mt19937 generator(static_cast<unsigned>(order_number));
     machine.fibers.resize(std::max<std::size_t>(machine.fibers.size(), threads));
+    machine.stopped = false;
     machine.argument = &body, machine.threads = threads, machine.blocks = blocks;
     machine.body = [](void* argument) { (*static_cast<Body*>(argument))(); };
     for (machine.block = 0; machine.block < blocks; ++machine.block) {
@@ -72,6 +82,7 @@ void run(std::int64_t blocks, int threads, std::uintptr_t order_number, Body bod
             }
         }
     }
+    if (machine.stopped) throw std::runtime_error("the kernel stopped");
 }
 
 // Fewer threads than a device's block has, so that tests are quick and threads take several turns.
@@ -97,7 +108,11 @@ int thread_index() { return machine.thread; }
 int thread_count() { return machine.threads; }
 std::int64_t block_index() { return machine.block; }
 std::int64_t block_count() { return machine.blocks; }
-void barrier() { swapcontext(&machine.fibers[machine.thread].context, &machine.scheduler); }
+void barrier() { leave(); }
+void stop() {
+    machine.stopped = true;
+    leave_for_good();
+}
 
 template <class T>
 void launch_forward(const Flow<T>& flow, void* stream) {

@@ -147,12 +147,14 @@ def test_sine_of_large_arguments(on, dtype):
     mlp, z0, index, slots = case("euler", activation="sin", dtype=dtype, hidden=(5,))
     for size in (1e3, 1e5, 1e9, 1e30):
         mlp.bias_jets[0][:, 0] = size * torch.linspace(1, 2, 30).view(6, 5)
-        # One step from the same start: the slopes at arguments that are equal, not those of a path that amplifies rounding.
+        # One step from the origin, where the arguments are the biases: a path would amplify rounding.
         points, _ = cuda.flow(mlp, z0 * 0, index, slots[:1], **options())
         at = mlp.bias_jets[0][slots[0][index], 0]
         first = mlp.out_weight[index] * at.double().cos()
         value = (mlp.out_weight[index] * at.double().sin()).sum(1) + mlp.out_bias[index]
-        exact = 0.1 * (1 - value.tanh() ** 2)[:, None] * torch.einsum("bh,bhd->bd", first, mlp.weights[0][index].double())
+        exact = (
+            0.1 * (1 - value.tanh() ** 2)[:, None] * torch.einsum("bh,bhd->bd", first, mlp.weights[0][index].double())
+        )
         assert (points[:, 1] - exact).abs().max() < (1e-13 if dtype == torch.float64 else 1e-6)
 
 
@@ -168,7 +170,13 @@ def test_every_size_fits(shared_bytes, dtype, method):
                 z = z0.expand(batch, 1)[:, :1].expand(batch, dim)
                 for backward in (False, True):
                     layout = plan(
-                        wide, z, slots, options(method, "reverse"), backward, shared_bytes=shared_bytes, multiprocessors=132
+                        wide,
+                        z,
+                        slots,
+                        options(method, "reverse"),
+                        backward,
+                        shared_bytes=shared_bytes,
+                        multiprocessors=132,
                     )
                     assert 0 < layout.shared_bytes <= shared_bytes
                     assert layout.workspace_bytes < 2**31
@@ -211,3 +219,15 @@ def test_a_plan_is_for_one_direction(on):
     rest = dict.fromkeys((*names, "z0_bar", "out_weight_bar", "out_bias_bar", "workspace", "stream"), 0)
     with pytest.raises(ValueError, match="the other direction of differentiation"):
         emulated.flow_backward(plan=forward, **layers, **rest)
+
+
+@pytest.mark.parametrize("wrong", [-1, 3])
+def test_an_index_or_slot_out_of_range_stops_the_kernel(on, wrong):
+    mlp, z0, index, slots = case()
+    index[4] = wrong
+    with pytest.raises(RuntimeError, match="stopped"):
+        cuda.flow(mlp, z0, index, slots, **options())
+    index[4] = 0
+    slots[1] = 2 * wrong
+    with pytest.raises(RuntimeError, match="stopped"):
+        cuda.flow(mlp, z0, index, slots, **options())
