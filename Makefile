@@ -61,7 +61,8 @@ format: $(READY) ## format the Python code and mend what ruff can mend
 # the process, so pytest must not hold back what is written to standard error.
 sanitize: $(READY) ## run the native tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	rm $(READY)
-	$(call INSTALL_SELF,-sanitize) --config-settings=cmake.define.FASTFLOW_SANITIZE=ON --config-settings=install.strip=false
+	$(call INSTALL_SELF,-sanitize) --config-settings=cmake.define.FASTFLOW_SANITIZE=ON \
+	  --config-settings=cmake.define.FASTFLOW_CUDA=OFF --config-settings=install.strip=false
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so.6)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 $(BIN)/pytest --capture=sys -m "not gpu" $(SANITIZE_TESTS)
 

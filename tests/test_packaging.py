@@ -41,13 +41,25 @@ class Distributions(NamedTuple):
 
 @pytest.fixture(scope="session")
 def distributions(tmp_path_factory: pytest.TempPathFactory) -> Distributions:
-    """The source distribution, and the wheel built from it with a torch in reach that refuses to be imported."""
+    """The source distribution, and the wheel built from it with a torch in reach that refuses to be imported.
+
+    As on a machine without a CUDA compiler, whose kernels would take a minute.
+    """
     folder = tmp_path_factory.mktemp("dist")
     trap = tmp_path_factory.mktemp("trap")
     (trap / "torch.py").write_text("raise SystemExit('the build imported torch')\n")
     sources = files_under(*FOLDERS)
     run(
-        *(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, ROOT),
+        *(
+            sys.executable,
+            "-m",
+            "build",
+            "--no-isolation",
+            "-Ccmake.define.FASTFLOW_CUDA=OFF",
+            "--outdir",
+            folder,
+            ROOT,
+        ),
         cwd=folder,
         PYTHONPATH=str(trap),
     )
