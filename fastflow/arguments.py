@@ -19,7 +19,7 @@ def sample_times(t: Times, z: Tensor) -> Tensor:
     """Each sample's time (B,), whichever way the times were given."""
     if isinstance(t, tuple):
         return t[0].to(z)[t[1]]
-    return torch.as_tensor(t, dtype=z.dtype, device=z.device).expand(z.shape[0])
+    return (t.to(z) if isinstance(t, Tensor) else z.new_full((), t)).expand(z.shape[0])
 
 
 def check_latents(z: Tensor, dim: int, like: Tensor, name: str = "z") -> Tensor:

@@ -348,7 +348,8 @@ def _coefficients(
     """The given coefficients side by side: (5,), or (K, 5) where one of them differs between potentials."""
     values = (u, u_t, u_tt, laplacian, kinetic)
     like = next((value for value in values if isinstance(value, Tensor)), torch.zeros((), dtype=torch.float64))
-    tensors = (torch.as_tensor(value, dtype=like.dtype, device=like.device) for value in values)
+    # Numbers are written by the device itself: copying them there would wait for it.
+    tensors = (value.to(like) if isinstance(value, Tensor) else like.new_full((), value) for value in values)
     return torch.stack(torch.broadcast_tensors(*tensors), -1)
 
 

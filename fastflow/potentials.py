@@ -38,7 +38,7 @@ class Networks(NamedTuple):
 
     def coefficients(self, pde: LinearQuadratic) -> Tensor:
         """The equation's coefficients for each network, (K, 5)."""
-        values = pde.coefficients().to(self.mlp.out_bias)
+        values = pde.coefficients().to(self.mlp.out_bias, non_blocking=True)
         if values.ndim == 1:
             return values.expand(self.mlp.out_bias.shape[0], 5)
         if values.shape[0] != self.num_potentials:
@@ -158,7 +158,7 @@ class PotentialBank(nn.Module):
             grid, place = (
                 t
                 if isinstance(t, tuple)
-                else (torch.as_tensor(t, dtype=out_bias.dtype, device=out_bias.device).reshape(1), 0)
+                else ((t.to(out_bias) if isinstance(t, Tensor) else out_bias.new_full((), t)).reshape(1), 0)
             )
             times = grid.expand(out_bias.shape[0], -1)
             slot = network * grid.shape[0] + place

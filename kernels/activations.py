@@ -15,8 +15,7 @@ def activate(a, NAME: tl.constexpr):
         second = -2 * y * first
         third = first * (4 - 6 * first)
     elif NAME == "sin":
-        y = tl.sin(a)
-        first = tl.cos(a)
+        y, first = sine(a)
         second = -y
         third = -first
     elif NAME == "gelu":
@@ -82,3 +81,27 @@ def logistic(a):
     e = tl.exp(-tl.abs(a))
     one_more = 1 + e
     return tl.where(a < 0, e, 1.0) / one_more, e / (one_more * one_more)
+
+
+@triton.jit
+def sine(a):
+    """sin and cos. In float32 without the library's path for huge arguments, which spills registers everywhere.
+
+    Beyond 1e5, where floats lie 0.008 apart and more, the error grows to what the argument's own rounding causes.
+    """
+    if a.dtype == tl.float64:
+        return tl.sin(a), tl.cos(a)
+    else:
+        # a = k pi / 2 + x with |x| <= pi / 4; pi / 2 in three parts, the first two so short that their product with k
+        # is exact.
+        k = tl.floor(a * 0.6366197723675814 + 0.5)
+        x = ((a - k * 1.5703125) - k * 4.837512969970703e-4) - k * 7.549789948768648e-8
+        square = x * x
+        s = x + x * square * (-1 / 6 + square * (1 / 120 + square * (-1 / 5040 + square * (1 / 362880))))
+        tail = -1 / 720 + square * (1 / 40320 - square * (1 / 3628800))
+        c = 1 - 0.5 * square + square * square * (1 / 24 + square * tail)
+        quarter = k - 4 * tl.floor(0.25 * k)
+        odd = (quarter == 1) | (quarter == 3)
+        y = tl.where(odd, c, s)
+        slope = tl.where(odd, s, c)
+        return tl.where(quarter >= 2, -y, y), tl.where((quarter == 1) | (quarter == 2), -slope, slope)

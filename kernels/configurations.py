@@ -7,7 +7,7 @@ from typing import ClassVar, NamedTuple
 
 import triton.language as tl
 
-from .tiles import BACKWARD_ARRAYS, FORWARD_ARRAYS
+from .tiles import BACKWARD_ARRAYS, FORWARD_ARRAYS, VECTORS
 
 
 @dataclass(frozen=True)
@@ -78,11 +78,10 @@ def round_up(size: int) -> int:
 
 
 class Launch(NamedTuple):
-    """A kernel's compile-time arguments: the pass, its warps and stages, and each program's scratch in elements."""
+    """A kernel's compile-time arguments: the pass and the compiler's options; and a program's scratch in elements."""
 
     config: Pass
-    num_warps: int
-    num_stages: int
+    options: dict[str, int]
     scratch_size: int
 
 
@@ -92,11 +91,12 @@ def choose(
 ) -> Launch:  # fmt: skip
     """The blocks for networks of these widths (D, H_1, .., H_L)."""
     widest, depth = max(widths), len(widths) - 1
-    columns = 16 if widest <= 16 else 32 if widest <= 32 or itemsize == 8 else 64
+    columns = 16 if widest <= 16 else 32 if widest <= 64 or itemsize == 8 else 64
     samples = 64 if widest <= 64 and itemsize == 4 else 32
-    inner = 16 if precision == "ieee" or widest <= 16 else 32
+    inner = 32 if precision == "tf32" and widest > 16 else 16
+    # The tangents' blocks have 64 rows, and a backward pass keeps those of some directions at a time.
     stack = 1 if laplacian == "none" or depth == 1 else 64 // samples
-    kept = 1 if laplacian == "none" or depth == 1 else max(1, 8 // stack) if widest <= 128 else max(1, 4 // stack)
+    kept = 1 if laplacian == "none" or depth == 1 else (8 if widest <= 128 else 4) // stack
     stride = -(-widest // 16) * 16
     config = Pass(
         tl.constexpr(depth), tuple(tl.constexpr(width) for width in widths), tl.constexpr(activation),
@@ -106,5 +106,12 @@ def choose(
     )  # fmt: skip
     arrays = (BACKWARD_ARRAYS if backward else FORWARD_ARRAYS).value
     tangent_levels = depth - 1 if laplacian != "none" and (backward or depth > 2) else 0
-    scratch_size = arrays * (depth + 1) * samples * stride + tangent_levels * kept * stack * samples * stride
-    return Launch(config, 4 if columns < 64 else 8, 2, scratch_size)
+    scratch_size = (
+        VECTORS.value * samples
+        + arrays * (depth + 1) * samples * stride
+        + tangent_levels * kept * stack * samples * stride
+    )
+    # Loads aren't pipelined: blocks come from the caches, and stages in flight would take the registers. maxnreg is the
+    # device's own limit; unless it is named, the assembler at times spills to halve the registers.
+    options = {"num_warps": 4 if columns == 16 else 8, "num_stages": 1, "maxnreg": 255}
+    return Launch(config, options, scratch_size)

@@ -7,7 +7,22 @@ from .activations import map_output
 from .jet_fwd import probe_product, probed_square
 from .jet_pass import forward, load_latents
 from .jet_reverse import backward, bias_gradient, clear, latent_gradient, pull_tangents
-from .tiles import DELTA, DELTA_BAR, array, find_tile, load_block, my_tiles, store_block
+from .tiles import (
+    DELTA,
+    DELTA_BAR,
+    LAPLACIAN_BAR,
+    LAPLACIAN_FACTOR,
+    V_BAR,
+    V_T_BAR,
+    V_TT_BAR,
+    array,
+    find_tile,
+    load_block,
+    load_places,
+    my_tiles,
+    store_block,
+    store_vector,
+)
 
 
 @triton.jit(do_not_specialize=["num_potentials", "directions", "scratch_size", "partial_size"])
@@ -20,26 +35,25 @@ def jet_bwd_kernel(
     scratch += tl.program_id(0).to(tl.int64) * scratch_size
     first, last = my_tiles(tile_ends, num_potentials)
     previous = -1
-    for tile in range(first, last):
-        potential, place, o_sample, valid = find_tile(tile, order, starts, tile_ends, tile_potential, C)
+    for tile in tl.range(first, last, disable_licm=True):
+        potential, place, count = find_tile(tile, starts, tile_ends, tile_potential, C)
         p_partial = partial + (tl.program_id(0) + potential).to(tl.int64) * partial_size
         if potential != previous:
             clear(p_partial, partial_size)
         previous = potential.to(tl.int32)
-        o_slot = tl.load(slot + o_sample, mask=valid, other=0)
-        load_latents(z, o_sample, valid, scratch, C)
+        load_latents(z, order, place, count, scratch, C)
         v, v_t, v_tt, curvature, square = forward(
-            weights, bias_jets, out_weight, out_bias, norms, potential, o_slot, valid, scratch, C, True
+            weights, bias_jets, out_weight, out_bias, norms, potential, slot, place, count, scratch, C, True
         )
+        if C.laplacian == "probes" and C.out_activation != "identity":
+            square = probed_square(probes, directions, scratch, C)
         _, slope, bend, third = map_output(v, C.out_activation)
+
+        o_sample, valid = load_places(order, place, count, C)
+        b_u = tl.load(u_bar + o_sample, mask=valid, other=0.0)
         b_laplacian = 0 * v
         if C.laplacian != "none":
             b_laplacian = tl.load(laplacian_bar + o_sample, mask=valid, other=0.0)
-        if C.curved:
-            curvature += pull_tangents(
-                weights, seeds, directions, potential, slope * b_laplacian, scratch, p_partial, C
-            )
-        b_u = tl.load(u_bar + o_sample, mask=valid, other=0.0)
         b_u_t = tl.load(u_t_bar + o_sample, mask=valid, other=0.0)
         b_u_tt = tl.load(u_tt_bar + o_sample, mask=valid, other=0.0)
         along = 0 * v
@@ -47,18 +61,22 @@ def jet_bwd_kernel(
             along = 2 * bend * b_laplacian
         inner = pull_gradient(grad_bar, o_sample, valid, slope, along, scratch, C)
         if C.laplacian == "probes" and C.out_activation != "identity":
-            square = probed_square(probes, directions, scratch, C)
+            tl.debug_barrier()
             pull_probes(probes, directions, 2 * bend * b_laplacian, scratch, C)
         v_bar = slope * b_u + bend * (inner + b_laplacian * curvature + b_u_t * v_t + b_u_tt * v_tt)
-        v_bar += third * (b_laplacian * square + b_u_tt * v_t * v_t)
-        b_v_tt = slope * b_u_tt
-        backward(
-            weights, bias_jets, out_weight, norms, potential, o_slot, valid, scratch, p_partial,
-            v_bar, slope * b_laplacian, slope * b_u_t + 2 * bend * v_t * b_u_tt, b_v_tt, C,
-        )  # fmt: skip
-        bias_gradient(run, place, valid, b_v_tt, scratch, run_rows, C)
+        store_vector(scratch, V_BAR, v_bar + third * (b_laplacian * square + b_u_tt * v_t * v_t), C)
+        store_vector(scratch, LAPLACIAN_BAR, slope * b_laplacian, C)
+        store_vector(scratch, LAPLACIAN_FACTOR, bend * b_laplacian, C)
+        store_vector(scratch, V_T_BAR, slope * b_u_t + 2 * bend * v_t * b_u_tt, C)
+        store_vector(scratch, V_TT_BAR, slope * b_u_tt, C)
+        tl.debug_barrier()
+
+        if C.curved:
+            pull_tangents(weights, seeds, directions, potential, scratch, p_partial, C)
+        backward(weights, bias_jets, out_weight, norms, potential, slot, place, count, scratch, p_partial, C)
+        bias_gradient(run, place, count, scratch, run_rows, C)
         if WITH_Z:
-            latent_gradient(weights, potential, o_sample, valid, scratch, z_bar, C)
+            latent_gradient(weights, potential, order, place, count, scratch, z_bar, C)
         tl.debug_barrier()
 
 

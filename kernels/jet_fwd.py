@@ -5,7 +5,7 @@ import triton.language as tl
 
 from .activations import map_output
 from .jet_pass import forward, load_latents, tangent_laplacian
-from .tiles import DELTA, FORWARD_ARRAYS, array, find_tile, load_block, my_tiles
+from .tiles import DELTA, FORWARD_ARRAYS, array, find_tile, load_block, load_places, my_tiles
 
 
 @triton.jit(do_not_specialize=["num_potentials", "directions", "scratch_size"])
@@ -14,21 +14,24 @@ def jet_fwd_kernel(
     u, grad, laplacian, u_t, u_tt, scratch, num_potentials, directions, scratch_size,
     C: tl.constexpr,
 ):  # fmt: skip
-    """Each program takes its tiles one after the other; scratch_size: elements of a program's scratch."""
+    """Each program takes its tiles one after the other; scratch_size: elements of a program's scratch.
+
+    slot: the samples' bias rows in the order of `order`, unlike z and the results, which lie as the caller's do.
+    """
     scratch += tl.program_id(0).to(tl.int64) * scratch_size
     first, last = my_tiles(tile_ends, num_potentials)
-    for tile in range(first, last):
-        potential, _, o_sample, valid = find_tile(tile, order, starts, tile_ends, tile_potential, C)
-        o_slot = tl.load(slot + o_sample, mask=valid, other=0)
-        load_latents(z, o_sample, valid, scratch, C)
+    for tile in tl.range(first, last, disable_licm=True):
+        potential, place, count = find_tile(tile, starts, tile_ends, tile_potential, C)
+        load_latents(z, order, place, count, scratch, C)
         v, v_t, v_tt, curvature, square = forward(
-            weights, bias_jets, out_weight, out_bias, norms, potential, o_slot, valid, scratch, C, False
+            weights, bias_jets, out_weight, out_bias, norms, potential, slot, place, count, scratch, C, False
         )
         if C.laplacian != "none" and C.depth > 1:
             curvature += tangent_laplacian(weights, seeds, directions, potential, scratch, FORWARD_ARRAYS, C)
         if C.laplacian == "probes" and C.out_activation != "identity":
             square = probed_square(probes, directions, scratch, C)
 
+        o_sample, valid = load_places(order, place, count, C)
         value, slope, bend, _ = map_output(v, C.out_activation)
         tl.store(u + o_sample, value, mask=valid)
         tl.store(

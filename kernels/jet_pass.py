@@ -13,6 +13,7 @@ from .tiles import (
     CHAIN,
     DELTA,
     FIRST,
+    LAPLACIAN_BAR,
     NORMS,
     OUTPUT,
     SCALED_VELOCITY,
@@ -22,6 +23,7 @@ from .tiles import (
     array,
     load_block,
     load_down,
+    load_places,
     load_row,
     load_up,
     multiply,
@@ -31,8 +33,9 @@ from .tiles import (
 
 
 @triton.jit
-def load_latents(z, o_sample, valid, scratch, C: tl.constexpr):
+def load_latents(z, order, place, count, scratch, C: tl.constexpr):
     """Copy the tile's latents to level 0."""
+    o_sample, valid = load_places(order, place, count, C)
     o_m = tl.arange(0, C.samples)
     for d in range(0, C.widths[0], C.columns):
         o_d = d + tl.arange(0, C.columns)
@@ -43,7 +46,7 @@ def load_latents(z, o_sample, valid, scratch, C: tl.constexpr):
 
 @triton.jit
 def forward(
-    weights, bias_jets, out_weight, out_bias, norms, potential, o_slot, valid, scratch,
+    weights, bias_jets, out_weight, out_bias, norms, potential, slot, place, count, scratch,
     C: tl.constexpr, BACKWARD: tl.constexpr,
 ):  # fmt: skip
     """v, v_t, v_tt, the part of v's Laplacian that needs no tangents, and |gamma|^2, each [samples]."""
@@ -53,13 +56,13 @@ def forward(
     tl.debug_barrier()
     for level in tl.static_range(1, C.depth + 1):
         more_v, more_v_t, more_v_tt, more_laplacian = climb_values(
-            weights, bias_jets, out_weight, norms, potential, o_slot, valid, scratch, level, C, BACKWARD
+            weights, bias_jets, out_weight, norms, potential, slot, place, count, scratch, level, C, BACKWARD
         )
         v, v_t, v_tt, laplacian = v + more_v, v_t + more_v_t, v_tt + more_v_tt, laplacian + more_laplacian
         tl.debug_barrier()
     for i in tl.static_range(C.depth):
         more_v_tt, more_laplacian, more_square = descend_chain(
-            weights, bias_jets, norms, potential, o_slot, valid, scratch, C.depth - i, C, BACKWARD
+            weights, bias_jets, norms, potential, slot, place, count, scratch, C.depth - i, C, BACKWARD
         )
         v_tt, laplacian, square = v_tt + more_v_tt, laplacian + more_laplacian, square + more_square
         tl.debug_barrier()
@@ -68,7 +71,7 @@ def forward(
 
 @triton.jit
 def climb_values(
-    weights, bias_jets, out_weight, norms, potential, o_slot, valid, scratch,
+    weights, bias_jets, out_weight, norms, potential, slot, place, count, scratch,
     LEVEL: tl.constexpr, C: tl.constexpr, BACKWARD: tl.constexpr,
 ):  # fmt: skip
     """Layer LEVEL's outputs, slopes and velocities; its shares of v, v_t, v_tt and the Laplacian if it is the last."""
@@ -80,8 +83,8 @@ def climb_values(
     v, v_t, v_tt, laplacian = zero, zero, zero, zero
     for n in range(0, WIDTH, C.columns):
         o_n = n + tl.arange(0, C.columns)
-        a = load_bias(bias_jets, o_slot, valid, o_n, LEVEL, 0, C)  # [samples, columns]
-        p = load_bias(bias_jets, o_slot, valid, o_n, LEVEL, 1, C) if C.timed else a
+        a = load_bias(bias_jets, slot, place, count, o_n, LEVEL, 0, C)  # [samples, columns]
+        p = load_bias(bias_jets, slot, place, count, o_n, LEVEL, 1, C) if C.timed else a
         for k in range(0, BELOW, C.inner):
             o_k = k + tl.arange(0, C.inner)
             b_weight = load_up(p_weight, o_k, o_n, BELOW, WIDTH)  # [inner, columns]
@@ -105,8 +108,8 @@ def climb_values(
             if C.timed:
                 v_t += tl.sum(first * b_delta * p, 1)
             more_v_tt, more_laplacian = weigh(
-                bias_jets, norms, potential, o_slot, valid, scratch, o_n, b_delta + tl.zeros_like(h), first, second, p,
-                LEVEL, C,
+                bias_jets, norms, potential, slot, place, count, scratch, o_n, tl.broadcast_to(b_delta, h.shape), first,
+                second, p, LEVEL, C,
             )  # fmt: skip
             v_tt, laplacian = v_tt + more_v_tt, laplacian + more_laplacian
     return v, v_t, v_tt, laplacian
@@ -114,7 +117,7 @@ def climb_values(
 
 @triton.jit
 def descend_chain(
-    weights, bias_jets, norms, potential, o_slot, valid, scratch,
+    weights, bias_jets, norms, potential, slot, place, count, scratch,
     LEVEL: tl.constexpr, C: tl.constexpr, BACKWARD: tl.constexpr,
 ):  # fmt: skip
     """delta_{l-1} = W_l^T c_l, its shares of v_tt and the Laplacian, and at level 0 |gamma|^2."""
@@ -139,7 +142,7 @@ def descend_chain(
             second = load_block(array(scratch, SECOND, LEVEL - 1, C), o_m, o_n, BELOW, C)
             p = load_block(array(scratch, VELOCITY, LEVEL - 1, C), o_m, o_n, BELOW, C) if C.timed else first
             more_v_tt, more_laplacian = weigh(
-                bias_jets, norms, potential, o_slot, valid, scratch, o_n, delta, first, second, p, LEVEL - 1, C
+                bias_jets, norms, potential, slot, place, count, scratch, o_n, delta, first, second, p, LEVEL - 1, C
             )
             v_tt, laplacian = v_tt + more_v_tt, laplacian + more_laplacian
     return v_tt, laplacian, square
@@ -147,7 +150,7 @@ def descend_chain(
 
 @triton.jit
 def weigh(
-    bias_jets, norms, potential, o_slot, valid, scratch, o_n, delta, first, second, p,
+    bias_jets, norms, potential, slot, place, count, scratch, o_n, delta, first, second, p,
     LEVEL: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
     """With delta_l known: the products that later stages read, and layer l's terms of v_tt and, at layer 1, lap v."""
@@ -161,7 +164,7 @@ def weigh(
     v_tt = tl.zeros((C.samples,), scratch.dtype.element_ty)
     laplacian = tl.zeros((C.samples,), scratch.dtype.element_ty)
     if C.timed:
-        b_acceleration = load_bias(bias_jets, o_slot, valid, o_n, LEVEL, 2, C)
+        b_acceleration = load_bias(bias_jets, slot, place, count, o_n, LEVEL, 2, C)
         v_tt = tl.sum(bend * p * p + chain * b_acceleration, 1)
     if LEVEL == 1 and C.laplacian != "none":
         b_norms = load_row(norms + potential.to(tl.int64) * WIDTH, o_n, WIDTH)
@@ -170,9 +173,10 @@ def weigh(
 
 
 @triton.jit
-def load_bias(bias_jets, o_slot, valid, o_n, LEVEL: tl.constexpr, ORDER: tl.constexpr, C: tl.constexpr):
+def load_bias(bias_jets, slot, place, count, o_n, LEVEL: tl.constexpr, ORDER: tl.constexpr, C: tl.constexpr):
     """A derivative of the bias of layer LEVEL, each sample's own [samples, columns]."""
     WIDTH: tl.constexpr = C.widths[LEVEL]
+    o_slot, valid = load_places(slot, place, count, C)
     mask = valid[:, None] & (o_n < WIDTH)[None, :]
     return tl.load(bias_jets[LEVEL - 1] + (o_slot * 3 + ORDER)[:, None] * WIDTH + o_n[None, :], mask=mask, other=0.0)
 
@@ -183,7 +187,7 @@ def tangent_laplacian(weights, seeds, directions, potential, scratch, ARRAYS: tl
     sums = tl.zeros((C.rows,), scratch.dtype.element_ty)
     for j in range(0, directions, C.stack):
         for level in tl.static_range(2, C.depth + 1):
-            sums += push_tangents(weights, seeds, directions, potential, sums, scratch, j, 0, level, ARRAYS, False, C)
+            sums += push_tangents(weights, seeds, directions, potential, scratch, j, 0, level, ARRAYS, False, C)
             if C.depth > 2:
                 tl.debug_barrier()
     return tl.sum(tl.reshape(sums, (C.stack, C.samples)), 0)
@@ -191,7 +195,7 @@ def tangent_laplacian(weights, seeds, directions, potential, scratch, ARRAYS: tl
 
 @triton.jit
 def push_tangents(
-    weights, seeds, directions, potential, laplacian_bar, scratch, j, block,
+    weights, seeds, directions, potential, scratch, j, block,
     LEVEL: tl.constexpr, ARRAYS: tl.constexpr, KEEP: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
     """X_l of directions j .. j + stack from the level below, and sum(delta sigma'' X^2), [rows].
@@ -220,7 +224,8 @@ def push_tangents(
         if KEEP:
             add_over_stack(array(scratch, NORMS, LEVEL, C), x * x, o_n, j > 0, WIDTH, C)
         if KEEP and C.depth == LEVEL:
-            store_block(p_tangents, o_r, o_n, 2 * laplacian_bar[:, None] * b_bend * x, WIDTH, C)
+            rows_bar = tl.load(scratch + LAPLACIAN_BAR * C.samples + o_m)
+            store_block(p_tangents, o_r, o_n, 2 * rows_bar[:, None] * b_bend * x, WIDTH, C)
         elif C.depth > LEVEL:
             store_block(p_tangents, o_r, o_n, x, WIDTH, C)
     return sums
@@ -274,7 +279,9 @@ def load_scaled(
 def add_over_stack(p, value, o_n, again, WIDTH: tl.constexpr, C: tl.constexpr):
     """Sum a block over its directions and add that to an array, or begin the array with it unless `again`."""
     o_m = tl.arange(0, C.samples)
-    total = tl.sum(tl.reshape(value, (C.stack, C.samples, C.columns)), 0)  # [samples, columns]
+    total = value
+    if C.stack > 1:
+        total = tl.sum(tl.reshape(value, (C.stack, C.samples, C.columns)), 0)  # [samples, columns]
     offsets = o_m[:, None] * C.stride + o_n[None, :]
     mask = (o_n < WIDTH)[None, :]
     before = tl.load(p + offsets, mask=mask & again, other=0.0)

@@ -16,23 +16,31 @@ from .tiles import (
     DELTA,
     DELTA_BAR,
     FIRST,
+    LAPLACIAN_BAR,
+    LAPLACIAN_FACTOR,
     NORMS,
     OUTPUT,
     SCALED_VELOCITY,
     SECOND,
     SHARE,
     THIRD,
+    V_BAR,
+    V_T_BAR,
+    V_TT_BAR,
     VELOCITY,
     VELOCITY_BAR,
     add_to_row,
     array,
     load_block,
     load_down,
+    load_places,
     load_row,
     load_transposed,
     load_up,
+    load_vector,
     multiply,
     store_block,
+    store_vector,
     tangents,
 )
 
@@ -47,20 +55,19 @@ def clear(p_partial, size):
 
 
 @triton.jit
-def pull_tangents(weights, seeds, directions, potential, laplacian_bar, scratch, p_partial, C: tl.constexpr):
+def pull_tangents(weights, seeds, directions, potential, scratch, p_partial, C: tl.constexpr):
     """All that passes through the tangents of layers 2..L, some directions at a time: up, then down again.
 
     Adds to the weights' and the seeds' gradients, leaves s_l in NORMS and the sums over directions of Y * X_l in SHARE,
-    and returns the tangents' part of v's Laplacian, [samples].
+    and puts the tangents' part of v's Laplacian into V_BAR.
     """
-    rows_bar = tl.reshape(tl.broadcast_to(laplacian_bar[None, :], (C.stack, C.samples)), (C.rows,))
     sums = tl.zeros((C.rows,), scratch.dtype.element_ty)
     for j in range(0, directions, C.stack * C.kept):
         blocks = tl.minimum(C.kept, tl.cdiv(directions - j, C.stack))
         for block in range(blocks):
             for level in tl.static_range(2, C.depth + 1):
                 sums += push_tangents(
-                    weights, seeds, directions, potential, rows_bar, scratch, j + block * C.stack, block, level,
+                    weights, seeds, directions, potential, scratch, j + block * C.stack, block, level,
                     BACKWARD_ARRAYS, True, C,
                 )  # fmt: skip
                 if C.depth > 2:
@@ -71,11 +78,13 @@ def pull_tangents(weights, seeds, directions, potential, laplacian_bar, scratch,
             tl.debug_barrier()
             for block in range(blocks):
                 pull_level(
-                    weights, seeds, directions, potential, rows_bar, scratch, p_partial, j + block * C.stack, block,
+                    weights, seeds, directions, potential, scratch, p_partial, j + block * C.stack, block,
                     C.depth - i, C,
                 )  # fmt: skip
             tl.debug_barrier()
-    return tl.sum(tl.reshape(sums, (C.stack, C.samples)), 0)
+    curvature = tl.sum(tl.reshape(sums, (C.stack, C.samples)), 0)
+    v_bar = load_vector(scratch, V_BAR, C) + load_vector(scratch, LAPLACIAN_FACTOR, C) * curvature
+    store_vector(scratch, V_BAR, v_bar, C)
 
 
 @triton.jit
@@ -119,7 +128,7 @@ def tangent_weight_gradient(
 
 @triton.jit
 def pull_level(
-    weights, seeds, directions, potential, rows_bar, scratch, p_partial, j, block, LEVEL: tl.constexpr, C: tl.constexpr
+    weights, seeds, directions, potential, scratch, p_partial, j, block, LEVEL: tl.constexpr, C: tl.constexpr
 ):
     """With Y = W_l^T Xbar_l: Xbar_{l-1} in place of X_{l-1}, or the seeds' gradient at level 1, and the share."""
     WIDTH: tl.constexpr = C.widths[LEVEL]
@@ -145,25 +154,26 @@ def pull_level(
             tl.store(p_seeds, tl.load(p_seeds, mask=mask, other=0.0) + over_samples, mask=mask)
         else:
             b_bend = load_block(array(scratch, BEND, LEVEL - 1, C), o_m, o_n, BELOW, C)
+            rows_bar = tl.load(scratch + LAPLACIAN_BAR * C.samples + o_m)
             x_bar = 2 * rows_bar[:, None] * b_bend * x + scaled
             store_block(tangents(scratch, LEVEL - 1, block, BACKWARD_ARRAYS, C), o_r, o_n, x_bar, BELOW, C)
 
 
 @triton.jit
 def backward(
-    weights, bias_jets, out_weight, norms, potential, o_slot, valid, scratch, p_partial,
-    v_bar, laplacian_bar, v_t_bar, v_tt_bar, C: tl.constexpr,
+    weights, bias_jets, out_weight, norms, potential, slot, place, count, scratch, p_partial,
+    C: tl.constexpr,
 ):  # fmt: skip
     """After pull_tangents, and with gamma's cotangent in DELTA_BAR of level 0: up the chain, and down the layers.
 
     Leaves abar_l and pbar_l in A_BAR and VELOCITY_BAR, and adds to the gradients of the weights and the output unit.
     """
-    tl.store(p_partial + C.out_bias_at, tl.load(p_partial + C.out_bias_at) + tl.sum(v_bar, 0))
     tl.debug_barrier()
+    p_out_bias = p_partial + C.out_bias_at
+    tl.store(p_out_bias, tl.load(p_out_bias) + tl.sum(load_vector(scratch, V_BAR, C), 0))
     for level in tl.static_range(1, C.depth + 1):
         climb_bars(
-            weights, bias_jets, out_weight, norms, potential, o_slot, valid, scratch, p_partial,
-            v_bar, laplacian_bar, v_t_bar, v_tt_bar, level, C,
+            weights, bias_jets, out_weight, norms, potential, slot, place, count, scratch, p_partial, level, C
         )  # fmt: skip
         tl.debug_barrier()
     for i in tl.static_range(C.depth):
@@ -175,13 +185,15 @@ def backward(
 
 @triton.jit
 def climb_bars(
-    weights, bias_jets, out_weight, norms, potential, o_slot, valid, scratch, p_partial,
-    v_bar, laplacian_bar, v_t_bar, v_tt_bar, LEVEL: tl.constexpr, C: tl.constexpr,
+    weights, bias_jets, out_weight, norms, potential, slot, place, count, scratch, p_partial,
+    LEVEL: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
     """deltabar_l, and what abar_l and pbar_l get from layer l itself."""
     WIDTH: tl.constexpr = C.widths[LEVEL]
     BELOW: tl.constexpr = C.widths[LEVEL - 1]
     LAST: tl.constexpr = C.depth == LEVEL
+    v_bar, laplacian_bar = load_vector(scratch, V_BAR, C), load_vector(scratch, LAPLACIAN_BAR, C)
+    v_t_bar, v_tt_bar = load_vector(scratch, V_T_BAR, C), load_vector(scratch, V_TT_BAR, C)
     o_m = tl.arange(0, C.samples)
     p_weight = weights[LEVEL - 1] + potential.to(tl.int64) * (WIDTH * BELOW)
     for n in range(0, WIDTH, C.columns):
@@ -197,7 +209,7 @@ def climb_bars(
         weight = tl.zeros_like(first)  # of delta_l sigma''(a_l) in v's derivatives
         if C.timed:
             p = load_block(array(scratch, VELOCITY, LEVEL, C), o_m, o_n, WIDTH, C)
-            chain_bar += v_tt_bar[:, None] * load_bias(bias_jets, o_slot, valid, o_n, LEVEL, 2, C)
+            chain_bar += v_tt_bar[:, None] * load_bias(bias_jets, slot, place, count, o_n, LEVEL, 2, C)
             weight += v_tt_bar[:, None] * p * p
             p_bar = 2 * v_tt_bar[:, None] * delta * second * p
             if LAST:
@@ -281,8 +293,9 @@ def descend_bars(weights, potential, scratch, LEVEL: tl.constexpr, C: tl.constex
 
 
 @triton.jit
-def latent_gradient(weights, potential, o_sample, valid, scratch, z_bar, C: tl.constexpr):
+def latent_gradient(weights, potential, order, place, count, scratch, z_bar, C: tl.constexpr):
     """zbar = W_1^T abar_1 of the tile's samples."""
+    o_sample, valid = load_places(order, place, count, C)
     WIDTH: tl.constexpr = C.widths[1]
     DIM: tl.constexpr = C.widths[0]
     o_m = tl.arange(0, C.samples)
@@ -299,15 +312,17 @@ def latent_gradient(weights, potential, o_sample, valid, scratch, z_bar, C: tl.c
 
 
 @triton.jit
-def bias_gradient(run, first, valid, v_tt_bar, scratch, run_rows, C: tl.constexpr):
+def bias_gradient(run, place, count, scratch, run_rows, C: tl.constexpr):
     """The gradient of the bias jets, summed over each run of the tile's samples that share a bias row.
 
     Samples lie in the order of their rows, and `run` numbers the runs; a tile begins a run of its own.
     """
-    o_run = tl.load(run + first + tl.arange(0, C.samples), mask=valid, other=-1)  # [samples]
-    first_run = tl.load(run + first)
+    first_run = tl.load(run + place)
+    o_run, valid = load_places(run, place, count, C)
+    o_run = tl.where(valid, o_run, -1)  # [samples]
+    v_tt_bar = load_vector(scratch, V_TT_BAR, C)
     last_run = tl.max(o_run, 0)
-    alone = last_run - first_run + 1 == tl.sum(valid.to(tl.int32), 0)
+    alone = last_run - first_run + 1 == count
     for level in tl.static_range(1, C.depth + 1):
         sum_runs(array(scratch, A_BAR, level, C), None, o_run, first_run, last_run, alone, run_rows, level, 0, C)
         if C.timed:

@@ -11,11 +11,18 @@ from .tiles import (
     DELTA,
     DELTA_BAR,
     FORWARD_ARRAYS,
+    LAPLACIAN_BAR,
+    LAPLACIAN_FACTOR,
+    V_BAR,
+    V_T_BAR,
+    V_TT_BAR,
     array,
     find_tile,
     load_block,
+    load_places,
     my_tiles,
     store_block,
+    store_vector,
 )
 
 
@@ -35,16 +42,16 @@ def residual_kernel(
     first, last = my_tiles(tile_ends, num_potentials)
     previous = -1
     loss = tl.zeros((C.samples,), scratch.dtype.element_ty)
-    for tile in range(first, last):
-        potential, place, o_sample, valid = find_tile(tile, order, starts, tile_ends, tile_potential, C)
-        o_slot = tl.load(slot + o_sample, mask=valid, other=0)
-        load_latents(z, o_sample, valid, scratch, C)
+    for tile in tl.range(first, last, disable_licm=True):
+        potential, place, count = find_tile(tile, starts, tile_ends, tile_potential, C)
+        load_latents(z, order, place, count, scratch, C)
         v, v_t, v_tt, curvature, square = forward(
-            weights, bias_jets, out_weight, out_bias, norms, potential, o_slot, valid, scratch, C, WITH_GRADIENT
+            weights, bias_jets, out_weight, out_bias, norms, potential, slot, place, count, scratch, C, WITH_GRADIENT
         )
         if C.curved:
             curvature += tangent_laplacian(weights, seeds, directions, potential, scratch, ARRAYS, C)
 
+        o_sample, valid = load_places(order, place, count, C)
         u, slope, bend, third = map_output(v, C.out_activation)
         u_t = slope * v_t
         u_tt = slope * v_tt + bend * v_t * v_t
@@ -75,22 +82,23 @@ def residual_kernel(
             add_scalar(p_bar + 4, r_bar * kinetic)
 
             b_laplacian = r_bar * c_laplacian
-            if C.curved:
-                pull_tangents(weights, seeds, directions, potential, slope * b_laplacian, scratch, p_partial, C)
-            along = 2 * slope * slope * r_bar * c_kinetic + 2 * bend * b_laplacian
-            scale_gradient(along, scratch, C)
+            scale_gradient(2 * slope * slope * r_bar * c_kinetic + 2 * bend * b_laplacian, scratch, C)
             b_u_t, b_u_tt = r_bar * c_u_t, r_bar * c_u_tt
             inner = 2 * r_bar * c_kinetic * slope * square
             v_bar = slope * r_bar * c_u + bend * (inner + b_laplacian * curvature + b_u_t * v_t + b_u_tt * v_tt)
-            v_bar += third * (b_laplacian * square + b_u_tt * v_t * v_t)
-            b_v_tt = slope * b_u_tt
-            backward(
-                weights, bias_jets, out_weight, norms, potential, o_slot, valid, scratch, p_partial,
-                v_bar, slope * b_laplacian, slope * b_u_t + 2 * bend * v_t * b_u_tt, b_v_tt, C,
-            )  # fmt: skip
-            bias_gradient(run, place, valid, b_v_tt, scratch, run_rows, C)
+            store_vector(scratch, V_BAR, v_bar + third * (b_laplacian * square + b_u_tt * v_t * v_t), C)
+            store_vector(scratch, LAPLACIAN_BAR, slope * b_laplacian, C)
+            store_vector(scratch, LAPLACIAN_FACTOR, 0 * v, C)  # V_BAR has it already
+            store_vector(scratch, V_T_BAR, slope * b_u_t + 2 * bend * v_t * b_u_tt, C)
+            store_vector(scratch, V_TT_BAR, slope * b_u_tt, C)
+            tl.debug_barrier()
+
+            if C.curved:
+                pull_tangents(weights, seeds, directions, potential, scratch, p_partial, C)
+            backward(weights, bias_jets, out_weight, norms, potential, slot, place, count, scratch, p_partial, C)
+            bias_gradient(run, place, count, scratch, run_rows, C)
             if WITH_Z:
-                latent_gradient(weights, potential, o_sample, valid, scratch, z_bar, C)
+                latent_gradient(weights, potential, order, place, count, scratch, z_bar, C)
         tl.debug_barrier()
     tl.store(losses + tl.program_id(0), tl.sum(loss, 0))
 

@@ -9,7 +9,15 @@ compiled for, a `configurations.Pass`.
 import triton
 import triton.language as tl
 
-# Arrays (samples, stride) of a program's scratch, one for each level 0..L.
+# Vectors (samples,) at the begin of a program's scratch: cotangents of v and its derivatives.
+V_BAR = tl.constexpr(0)
+LAPLACIAN_BAR = tl.constexpr(1)
+V_T_BAR = tl.constexpr(2)
+V_TT_BAR = tl.constexpr(3)
+LAPLACIAN_FACTOR = tl.constexpr(4)  # what the tangents' part of v's Laplacian is multiplied by in V_BAR
+VECTORS = tl.constexpr(5)
+
+# Arrays (samples, stride) behind them, one for each level 0..L.
 OUTPUT = tl.constexpr(0)  # h_l; z at level 0
 FIRST = tl.constexpr(1)  # sigma'(a_l)
 VELOCITY = tl.constexpr(2)  # p_l
@@ -29,15 +37,27 @@ BACKWARD_ARRAYS = tl.constexpr(14)
 
 
 @triton.jit
+def load_vector(scratch, NAME: tl.constexpr, C: tl.constexpr):
+    """One number of each sample, [samples]. Between stages it lies here: registers are for blocks."""
+    return tl.load(scratch + NAME * C.samples + tl.arange(0, C.samples))
+
+
+@triton.jit
+def store_vector(scratch, NAME: tl.constexpr, value, C: tl.constexpr):
+    """Write one number of each sample."""
+    tl.store(scratch + NAME * C.samples + tl.arange(0, C.samples), value)
+
+
+@triton.jit
 def array(scratch, NAME: tl.constexpr, LEVEL: tl.constexpr, C: tl.constexpr):
     """One array of the scratch."""
-    return scratch + (NAME * (C.depth + 1) + LEVEL) * (C.samples * C.stride)
+    return scratch + VECTORS * C.samples + (NAME * (C.depth + 1) + LEVEL) * (C.samples * C.stride)
 
 
 @triton.jit
 def tangents(scratch, LEVEL: tl.constexpr, block, ARRAYS: tl.constexpr, C: tl.constexpr):
     """X_l of one block of directions (rows, stride); kept for levels 2..L, behind the arrays."""
-    offset = ARRAYS * (C.depth + 1) * (C.samples * C.stride)
+    offset = VECTORS * C.samples + ARRAYS * (C.depth + 1) * (C.samples * C.stride)
     return scratch + offset + ((LEVEL - 2) * C.kept + block) * (C.rows * C.stride)
 
 
@@ -93,17 +113,23 @@ def multiply(a, b, accumulator, C: tl.constexpr):
 
 
 @triton.jit
-def find_tile(tile, order, starts, tile_ends, tile_potential, C: tl.constexpr):
-    """A tile's potential, the place of its first sample in the order, its samples and which of them are there.
+def find_tile(tile, starts, tile_ends, tile_potential, C: tl.constexpr):
+    """A tile's potential, the place of its first sample in the order, and how many samples it has.
 
     Potential k's samples lie at starts[k] .. starts[k + 1] of the order, and its tiles end at tile_ends[k].
     """
     potential = tl.load(tile_potential + tile)
     begin = tl.load(tile_ends + potential - 1, mask=potential > 0, other=0)
-    first = tl.load(starts + potential) + (tile - begin) * C.samples
-    o_place = first + tl.arange(0, C.samples)
-    valid = o_place < tl.load(starts + potential + 1)
-    return potential, first, tl.load(order + o_place, mask=valid, other=0).to(tl.int64), valid
+    place = tl.load(starts + potential) + (tile - begin) * C.samples
+    return potential, place, tl.minimum(tl.load(starts + potential + 1) - place, C.samples)
+
+
+@triton.jit
+def load_places(p, place, count, C: tl.constexpr):
+    """What `p` holds for each of the tile's samples, in their order, and which of the block's samples are there."""
+    o_m = tl.arange(0, C.samples)
+    valid = o_m < count
+    return tl.load(p + place + o_m, mask=valid, other=0), valid
 
 
 @triton.jit

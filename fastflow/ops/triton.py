@@ -20,6 +20,7 @@ from fastflow.kernels.jet_bwd import jet_bwd_kernel
 from fastflow.kernels.jet_fwd import jet_fwd_kernel
 from fastflow.kernels.reduce import reduce_partials_kernel, reduce_runs_kernel
 from fastflow.kernels.residual import residual_kernel
+from fastflow.kernels.rotation import rotate_kernel
 from fastflow.ops.types import MLP, Jet
 
 # Scratch and partial gradients of all programs together, in bytes: beyond it there are fewer programs.
@@ -30,10 +31,12 @@ REDUCTION_BLOCK = 128
 class Schedule(NamedTuple):
     """Samples in the order of their potentials, cut into tiles; see `kernels.tiles.find_tile`.
 
-    With bias rows, samples of one potential lie in the order of their rows, and `run` numbers, place by place, the
-    stretches of one tile and one row; run_order lists the runs row by row, those of row s from row_starts[s] on.
+    slot: their bias rows in that order. For a gradient of the bias jets, samples of one potential lie in the order of
+    their rows, and `run` numbers, place by place, the stretches of one tile and one row; run_order lists the runs row
+    by row, those of row s from row_starts[s] on.
     """
 
+    slot: Tensor
     order: Tensor
     starts: Tensor
     tile_ends: Tensor
@@ -72,14 +75,14 @@ def jet(
         return result
     tangents = _tangents(mlp, laplacian, probes)
     launch = _launch(mlp, laplacian, tangents, precision, mlp.has_time, backward=False)
-    schedule = _schedule(mlp, index, None, launch)
+    schedule = _schedule(mlp, index, slot, launch, by_row=False)
     programs = _programs(z, schedule, launch.scratch_size)
     scratch = z.new_empty(programs * launch.scratch_size)
     with _device(z):
         jet_fwd_kernel[(programs,)](
-            z, *_network(mlp), tangents.seeds, tangents.norms, _probes(tangents, z), slot, *schedule[:4], *result,
+            z, *_network(mlp), tangents.seeds, tangents.norms, _probes(tangents, z), *schedule[:5], *result,
             scratch, len(mlp.out_bias), tangents.seeds.shape[1], launch.scratch_size, C=launch.config,
-            **_options(launch),
+            **launch.options,
         )  # fmt: skip
     if not with_u_tt:
         result.u_tt.zero_()
@@ -112,10 +115,10 @@ def jet_backward(
     if gradient.programs:
         with _device(z):
             jet_bwd_kernel[(gradient.programs,)](
-                z, *_network(mlp), tangents.seeds, tangents.norms, _probes(tangents, z), slot, *gradient.schedule[:5],
+                z, *_network(mlp), tangents.seeds, tangents.norms, _probes(tangents, z), *gradient.schedule[:6],
                 *bars, gradient.z_bar, gradient.run_rows, gradient.partial, gradient.scratch,
                 len(mlp.out_bias), tangents.seeds.shape[1], launch.scratch_size, gradient.partial_size,
-                C=launch.config, WITH_Z=with_z, **_options(launch),
+                C=launch.config, WITH_Z=with_z, **launch.options,
             )  # fmt: skip
     _, *parameters = gradient.finish()
     return [gradient.z_bar, *parameters]
@@ -128,16 +131,16 @@ def residual_loss(
     mlp, z, index, slot = _plain(mlp, z, index, slot)
     tangents = _tangents(mlp, "exact", None)
     launch = _launch(mlp, "exact", tangents, precision, mlp.has_time, backward=False)
-    schedule = _schedule(mlp, index, None, launch)
+    schedule = _schedule(mlp, index, slot, launch, by_row=False)
     programs = _programs(z, schedule, launch.scratch_size)
     losses, scratch = z.new_empty(programs), z.new_empty(programs * launch.scratch_size)
     coefficients, source = coefficients.detach().contiguous(), None if source is None else source.detach().contiguous()
     with _device(z):
         residual_kernel[(programs,)](
-            z, *_network(mlp), tangents.seeds, tangents.norms, coefficients, z if source is None else source, slot,
-            *schedule[:5], losses, z, z, z, z, scratch,
+            z, *_network(mlp), tangents.seeds, tangents.norms, coefficients, z if source is None else source,
+            *schedule[:6], losses, z, z, z, z, scratch,
             len(z), len(mlp.out_bias), tangents.seeds.shape[1], launch.scratch_size, 0, C=launch.config,
-            HAS_SOURCE=source is not None, WITH_GRADIENT=False, WITH_Z=False, **_options(launch),
+            HAS_SOURCE=source is not None, WITH_GRADIENT=False, WITH_Z=False, **launch.options,
         )  # fmt: skip
     return losses.sum()
 
@@ -162,11 +165,11 @@ def residual_loss_and_gradient(
     source_bar = z.new_empty(0) if source is None else torch.empty_like(source)
     with _device(z):
         residual_kernel[(gradient.programs,)](
-            z, *_network(mlp), tangents.seeds, tangents.norms, coefficients, z if source is None else source, slot,
-            *gradient.schedule[:5], losses, gradient.z_bar, source_bar, gradient.run_rows, gradient.partial,
+            z, *_network(mlp), tangents.seeds, tangents.norms, coefficients, z if source is None else source,
+            *gradient.schedule[:6], losses, gradient.z_bar, source_bar, gradient.run_rows, gradient.partial,
             gradient.scratch, len(z), len(mlp.out_bias), tangents.seeds.shape[1], launch.scratch_size,
             gradient.partial_size, C=launch.config, HAS_SOURCE=source is not None, WITH_GRADIENT=True, WITH_Z=with_z,
-            **_options(launch),
+            **launch.options,
         )  # fmt: skip
     coefficients_bar, *parameters = gradient.finish()
     return [losses.sum(), gradient.z_bar, coefficients_bar, source_bar, *parameters]
@@ -180,7 +183,7 @@ class _Gradient:
     ) -> None:
         config, networks, rows = launch.config, len(mlp.out_bias), len(mlp.bias_jets[0])
         self.mlp, self.tangents, self.config = mlp, tangents, config
-        self.schedule = _schedule(mlp, index, slot, launch)
+        self.schedule = _schedule(mlp, index, slot, launch, by_row=True)
         self.partial_size = config.weights_at[-1].value + tangents.seeds.shape[1] * tangents.seeds.shape[2]
         self.programs = _programs(z, self.schedule, launch.scratch_size + self.partial_size) if len(z) else 0
         self.partial = z.new_empty((self.programs + networks) * self.partial_size)
@@ -244,9 +247,15 @@ def _tangents(mlp: MLP, laplacian: str, probes: Tensor | None) -> Tangents:
         basis = probes.detach().to(first.dtype) / len(probes) ** 0.5  # so that squares add up to the mean
         seeds = basis @ first.mT
     elif dim > width and len(mlp.weights) > 1:
-        # W_1 = R Q^T: the directions in which the potential bends, fewer than the latents' own, and triangular.
-        basis = torch.linalg.qr(first.mT).Q.mT.contiguous()
-        seeds = (basis @ first.mT).triu()
+        # W_1 = R Q^T: the directions in which the potential bends, fewer than the latents' own, and triangular. With
+        # fewer latents than units a rotation would save no direction, only half the second layer's products, which at
+        # D = H = 128 is about what the rotation takes, whose rows wait for each other.
+        basis, seeds = torch.empty_like(first), first.new_empty(networks, width, width)
+        with _device(first):
+            rotate_kernel[(networks,)](
+                first, seeds, basis, HEIGHT=width, WIDTH=dim, ROWS=16, COLUMNS=1 << (dim - 1).bit_length(),
+                TINY=8 * torch.finfo(first.dtype).eps, num_warps=8,
+            )  # fmt: skip
     else:
         seeds = first.mT
     seeds = seeds.contiguous()
@@ -264,20 +273,19 @@ def _launch(mlp: MLP, laplacian: str, tangents: Tangents, precision: str, timed:
     )  # fmt: skip
 
 
-def _schedule(mlp: MLP, index: Tensor, slot: Tensor | None, launch: Launch) -> Schedule:
-    """Without slots for a forward pass, which asks nothing of their order."""
+def _schedule(mlp: MLP, index: Tensor, slot: Tensor, launch: Launch, by_row: bool) -> Schedule:
+    """`by_row` for a gradient of the bias jets; a forward pass asks nothing of their order."""
     batch, networks, samples = len(index), len(mlp.out_bias), launch.config.samples.value
     rows = len(mlp.bias_jets[0])
-    key = index if slot is None else index * rows + slot
+    key = index * rows + slot if by_row else index
     order = torch.argsort(key, stable=True)
-    sorted_index = index[order]
+    sorted_index, sorted_slot = index[order], slot[order]
     starts = torch.searchsorted(sorted_index, torch.arange(networks + 1, device=index.device))
     tile_ends = ((starts.diff() + samples - 1) // samples).cumsum(0)
     max_tiles = -(-batch // samples) + min(networks, batch)
     tile_potential = torch.searchsorted(tile_ends, torch.arange(max_tiles, device=index.device), right=True)
-    if slot is None:
-        return Schedule(order, starts, tile_ends, tile_potential, order, order, order)
-    sorted_slot = slot[order]
+    if not by_row:
+        return Schedule(sorted_slot, order, starts, tile_ends, tile_potential, order, order, order)
     place = torch.arange(batch, device=index.device)
     begins = (place - starts[sorted_index]) % samples == 0
     begins[1:] |= key[order].diff() != 0
@@ -287,7 +295,7 @@ def _schedule(mlp: MLP, index: Tensor, slot: Tensor | None, launch: Launch) -> S
     run_slot = torch.full((max_runs,), rows, dtype=torch.long, device=index.device).scatter_(0, run, sorted_slot)
     sorted_runs, run_order = torch.sort(run_slot, stable=True)
     row_starts = torch.searchsorted(sorted_runs, torch.arange(rows + 1, device=index.device))
-    return Schedule(order, starts, tile_ends, tile_potential, run.to(torch.int32), run_order, row_starts)
+    return Schedule(sorted_slot, order, starts, tile_ends, tile_potential, run.to(torch.int32), run_order, row_starts)
 
 
 def _programs(z: Tensor, schedule: Schedule, size: int) -> int:
@@ -321,10 +329,6 @@ def _network(mlp: MLP) -> tuple[Any, ...]:
 
 def _probes(tangents: Tangents, z: Tensor) -> Tensor:
     return z if tangents.basis is None else tangents.basis
-
-
-def _options(launch: Launch) -> dict[str, int]:
-    return {"num_warps": launch.num_warps, "num_stages": launch.num_stages}
 
 
 def _device(tensor: Tensor) -> torch.cuda.device:
