@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache, cached_property
 from typing import ClassVar, NamedTuple
 
 import triton.language as tl
@@ -44,6 +45,13 @@ class Pass:
         """Whether tangents run through the layers beyond the first."""
         return tl.constexpr(self.laplacian.value != "none" and self.depth.value > 1)
 
+    @property
+    def keeps_all(self) -> tl.constexpr:
+        """Whether a residual loss keeps the tangents of all directions on the way from its residual to its gradient."""
+        directions = min(self.widths[0].value, self.widths[1].value)
+        exact = self.curved.value and self.laplacian.value == "exact"
+        return tl.constexpr(exact and directions <= self.kept.value * self.stack.value)
+
     # Where a program's gradients lie in its partial buffer, in elements: the output unit's, the coefficients', those of
     # the squared norms of the seeds (H_1,), of each weight, and of the seeds (directions, H_1).
     out_bias_at: ClassVar[tl.constexpr] = tl.constexpr(0)
@@ -55,7 +63,7 @@ class Pass:
         """Behind out_weight."""
         return tl.constexpr(16 + round_up(self.widths[-1].value))
 
-    @property
+    @cached_property
     def weights_at(self) -> tuple[tl.constexpr, ...]:
         """Behind the norms, one for each layer, and the end of the last."""
         places = [self.norms_at.value + round_up(self.widths[1].value)]
@@ -63,7 +71,7 @@ class Pass:
             places.append(places[-1] + round_up(below.value * width.value))
         return tuple(tl.constexpr(place) for place in places)
 
-    @property
+    @cached_property
     def bias_at(self) -> tuple[tl.constexpr, ...]:
         """Where each layer's (3, H_l) lies in a row with the gradient of all bias jets, and the row's length."""
         places = [0]
@@ -85,6 +93,7 @@ class Launch(NamedTuple):
     scratch_size: int
 
 
+@cache
 def choose(
     widths: tuple[int, ...], activation: str, out_activation: str, timed: bool, laplacian: str, triangular: bool,
     precision: str, backward: bool, itemsize: int = 4,
@@ -94,9 +103,11 @@ def choose(
     columns = 16 if widest <= 16 else 32 if widest <= 64 or itemsize == 8 else 64
     samples = 64 if widest <= 64 and itemsize == 4 else 32
     inner = 32 if precision == "tf32" and widest > 16 else 16
-    # The tangents' blocks have 64 rows, and a backward pass keeps those of some directions at a time.
+    # The tangents' blocks have 64 rows. A backward pass keeps those of all directions, or if these are many, of some at
+    # a time.
     stack = 1 if laplacian == "none" or depth == 1 else 64 // samples
-    kept = 1 if laplacian == "none" or depth == 1 else (8 if widest <= 128 else 4) // stack
+    blocks = -(-min(widths[0], widths[1]) // stack) if laplacian == "exact" else 17
+    kept = 1 if laplacian == "none" or depth == 1 else blocks if blocks <= 16 else (8 if widest <= 128 else 4) // stack
     stride = -(-widest // 16) * 16
     config = Pass(
         tl.constexpr(depth), tuple(tl.constexpr(width) for width in widths), tl.constexpr(activation),

@@ -187,7 +187,7 @@ def tangent_laplacian(weights, seeds, directions, potential, scratch, ARRAYS: tl
     sums = tl.zeros((C.rows,), scratch.dtype.element_ty)
     for j in range(0, directions, C.stack):
         for level in tl.static_range(2, C.depth + 1):
-            sums += push_tangents(weights, seeds, directions, potential, scratch, j, 0, level, ARRAYS, False, C)
+            sums += push_tangents(weights, seeds, directions, potential, scratch, j, 0, level, ARRAYS, "none", C)
             if C.depth > 2:
                 tl.debug_barrier()
     return tl.sum(tl.reshape(sums, (C.stack, C.samples)), 0)
@@ -200,7 +200,8 @@ def push_tangents(
 ):  # fmt: skip
     """X_l of directions j .. j + stack from the level below, and sum(delta sigma'' X^2), [rows].
 
-    KEEP, for a backward pass: add to s_l, and keep X_l, or at the last level its cotangent 2 sbar_l X_l.
+    KEEP is "none", or for a backward pass, which adds to s_l too, what the last level keeps: "tangents" X_l, or
+    "bars" 2 sbar_l X_l.
     """
     WIDTH: tl.constexpr = C.widths[LEVEL]
     BELOW: tl.constexpr = C.widths[LEVEL - 1]
@@ -221,12 +222,12 @@ def push_tangents(
             x = multiply(b_scaled, load_up(p_weight, o_k, o_n, BELOW, WIDTH), x, C)  # [rows, columns]
         b_bend = load_block(array(scratch, BEND, LEVEL, C), o_m, o_n, WIDTH, C)
         sums += tl.sum(b_bend * x * x, 1)
-        if KEEP:
+        if KEEP != "none":
             add_over_stack(array(scratch, NORMS, LEVEL, C), x * x, o_n, j > 0, WIDTH, C)
-        if KEEP and C.depth == LEVEL:
+        if KEEP == "bars" and C.depth == LEVEL:
             rows_bar = tl.load(scratch + LAPLACIAN_BAR * C.samples + o_m)
             store_block(p_tangents, o_r, o_n, 2 * rows_bar[:, None] * b_bend * x, WIDTH, C)
-        elif C.depth > LEVEL:
+        elif KEEP == "tangents" or C.depth > LEVEL:
             store_block(p_tangents, o_r, o_n, x, WIDTH, C)
     return sums
 

@@ -61,30 +61,59 @@ def pull_tangents(weights, seeds, directions, potential, scratch, p_partial, C: 
     Adds to the weights' and the seeds' gradients, leaves s_l in NORMS and the sums over directions of Y * X_l in SHARE,
     and puts the tangents' part of v's Laplacian into V_BAR.
     """
-    sums = tl.zeros((C.rows,), scratch.dtype.element_ty)
+    curvature = tl.zeros((C.samples,), scratch.dtype.element_ty)
     for j in range(0, directions, C.stack * C.kept):
-        blocks = tl.minimum(C.kept, tl.cdiv(directions - j, C.stack))
-        for block in range(blocks):
-            for level in tl.static_range(2, C.depth + 1):
-                sums += push_tangents(
-                    weights, seeds, directions, potential, scratch, j + block * C.stack, block, level,
-                    BACKWARD_ARRAYS, True, C,
-                )  # fmt: skip
-                if C.depth > 2:
-                    tl.debug_barrier()
+        curvature += keep_tangents(weights, seeds, directions, potential, scratch, j, "bars", C)
         tl.debug_barrier()
-        for i in tl.static_range(C.depth - 1):
-            tangent_weight_gradient(seeds, directions, potential, scratch, p_partial, j, blocks, C.depth - i, C)
-            tl.debug_barrier()
-            for block in range(blocks):
-                pull_level(
-                    weights, seeds, directions, potential, scratch, p_partial, j + block * C.stack, block,
-                    C.depth - i, C,
-                )  # fmt: skip
-            tl.debug_barrier()
-    curvature = tl.sum(tl.reshape(sums, (C.stack, C.samples)), 0)
+        pull_kept(weights, seeds, directions, potential, scratch, p_partial, j, C)
     v_bar = load_vector(scratch, V_BAR, C) + load_vector(scratch, LAPLACIAN_FACTOR, C) * curvature
     store_vector(scratch, V_BAR, v_bar, C)
+
+
+@triton.jit
+def keep_tangents(weights, seeds, directions, potential, scratch, j, KEEP: tl.constexpr, C: tl.constexpr):
+    """Up the layers with directions j, j + 1, .., as many as are kept; their part of v's Laplacian, [samples]."""
+    sums = tl.zeros((C.rows,), scratch.dtype.element_ty)
+    for block in range(tl.minimum(C.kept, tl.cdiv(directions - j, C.stack))):
+        for level in tl.static_range(2, C.depth + 1):
+            sums += push_tangents(
+                weights, seeds, directions, potential, scratch, j + block * C.stack, block, level, BACKWARD_ARRAYS,
+                KEEP, C,
+            )  # fmt: skip
+            if C.depth > 2:
+                tl.debug_barrier()
+    return tl.sum(tl.reshape(sums, (C.stack, C.samples)), 0)
+
+
+@triton.jit
+def weigh_kept(directions, scratch, C: tl.constexpr):
+    """2 sbar_L X_L in place of all directions' X_L, once the Laplacian's cotangent is known."""
+    WIDTH: tl.constexpr = C.widths[C.depth]
+    o_r = tl.arange(0, C.rows)
+    o_m = o_r % C.samples
+    for block in range(tl.cdiv(directions, C.stack)):
+        p_tangents = tangents(scratch, C.depth, block, BACKWARD_ARRAYS, C)
+        for n in range(0, WIDTH, C.columns):
+            o_n = n + tl.arange(0, C.columns)
+            b_bend = load_block(array(scratch, BEND, C.depth, C), o_m, o_n, WIDTH, C)  # [rows, columns]
+            rows_bar = tl.load(scratch + LAPLACIAN_BAR * C.samples + o_m)
+            x_bar = 2 * rows_bar[:, None] * b_bend * load_block(p_tangents, o_r, o_n, WIDTH, C)
+            store_block(p_tangents, o_r, o_n, x_bar, WIDTH, C)
+    tl.debug_barrier()
+
+
+@triton.jit
+def pull_kept(weights, seeds, directions, potential, scratch, p_partial, j, C: tl.constexpr):
+    """Down the layers with the directions that are kept, from Xbar_L."""
+    blocks = tl.minimum(C.kept, tl.cdiv(directions - j, C.stack))
+    for i in tl.static_range(C.depth - 1):
+        tangent_weight_gradient(seeds, directions, potential, scratch, p_partial, j, blocks, C.depth - i, C)
+        tl.debug_barrier()
+        for block in range(blocks):
+            pull_level(
+                weights, seeds, directions, potential, scratch, p_partial, j + block * C.stack, block, C.depth - i, C
+            )
+        tl.debug_barrier()
 
 
 @triton.jit

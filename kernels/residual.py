@@ -5,7 +5,16 @@ import triton.language as tl
 
 from .activations import map_output
 from .jet_pass import forward, load_latents, tangent_laplacian
-from .jet_reverse import backward, bias_gradient, clear, latent_gradient, pull_tangents
+from .jet_reverse import (
+    backward,
+    bias_gradient,
+    clear,
+    keep_tangents,
+    latent_gradient,
+    pull_kept,
+    pull_tangents,
+    weigh_kept,
+)
 from .tiles import (
     BACKWARD_ARRAYS,
     DELTA,
@@ -48,7 +57,9 @@ def residual_kernel(
         v, v_t, v_tt, curvature, square = forward(
             weights, bias_jets, out_weight, out_bias, norms, potential, slot, place, count, scratch, C, WITH_GRADIENT
         )
-        if C.curved:
+        if WITH_GRADIENT and C.keeps_all:
+            curvature += keep_tangents(weights, seeds, directions, potential, scratch, 0, "tangents", C)
+        elif C.curved:
             curvature += tangent_laplacian(weights, seeds, directions, potential, scratch, ARRAYS, C)
 
         o_sample, valid = load_places(order, place, count, C)
@@ -93,7 +104,10 @@ def residual_kernel(
             store_vector(scratch, V_TT_BAR, slope * b_u_tt, C)
             tl.debug_barrier()
 
-            if C.curved:
+            if C.keeps_all:
+                weigh_kept(directions, scratch, C)
+                pull_kept(weights, seeds, directions, potential, scratch, p_partial, 0, C)
+            elif C.curved:
                 pull_tangents(weights, seeds, directions, potential, scratch, p_partial, C)
             backward(weights, bias_jets, out_weight, norms, potential, slot, place, count, scratch, p_partial, C)
             bias_gradient(run, place, count, scratch, run_rows, C)

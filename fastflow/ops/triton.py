@@ -76,7 +76,7 @@ def jet(
     tangents = _tangents(mlp, laplacian, probes)
     launch = _launch(mlp, laplacian, tangents, precision, mlp.has_time, backward=False)
     schedule = _schedule(mlp, index, slot, launch, by_row=False)
-    programs = _programs(z, schedule, launch.scratch_size)
+    programs = _programs(z, schedule, launch.scratch_size, launch.options["num_warps"])
     scratch = z.new_empty(programs * launch.scratch_size)
     with _device(z):
         jet_fwd_kernel[(programs,)](
@@ -132,7 +132,7 @@ def residual_loss(
     tangents = _tangents(mlp, "exact", None)
     launch = _launch(mlp, "exact", tangents, precision, mlp.has_time, backward=False)
     schedule = _schedule(mlp, index, slot, launch, by_row=False)
-    programs = _programs(z, schedule, launch.scratch_size)
+    programs = _programs(z, schedule, launch.scratch_size, launch.options["num_warps"])
     losses, scratch = z.new_empty(programs), z.new_empty(programs * launch.scratch_size)
     coefficients, source = coefficients.detach().contiguous(), None if source is None else source.detach().contiguous()
     with _device(z):
@@ -185,7 +185,8 @@ class _Gradient:
         self.mlp, self.tangents, self.config = mlp, tangents, config
         self.schedule = _schedule(mlp, index, slot, launch, by_row=True)
         self.partial_size = config.weights_at[-1].value + tangents.seeds.shape[1] * tangents.seeds.shape[2]
-        self.programs = _programs(z, self.schedule, launch.scratch_size + self.partial_size) if len(z) else 0
+        size = launch.scratch_size + self.partial_size
+        self.programs = _programs(z, self.schedule, size, launch.options["num_warps"]) if len(z) else 0
         self.partial = z.new_empty((self.programs + networks) * self.partial_size)
         self.scratch = z.new_empty(self.programs * launch.scratch_size)
         self.run_rows = z.new_empty(len(self.schedule.run_order), config.bias_at[-1].value)
@@ -298,9 +299,10 @@ def _schedule(mlp: MLP, index: Tensor, slot: Tensor, launch: Launch, by_row: boo
     return Schedule(sorted_slot, order, starts, tile_ends, tile_potential, run.to(torch.int32), run_order, row_starts)
 
 
-def _programs(z: Tensor, schedule: Schedule, size: int) -> int:
+def _programs(z: Tensor, schedule: Schedule, size: int, num_warps: int) -> int:
     """As many programs as the device holds, tiles there can be, and the workspace has room for."""
-    at_once = 2 * torch.cuda.get_device_properties(z.device).multi_processor_count if z.is_cuda else 3
+    # A multiprocessor has registers for eight warps of these programs.
+    at_once = 8 // num_warps * torch.cuda.get_device_properties(z.device).multi_processor_count if z.is_cuda else 3
     room = max(1, MAX_WORKSPACE // (size * z.element_size()))
     return min(at_once, len(schedule.tile_potential), room)
 
