@@ -132,10 +132,11 @@ def cuda_missing() -> str | None:
 MAX_WIDTH = 512
 MAX_DEPTH = 8
 OLDEST_CAPABILITY = (8, 0)
+TRITON_INSTALLED = find_spec("triton") is not None
 
 
 def _triton_missing() -> str | None:
-    if find_spec("triton") is None:
+    if not TRITON_INSTALLED:
         return "the package triton isn't installed"
     if _interpreting():
         return None
@@ -152,10 +153,10 @@ def _interpreting() -> bool:
 
 
 def _too_old(device: torch.device) -> str | None:
-    capability = torch.cuda.get_device_capability(device)
-    if capability >= OLDEST_CAPABILITY:
+    properties = torch.cuda.get_device_properties(device)  # which torch.compile knows for a constant
+    if (properties.major, properties.minor) >= OLDEST_CAPABILITY:
         return None
-    return f"the Triton kernels need compute capability 8.0, {device} has {capability[0]}.{capability[1]}"
+    return f"the Triton kernels need compute capability 8.0, {device} has {properties.major}.{properties.minor}"
 
 
 def _unfit(tensor: Tensor, mlp: MLP) -> str | None:
@@ -169,6 +170,4 @@ def _unfit(tensor: Tensor, mlp: MLP) -> str | None:
         return None if _interpreting() else "the latents are on the CPU, where the kernels run under TRITON_INTERPRET=1"
     if tensor.device.type != "cuda":
         return f"the Triton kernels run on CUDA devices, the latents are on {tensor.device}"
-    if find_spec("triton") is None:
-        return "the package triton isn't installed"
-    return _too_old(tensor.device)
+    return _too_old(tensor.device) if TRITON_INSTALLED else "the package triton isn't installed"

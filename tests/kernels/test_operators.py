@@ -1,5 +1,7 @@
 """The public API on the Triton kernels: every call against the reference, as citizens of torch, and what is refused."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from support.kernel_cases import Case, make
@@ -173,5 +175,5 @@ def test_an_old_card_is_named(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(major=7, minor=5))
     assert ff.backends()["triton"] == "the Triton kernels need compute capability 8.0, cuda:0 has 7.5"
