@@ -234,18 +234,9 @@ def push_tangents(
 
 @triton.jit
 def load_tangents(
-    seeds,
-    directions,
-    potential,
-    scratch,
-    j,
-    block,
-    o_r,
-    o_k,
-    LEVEL: tl.constexpr,
-    ARRAYS: tl.constexpr,
-    C: tl.constexpr,
-):
+    seeds, directions, potential, scratch, j, block, o_r, o_k,
+    LEVEL: tl.constexpr, ARRAYS: tl.constexpr, C: tl.constexpr,
+):  # fmt: skip
     """X_l of one block [rows, inner]; X_1 is the same for all samples of a potential."""
     WIDTH: tl.constexpr = C.widths[LEVEL]
     if LEVEL == 1:
@@ -259,18 +250,9 @@ def load_tangents(
 
 @triton.jit
 def load_scaled(
-    seeds,
-    directions,
-    potential,
-    scratch,
-    j,
-    block,
-    o_r,
-    o_k,
-    LEVEL: tl.constexpr,
-    ARRAYS: tl.constexpr,
-    C: tl.constexpr,
-):
+    seeds, directions, potential, scratch, j, block, o_r, o_k,
+    LEVEL: tl.constexpr, ARRAYS: tl.constexpr, C: tl.constexpr,
+):  # fmt: skip
     """diag(sigma'(a_l)) X_l of one block [rows, inner]."""
     b_slope = load_block(array(scratch, FIRST, LEVEL, C), o_r % C.samples, o_k, C.widths[LEVEL], C)
     return b_slope * load_tangents(seeds, directions, potential, scratch, j, block, o_r, o_k, LEVEL, ARRAYS, C)

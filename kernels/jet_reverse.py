@@ -139,18 +139,9 @@ def tangent_weight_gradient(
                     o_r = r + tl.arange(0, C.inner)
                     b_bar = load_transposed(p_bar, o_r, o_n, WIDTH, C)  # [columns, inner]
                     b_scaled = load_scaled(
-                        seeds,
-                        directions,
-                        potential,
-                        scratch,
-                        j + block * C.stack,
-                        block,
-                        o_r,
-                        o_k,
-                        LEVEL - 1,
-                        BACKWARD_ARRAYS,
-                        C,
-                    )
+                        seeds, directions, potential, scratch, j + block * C.stack, block, o_r, o_k, LEVEL - 1,
+                        BACKWARD_ARRAYS, C,
+                    )  # fmt: skip
                     total = multiply(b_bar, b_scaled, total, C)
             tl.store(p_gradient, total, mask=mask)
 

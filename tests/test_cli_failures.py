@@ -82,7 +82,7 @@ def test_discover_refuses_and_writes_nothing(tmp_path, capsys, arguments, messag
     assert not list((tmp_path / "cwd").iterdir())
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="only a machine without a CUDA device refuses --device cuda")
 def test_missing_device_is_said(capsys):
     assert "torch finds no CUDA device" in fails(capsys, *DISCOVER, "--device", "cuda")
 

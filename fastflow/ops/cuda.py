@@ -16,7 +16,7 @@ from torch import Tensor
 from fastflow.errors import BackendError, InputError
 from fastflow.ops.backends import cuda_missing, cuda_module
 from fastflow.ops.reference import num_steps
-from fastflow.ops.settings import empty_gradients
+from fastflow.ops.settings import empty_gradients, plain
 from fastflow.ops.types import MLP
 
 
@@ -47,8 +47,8 @@ def flow(
         BackendError: the module is missing.
     """
     machine = _machine(z0)
-    z0, index, slots = _plain(z0, index, slots)
-    network = _plain(*mlp.tensors())
+    z0, index, slots = plain(z0, index, slots)
+    network = plain(*mlp.tensors())
     _check(z0, index, slots, *network)
     steps = num_steps(slots.shape[0], method)
     points, error = z0.new_empty(z0.shape[0], steps + 1, z0.shape[1]), z0.new_empty(z0.shape[0])
@@ -80,8 +80,8 @@ def flow_backward(
     The same bits every time on the same device.
     """
     machine = _machine(points)
-    points, index, slots, points_bar = _plain(points, index, slots, points_bar)
-    network = _plain(*mlp.tensors())
+    points, index, slots, points_bar = plain(points, index, slots, points_bar)
+    network = plain(*mlp.tensors())
     _check(points, index, slots, points_bar, *network)
     z0_bar, *gradient = empty_gradients(points[:, 0], *network, like=points)
     with machine.device:
@@ -184,8 +184,3 @@ def _check(z: Tensor, index: Tensor, slots: Tensor, *others: Tensor) -> None:
     for x in others:
         if x.dtype != z.dtype:
             raise InputError(f"latents and parameters must have one dtype, got {z.dtype} and {x.dtype}")
-
-
-def _plain(*tensors: Tensor) -> list[Tensor]:
-    """Contiguous and without a graph."""
-    return [tensor.detach().contiguous() for tensor in tensors]

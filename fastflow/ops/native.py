@@ -11,7 +11,7 @@ from torch import Tensor
 from fastflow.errors import InputError
 from fastflow.ops.backends import native_module
 from fastflow.ops.reference import num_steps
-from fastflow.ops.settings import empty_gradients
+from fastflow.ops.settings import empty_gradients, plain
 from fastflow.ops.types import MLP, Jet
 
 MAX_DEPTH = 8
@@ -22,7 +22,7 @@ def jet(
     mlp: MLP, z: Tensor, index: Tensor, slot: Tensor, laplacian: str, probes: Tensor | None, with_u_tt: bool
 ) -> Jet:
     """See `reference.jet`."""
-    z, index, slot = _plain(z, index, slot)
+    z, index, slot = plain(z, index, slot)
     scalars = [z.new_empty(len(z)) for _ in range(4)]
     result = Jet(scalars[0], torch.empty_like(z), *scalars[1:])
     if not with_u_tt:
@@ -43,7 +43,7 @@ def jet_backward(
     with_z: bool,
 ) -> list[Tensor]:
     """Gradients for z (empty unless with_z) and the network's tensors, from cotangents of the jet's five parts."""
-    z, index, slot = _plain(z, index, slot)
+    z, index, slot = plain(z, index, slot)
     jet_bar = [None if bar is None else bar.detach().contiguous() for bar in jet_bar]
     z_bar, *gradient = empty_gradients(z if with_z else None, *mlp.tensors(), like=z)
     native_module.jet_backward(
@@ -57,7 +57,7 @@ def residual_loss(
     mlp: MLP, z: Tensor, index: Tensor, slot: Tensor, coefficients: Tensor, source: Tensor | None
 ) -> Tensor:
     """See `reference.residual_loss`."""
-    z, index, slot, coefficients = _plain(z, index, slot, coefficients)
+    z, index, slot, coefficients = plain(z, index, slot, coefficients)
     source = None if source is None else source.detach().contiguous()
     residual = z.new_empty(len(z))
     options = _options(mlp, "exact", None)
@@ -69,7 +69,7 @@ def residual_loss_and_gradient(
     mlp: MLP, z: Tensor, index: Tensor, slot: Tensor, coefficients: Tensor, source: Tensor | None, with_z: bool
 ) -> list[Tensor]:
     """The loss, then its gradients: for z (empty unless with_z), coefficients, source (empty if None), the network."""
-    z, index, slot, coefficients = _plain(z, index, slot, coefficients)
+    z, index, slot, coefficients = plain(z, index, slot, coefficients)
     source = None if source is None else source.detach().contiguous()
     wanted = (z if with_z else None, coefficients, source, *mlp.tensors())
     z_bar, coefficients_bar, source_bar, *gradient = empty_gradients(*wanted, like=z)
@@ -91,7 +91,7 @@ def flow(
     step_length: float | None,
 ) -> tuple[Tensor, Tensor]:
     """See `reference.flow`."""
-    z0, index, slots = _plain(z0, index, slots)
+    z0, index, slots = plain(z0, index, slots)
     points, error = _empty_path(z0, slots, method), z0.new_zeros(len(z0))
     options = {**_network_options(mlp), **_path_options(dt, method, direction, step_length)}
     native_module.flow_forward(_network(mlp), z0, index, slots, points, error, **options)
@@ -110,7 +110,7 @@ def flow_backward(
     step_length: float | None,
 ) -> list[Tensor]:
     """Gradients with respect to the path's start and the network's tensors, for a cotangent of the path."""
-    points, index, slots, points_bar = _plain(points, index, slots, points_bar)
+    points, index, slots, points_bar = plain(points, index, slots, points_bar)
     z0_bar, *gradient = empty_gradients(points[:, 0], *mlp.tensors(), like=points)
     options = {**_network_options(mlp), **_path_options(dt, method, direction, step_length)}
     native_module.flow_backward(_network(mlp), points, index, slots, points_bar, z0_bar, _nested(gradient), **options)
@@ -128,7 +128,7 @@ def rollout_loss(
     step_length: float | None,
 ) -> list[Tensor]:
     """See `reference.rollout_loss`."""
-    z0, index, slots, coefficients = _plain(z0, index, slots, coefficients)
+    z0, index, slots, coefficients = plain(z0, index, slots, coefficients)
     points = _empty_path(z0, slots, method)
     options = {**_options(mlp, "exact", None), **_path_options(dt, method, "forward", step_length)}
     loss = native_module.rollout_loss(_network(mlp), z0, index, slots, coefficients, None, points, None, **options)
@@ -146,7 +146,7 @@ def rollout_loss_and_gradient(
     step_length: float | None,
 ) -> list[Tensor]:
     """The loss and the path, then the loss's gradients with respect to z0, coefficients and the network's tensors."""
-    z0, index, slots, coefficients = _plain(z0, index, slots, coefficients)
+    z0, index, slots, coefficients = plain(z0, index, slots, coefficients)
     points = _empty_path(z0, slots, method)
     path = _path_options(dt, method, "forward", step_length)
     return _rollout_gradient(mlp, z0, points, index, slots, coefficients, 1.0, None, path)
@@ -165,7 +165,7 @@ def rollout_loss_backward(
     step_length: float | None,
 ) -> list[Tensor]:
     """The gradients for cotangents of both loss and path, the path being one that `rollout_loss` gave."""
-    points, index, slots, coefficients, points_bar = _plain(points, index, slots, coefficients, points_bar)
+    points, index, slots, coefficients, points_bar = plain(points, index, slots, coefficients, points_bar)
     path = _path_options(dt, method, "forward", step_length)
     return _rollout_gradient(mlp, None, points, index, slots, coefficients, float(loss_bar), points_bar, path)[2:]
 
@@ -195,8 +195,8 @@ def _network(mlp: MLP) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
             f"the native engine takes up to {MAX_DEPTH} hidden layers, got {len(mlp.weights)}: use fewer, or "
             "compute in ff.use_backend('reference')"
         )
-    out_weight, out_bias = _plain(mlp.out_weight, mlp.out_bias)
-    return _plain(*mlp.weights), _plain(*mlp.bias_jets), out_weight, out_bias
+    out_weight, out_bias = plain(mlp.out_weight, mlp.out_bias)
+    return plain(*mlp.weights), plain(*mlp.bias_jets), out_weight, out_bias
 
 
 def _nested(tensors: list[Tensor]) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
@@ -229,8 +229,3 @@ def _path_options(dt: float, method: str, direction: str, step_length: float | N
 
 def _empty_path(z0: Tensor, slots: Tensor, method: str) -> Tensor:
     return z0.new_empty(z0.shape[0], num_steps(slots.shape[0], method) + 1, z0.shape[1])
-
-
-def _plain(*tensors: Tensor) -> list[Tensor]:
-    """Contiguous and without a graph, as the native side takes them."""
-    return [tensor.detach().contiguous() for tensor in tensors]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastflow.ops.backends import current_precision
 from fastflow.ops.types import MLP
+from fastflow.profiling import profiled
 
 
 class Settings(NamedTuple):
@@ -38,12 +39,18 @@ class Settings(NamedTuple):
         """
         function = getattr(import_module(f"fastflow.ops.{self.backend}"), operator)
         options = {"precision": self.precision} if self.backend == "triton" else {}
-        return function(self.mlp(tensors), *arguments, **options)
+        with profiled(operator):
+            return function(self.mlp(tensors), *arguments, **options)
 
 
 def empty_gradients(*tensors: Tensor | None, like: Tensor) -> list[Tensor]:
     """Contiguous tensors for gradients to be written to; an empty one for None."""
     return [like.new_empty(0 if tensor is None else tensor.shape) for tensor in tensors]
+
+
+def plain(*tensors: Tensor) -> list[Tensor]:
+    """Contiguous and without a graph, as backends take them."""
+    return [tensor.detach().contiguous() for tensor in tensors]
 
 
 def any_requires_grad(*tensors: Tensor | None) -> bool:

@@ -21,6 +21,7 @@ from fastflow.kernels.jet_fwd import jet_fwd_kernel
 from fastflow.kernels.reduce import reduce_partials_kernel, reduce_runs_kernel
 from fastflow.kernels.residual import residual_kernel
 from fastflow.kernels.rotation import rotate_kernel
+from fastflow.ops.settings import plain
 from fastflow.ops.types import MLP, Jet
 
 # Scratch and partial gradients of all programs together, in bytes: beyond it there are fewer programs.
@@ -68,7 +69,7 @@ def jet(
     precision: str,
 ) -> Jet:
     """See `reference.jet`."""
-    mlp, z, index, slot = _plain(mlp, z, index, slot)
+    mlp, z, index, slot = _checked(mlp, z, index, slot)
     scalars = [z.new_empty(len(z)) for _ in range(4)]
     result = Jet(scalars[0], torch.empty_like(z), *scalars[1:])
     if len(z) == 0:
@@ -101,7 +102,7 @@ def jet_backward(
     precision: str,
 ) -> list[Tensor]:
     """Gradients for z (empty unless with_z) and the network's tensors, from cotangents of the jet's five parts."""
-    mlp, z, index, slot = _plain(mlp, z, index, slot)
+    mlp, z, index, slot = _checked(mlp, z, index, slot)
     # What nothing depends on needn't be computed: tangents without a cotangent of the Laplacian, and times alike.
     laplacian = "none" if jet_bar[2] is None else laplacian
     timed = mlp.has_time and not (jet_bar[3] is None and jet_bar[4] is None)
@@ -128,7 +129,7 @@ def residual_loss(
     mlp: MLP, z: Tensor, index: Tensor, slot: Tensor, coefficients: Tensor, source: Tensor | None, precision: str
 ) -> Tensor:
     """See `reference.residual_loss`."""
-    mlp, z, index, slot = _plain(mlp, z, index, slot)
+    mlp, z, index, slot = _checked(mlp, z, index, slot)
     tangents = _tangents(mlp, "exact", None)
     launch = _launch(mlp, "exact", tangents, precision, mlp.has_time, backward=False)
     schedule = _schedule(mlp, index, slot, launch, by_row=False)
@@ -156,7 +157,7 @@ def residual_loss_and_gradient(
     precision: str,
 ) -> list[Tensor]:
     """The loss, then its gradients: for z (empty unless with_z), coefficients, source (empty if None), the network."""
-    mlp, z, index, slot = _plain(mlp, z, index, slot)
+    mlp, z, index, slot = _checked(mlp, z, index, slot)
     tangents = _tangents(mlp, "exact", None)
     launch = _launch(mlp, "exact", tangents, precision, mlp.has_time, backward=True)
     gradient = _Gradient(mlp, z, index, slot, tangents, launch, with_z)
@@ -307,10 +308,10 @@ def _programs(z: Tensor, schedule: Schedule, size: int, num_warps: int) -> int:
     return min(at_once, len(schedule.tile_potential), room)
 
 
-def _plain(mlp: MLP, *tensors: Tensor) -> tuple[Any, ...]:
+def _checked(mlp: MLP, *tensors: Tensor) -> tuple[Any, ...]:
     """Contiguous and without a graph, with indices inside their bounds: one outside stops the device."""
-    mlp = mlp.with_tensors([tensor.detach().contiguous() for tensor in mlp.tensors()])
-    z, index, slot = (tensor.detach().contiguous() for tensor in tensors)
+    mlp = mlp.with_tensors(plain(*mlp.tensors()))
+    z, index, slot = plain(*tensors)
     return mlp, z, _bounded(index, len(mlp.out_bias), "index"), _bounded(slot, len(mlp.bias_jets[0]), "slot")
 
 

@@ -85,8 +85,8 @@ void run(std::int64_t blocks, int threads, std::uintptr_t order_number, Body bod
     if (machine.stopped) throw std::runtime_error("the kernel stopped");
 }
 
-// Fewer threads than a device's block has, so that tests are quick and threads take several turns.
-constexpr int emulated_threads = 64;
+// Fewer threads than a device's block has, so that tests are quick and threads take several turns; from 3 on as many as there.
+int emulated_threads(const Plan& plan, std::uintptr_t order) { return order < 3 ? 64 : plan.threads; }
 
 template <class T, template <class, bool> class Kernel>
 void run_kernel(const Flow<T>& flow, std::uintptr_t order) {
@@ -95,7 +95,7 @@ void run_kernel(const Flow<T>& flow, std::uintptr_t order) {
     const std::unique_ptr<T[]> shared(new T[elements]);
     std::fill_n(flow.workspace, flow.plan.workspace_elements, std::numeric_limits<T>::quiet_NaN());
     std::int64_t filled_for = -1;
-    run(flow.plan.blocks, emulated_threads, order, [&] {
+    run(flow.plan.blocks, emulated_threads(flow.plan, order), order, [&] {
         if (filled_for != block_index()) std::fill_n(shared.get(), elements, std::numeric_limits<T>::quiet_NaN());
         filled_for = block_index();
         flow.plan.state_in_shared ? Kernel<T, true>(flow, shared.get()).run() : Kernel<T, false>(flow, shared.get()).run();
@@ -123,8 +123,9 @@ template <class T>
 void launch_backward(const Flow<T>& flow, void* stream) {
     const std::uintptr_t order = reinterpret_cast<std::uintptr_t>(stream);
     run_kernel<T, Backward>(flow, order);
-    run(3, emulated_threads, order, [&] { reduce_weights(flow); });
-    run(3, emulated_threads, order, [&] { reduce_biases(flow); });
+    const int threads = emulated_threads(flow.plan, order);
+    run(3, threads, order, [&] { reduce_weights(flow); });
+    run(3, threads, order, [&] { reduce_biases(flow); });
 }
 
 template void launch_forward(const Flow<float>&, void*);

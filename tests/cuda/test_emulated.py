@@ -73,7 +73,7 @@ def test_depths(on, hidden, out_activation):
     ids=["on chip", "streamed weights", "state in the workspace"],
 )
 def test_layouts(on, shared_bytes, resident, in_shared, direction):
-    arguments, path = case("heun", 61, (70, 33), 40), options("heun", direction)
+    arguments, path = case("heun", 61, (70, 33), 20), options("heun", direction)
     for backward in (False, True):
         layout = plan(arguments[0], arguments[1], arguments[3], path, backward, shared_bytes=shared_bytes)
         assert layout.shared_bytes <= shared_bytes
@@ -100,12 +100,28 @@ def test_more_networks_than_samples(on):
     check(run(*arguments, options()), *arguments, options())
 
 
-def test_one_block_for_many_networks(on):
+@pytest.mark.parametrize("direction", ["forward", "reverse"])
+def test_one_block_for_many_networks(on, direction):
     """The blocks of a device with one multiprocessor walk over several potentials, each with its own gradients."""
-    on(multiprocessors=1)
-    arguments = case("euler", batch=120, networks=30)
-    assert plan(*arguments[:2], arguments[3], options(), True, multiprocessors=1).blocks == 2
-    check(run(*arguments, options()), *arguments, options())
+    arguments, path = case("euler", 40, (30, 20), 40, 20, steps=2), options("euler", direction, 0.05)
+    # Little shared memory puts state into the workspace, of which even a forward pass wants few blocks.
+    machine = {"multiprocessors": 1, "shared_bytes": 12 * 1024}
+    for backward in (False, True):
+        layout = plan(*arguments[:2], arguments[3], path, backward, **machine)
+        assert (layout.blocks, layout.state_in_shared) == (2, False)
+    results = []
+    for order in (0, 1):
+        on(order=order, **machine)
+        results.append(run(*arguments, path))
+    check(results[0], *arguments, path)
+    assert all(map(torch.equal, *results))
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse"])
+def test_as_many_threads_as_on_a_device(on, direction):
+    on(order=3, multiprocessors=1)
+    arguments, path = case("heun", 20, (40, 30), 70), options("heun", direction, 0.05)
+    check(run(*arguments, path), *arguments, path)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -45,7 +45,7 @@ def test_tensors_must_be_on_the_device():
 
 
 @built
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="only a machine without a GPU refuses a launch")
 def test_launching_without_a_driver_is_an_error():
     mlp, z0, _, slots = case()
     machine = cuda.Machine(backends.cuda_module, nullcontext(), 0, 132, 2**17)

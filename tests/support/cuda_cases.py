@@ -29,7 +29,7 @@ def case(
     method: str = "euler",
     dim: int = 5,
     hidden: tuple[int, ...] = (7, 6),
-    batch: int = 30,
+    batch: int = 18,
     networks: int = 3,
     steps: int = 3,
     dtype: torch.dtype = torch.float64,
