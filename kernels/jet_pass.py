@@ -51,12 +51,11 @@ def forward(
 ):  # fmt: skip
     """v, v_t, v_tt, the part of v's Laplacian that needs no tangents, and |gamma|^2, each [samples]."""
     zero = tl.zeros((C.samples,), scratch.dtype.element_ty)
-    v = zero + tl.load(out_bias + potential)
-    v_t, v_tt, laplacian, square = zero, zero, zero, zero
+    v, v_t, v_tt, laplacian, square = zero, zero, zero, zero, zero
     tl.debug_barrier()
     for level in tl.static_range(1, C.depth + 1):
         more_v, more_v_t, more_v_tt, more_laplacian = climb_values(
-            weights, bias_jets, out_weight, norms, potential, slot, place, count, scratch, level, C, BACKWARD
+            weights, bias_jets, out_weight, out_bias, norms, potential, slot, place, count, scratch, level, C, BACKWARD
         )
         v, v_t, v_tt, laplacian = v + more_v, v_t + more_v_t, v_tt + more_v_tt, laplacian + more_laplacian
         tl.debug_barrier()
@@ -71,7 +70,7 @@ def forward(
 
 @triton.jit
 def climb_values(
-    weights, bias_jets, out_weight, norms, potential, slot, place, count, scratch,
+    weights, bias_jets, out_weight, out_bias, norms, potential, slot, place, count, scratch,
     LEVEL: tl.constexpr, C: tl.constexpr, BACKWARD: tl.constexpr,
 ):  # fmt: skip
     """Layer LEVEL's outputs, slopes and velocities; its shares of v, v_t, v_tt and the Laplacian if it is the last."""
@@ -80,7 +79,9 @@ def climb_values(
     o_m = tl.arange(0, C.samples)
     p_weight = weights[LEVEL - 1] + potential.to(tl.int64) * (WIDTH * BELOW)
     zero = tl.zeros((C.samples,), scratch.dtype.element_ty)
-    v, v_t, v_tt, laplacian = zero, zero, zero, zero
+    v, lost, v_t, v_tt, laplacian = zero, zero, zero, zero, zero
+    if C.depth == LEVEL:
+        v += tl.load(out_bias + potential)
     for n in range(0, WIDTH, C.columns):
         o_n = n + tl.arange(0, C.columns)
         a = load_bias(bias_jets, slot, place, count, o_n, LEVEL, 0, C)  # [samples, columns]
@@ -104,7 +105,11 @@ def climb_values(
             store_block(array(scratch, SCALED_VELOCITY, LEVEL, C), o_m, o_n, first * p, WIDTH, C)
         if C.depth == LEVEL:
             b_delta = load_row(out_weight + potential.to(tl.int64) * WIDTH, o_n, WIDTH)[None, :]
-            v += tl.sum(h * b_delta, 1)
+            # What each addition rounds off is put back: v's error scales every output where the output map saturates.
+            part = tl.sum(h * b_delta, 1) - lost
+            total = v + part
+            lost = (total - v) - part
+            v = total
             if C.timed:
                 v_t += tl.sum(first * b_delta * p, 1)
             more_v_tt, more_laplacian = weigh(
