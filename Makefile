@@ -8,7 +8,7 @@ CONSTRAINTS ?= requirements/known-good.txt
 # Which tests the sanitizers run: those that reach native code.
 SANITIZE_TESTS ?= tests/native tests/cuda
 # What the package is installed with.
-EXTRAS = dev,viz
+EXTRAS = dev,viz,logging
 
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
@@ -41,7 +41,7 @@ test: $(READY) ## run the tests that need no GPU
 test-lowest: ## run them on the oldest supported versions of the dependencies, in .venv-lowest
 	$(MAKE) test VENV=.venv-lowest CONSTRAINTS=requirements/lowest.txt
 
-bench: EXTRAS = dev,viz,bench
+bench: EXTRAS = dev,viz,logging,bench
 bench: $(READY) ## time the engine beside its peers, in a quarter of an hour, into benchmarks/results/
 	$(call INSTALL_SELF)
 	$(BIN)/python -m benchmarks.cpu

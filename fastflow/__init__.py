@@ -18,11 +18,13 @@ from fastflow.ops.backends import backends, precision, use_backend
 from fastflow.ops.types import Jet
 from fastflow.potentials import PotentialBank
 from fastflow.runs import Run, discover, load_run
-from fastflow.training.discover import DiscoverConfig
+from fastflow.training.presets import PRESETS, preset
+from fastflow.training.settings import DiscoverConfig
 from fastflow.traversal import Traversal
 
 __version__ = version("fastflow")
 __all__ = [
+    "PRESETS",
     "BackendError",
     "ConvergenceError",
     "DiscoverConfig",
@@ -44,6 +46,7 @@ __all__ = [
     "pde",
     "pde_loss",
     "precision",
+    "preset",
     "rollout_loss",
     "use_backend",
 ]

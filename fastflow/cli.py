@@ -14,6 +14,7 @@ import tyro
 
 from fastflow import commands
 from fastflow.errors import BackendError, ConvergenceError, InputError, TrainingError
+from fastflow.training.distributed import is_follower
 
 Command = tyro.conf.OmitSubcommandPrefixes[
     Annotated[commands.Info, tyro.conf.subcommand("info")]
@@ -37,14 +38,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except OSError as error:
         _fail(f"{error.strerror or error}" + (f": {error.filename!r}" if error.filename else ""))
     except KeyboardInterrupt as error:
-        print(f"fastflow: {str(error) or 'interrupted'}", file=sys.stderr)
+        if not is_follower():
+            print(f"fastflow: {str(error) or 'interrupted'}", file=sys.stderr)
         raise SystemExit(130) from None
 
 
 def _parse(arguments: list[str]) -> commands.Command:
     """The command that the arguments spell; tyro's framed explanations become one line."""
     explained = io.StringIO()
-    defaults = commands.Discover.from_config_file(arguments)
+    defaults = commands.Discover.with_defaults(arguments)
     try:
         with contextlib.redirect_stderr(explained):
             command: Any = tyro.cli(
@@ -72,5 +74,6 @@ def _one_line(explanation: str) -> str:
 
 
 def _fail(message: str) -> NoReturn:
-    print(f"fastflow: error: {' '.join(message.split())}", file=sys.stderr)
+    if not is_follower():  # which fails with its leader
+        print(f"fastflow: error: {' '.join(message.split())}", file=sys.stderr)
     raise SystemExit(2) from None

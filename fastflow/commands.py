@@ -16,11 +16,14 @@ from fastflow import generators
 from fastflow.devices import find_device
 from fastflow.errors import InputError
 from fastflow.files import read_json
+from fastflow.importing import import_function
 from fastflow.ops.backends import backends, cuda_missing, cuda_module
 from fastflow.report import write_traversals
 from fastflow.runs import Run, discover, load_run
 from fastflow.training.configuration import from_dict
-from fastflow.training.discover import DiscoverConfig
+from fastflow.training.distributed import is_follower, local_device
+from fastflow.training.presets import preset
+from fastflow.training.settings import DiscoverConfig
 from fastflow.traversal import TraversalDirection
 
 
@@ -98,38 +101,54 @@ class Discover:
     settings: tyro.conf.OmitArgPrefixes[DiscoverConfig] = field(default_factory=DiscoverConfig)
     config: str | None = None
     """A JSON file with settings, for example another run's config.json; options override it."""
+    preset: str | None = None
+    """The published settings for a kind of generator: anime-sngan, mnist-sngan, biggan, stylegan2, vae-mnist or
+    vae-dsprites; options override them."""
+    predictor: str | None = None
+    """FILE.py:FUNCTION, a differentiable property of images (B, C, H, W) in [0, 1]; the first potentials follow its
+    gradient, or oppose it."""
     latent_dim: int | None = None
     """The latents' width, where FUNCTION maps latents to images itself."""
     device: str = "cpu"
-    """Where to train: cpu, cuda, cuda:1, ..."""
+    """Where to train: cpu, cuda, cuda:1, ...; under torchrun, cuda is a device for each process."""
     resume: bool = False
     """Go on from the newest checkpoint in OUT."""
     overwrite: bool = False
     """Replace the run that OUT holds."""
 
     @staticmethod
-    def from_config_file(arguments: list[str]) -> Discover | None:
-        """The defaults that `discover --config FILE` asks for, read before the other options are parsed."""
+    def with_defaults(arguments: list[str]) -> Discover | None:
+        """The defaults that `discover --config FILE` or `--preset NAME` asks for, read before the other options."""
         if arguments[:1] != ["discover"]:
             return None
-        for position, argument in enumerate(arguments):
-            name, separator, value = argument.partition("=")
-            if name == "--config" and (separator or position + 1 < len(arguments)):
-                file = Path(value if separator else arguments[position + 1])
-                values = read_json(file)
-                if not isinstance(values, dict):
-                    raise InputError(f"{str(file)!r} must hold a JSON object of settings")
-                settings = from_dict(DiscoverConfig, values.get("config", values), str(file))
-                return Discover(tyro.MISSING, tyro.MISSING, settings)
-        return None
+        file, name = _option(arguments, "--config"), _option(arguments, "--preset")
+        if file is not None and name is not None:
+            raise InputError("--config and --preset exclude each other")
+        if name is not None:
+            return Discover(tyro.MISSING, tyro.MISSING, preset(name))
+        if file is None:
+            return None
+        values = read_json(Path(file))
+        if not isinstance(values, dict):
+            raise InputError(f"{file!r} must hold a JSON object of settings")
+        return Discover(tyro.MISSING, tyro.MISSING, from_dict(DiscoverConfig, values.get("config", values), file))
 
     def run(self) -> None:
         """Train and say what to do next."""
-        generator = generators.load(self.generator, self.latent_dim).to(find_device(self.device))
+        device = find_device(local_device(self.device))
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # NCCL's, too
         run = discover(
-            generator, self.settings, self.out, resume=self.resume, overwrite=self.overwrite, progress=_watched()
+            generators.load(self.generator, self.latent_dim).to(device),
+            self.settings,
+            self.out,
+            resume=self.resume,
+            overwrite=self.overwrite,
+            progress=_watched(),
+            predictor=None if self.predictor is None else import_function(self.predictor, "predictor"),
         )
-        print(f"trained {run}; next: fastflow report {self.out}")
+        if not is_follower():
+            print(f"trained {run}; next: fastflow report {self.out}")
 
 
 @dataclass(frozen=True)
@@ -251,6 +270,15 @@ def read_latents(file: Path, run: Run) -> torch.Tensor:
     if not bool(z0.isfinite().all()):
         raise InputError(f"latents in {str(file)!r} hold NaN or infinity")
     return z0.to(run.bank.out_bias)
+
+
+def _option(arguments: list[str], option: str) -> str | None:
+    """An option's value among arguments that aren't parsed yet."""
+    for position, argument in enumerate(arguments):
+        name, separator, value = argument.partition("=")
+        if name == option and (separator or position + 1 < len(arguments)):
+            return value if separator else arguments[position + 1]
+    return None
 
 
 def _watched() -> bool:

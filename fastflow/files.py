@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,6 +53,41 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
             older.rename(folder)
         for leftover in (temporary, older):
             shutil.rmtree(leftover, ignore_errors=True)
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Hold `folder`, made if need be, against other processes that would; made for nothing, it is removed again.
+
+    The lock is the operating system's, on the folder itself: it ends with its process, however that ends, and leaves no
+    file behind.
+
+    Raises:
+        InputError: another process holds it, or it is a file.
+    """
+    new = not folder.exists()
+    if not new and not folder.is_dir():
+        raise InputError(f"{str(folder)!r} is a file, expected a folder for the run")
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                f"another process is training in {str(folder)!r}: wait until it is done, or choose another folder"
+            ) from error
+        except OSError as error:  # some network file systems
+            warnings.warn(
+                f"the file system can't lock {str(folder)!r} ({error.strerror}): see to it that no other process "
+                "trains there",
+                stacklevel=3,
+            )
+        yield
+    finally:
+        os.close(descriptor)
+        if new and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 @contextmanager

@@ -10,13 +10,14 @@ from torch import Tensor
 
 from fastflow.arguments import check_latents, check_samples
 from fastflow.errors import ConvergenceError, InputError
+from fastflow.fields import DivergenceFreeField
 from fastflow.ops import reference
 from fastflow.ops.flow import Path
 from fastflow.ops.flow import flow as ops_flow
 from fastflow.ops.jet import jet as ops_jet
 from fastflow.ops.rollout_loss import Rollout
 from fastflow.ops.rollout_loss import rollout_loss as ops_rollout_loss
-from fastflow.ops.types import Direction, Jet, Method
+from fastflow.ops.types import MLP, Direction, Jet, Laplacian, Method
 from fastflow.pde import PDE, WAVE, LinearQuadratic, residual
 from fastflow.potentials import Networks, PotentialBank
 
@@ -31,6 +32,7 @@ def flow(
     method: Method = "euler",
     direction: Direction = "forward",
     step_length: float | None = None,
+    companion: DivergenceFreeField | None = None,
 ) -> Tensor:
     """The path (B, steps + 1, D) of latents z0 (B, D) flowing along their potentials: z' = grad u_k(z, t).
 
@@ -43,6 +45,8 @@ def flow(
             t0, dt and steps, and gives the path back, last point first. It finds a point from which each step leads on;
             where steps are so long that several do (a step map that folds space), it may be another than the path's.
         step_length: rescale every whole step to this length.
+        companion: a divergence-free velocity w to go along as well: z' = grad u_k(z, t) + w_k(z, t). Such a path is
+            stepped in Python, one jet of each after another.
 
     Raises:
         InputError: an argument that doesn't fit, by its name.
@@ -53,7 +57,12 @@ def flow(
     z0 = check_latents(z0, bank.dim, bank.out_bias)
     networks, _ = _path_networks(bank, z0, index, steps, t0, dt, method, step_length)
     route = Path(dt, method, direction, step_length)
-    path, error = ops_flow(networks.mlp, z0, networks.network, networks.slot, route)
+    bound = networks.mlp, z0, networks.network, networks.slot
+    if companion is None:
+        path, error = ops_flow(*bound, route)
+    else:
+        beside, _ = _path_networks(companion.bank, z0, index, steps, t0, dt, method, step_length)
+        path, error = reference.flow(*bound, *route, jet=_joined(companion, beside))
     if direction == "reverse":
         _check_reversed(error)
     return path
@@ -86,6 +95,19 @@ def rollout_loss(
     jet = ops_jet(mlp, *visits)
     times = times.repeat_interleave(z0.shape[0])
     return residual(pde, jet, visits.z, times, networks.potential.repeat(steps)).square().mean(), path
+
+
+def _joined(companion: DivergenceFreeField, beside: Networks) -> Callable[..., Jet]:
+    """The jet of a potential, its gradient joined by the companion's velocity; `beside` are the companion's networks.
+
+    A path gives both banks the same slots, so what names a potential's bias row names its companion's.
+    """
+
+    def jet(mlp: MLP, z: Tensor, network: Tensor, slot: Tensor, laplacian: Laplacian) -> Jet:
+        own, other = (ops_jet(net, z, network, slot, laplacian, None, False) for net in (mlp, beside.mlp))
+        return own._replace(grad=own.grad + companion.turned(other.grad, beside.potential))
+
+    return jet
 
 
 def _path_networks(

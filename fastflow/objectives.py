@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from fastflow.arguments import Times, check_index, check_latents, check_samples, check_times, sample_times
 from fastflow.errors import InputError
+from fastflow.fields import DivergenceFreeField
 from fastflow.ops.residual_loss import residual_loss
 from fastflow.ops.types import Jet, Laplacian
 from fastflow.pde import PDE, WAVE, LinearQuadratic, residual
@@ -44,9 +45,18 @@ def pde_loss(
     return residual(pde, jet, z, sample_times(t, z), check_index(index, bank.num_potentials, z)).square().mean()
 
 
-def initial_loss(bank: PotentialBank, z0: Tensor, index: int | Tensor, t0: float = 0.0) -> Tensor:
-    """Mean |grad u_k(z0, t0)|^2: a potential starts at rest."""
-    return bank.jet(z0, t0, index, laplacian="none").grad.square().sum(1).mean()
+def initial_loss(
+    bank: PotentialBank,
+    z0: Tensor,
+    index: int | Tensor,
+    t0: float = 0.0,
+    companion: DivergenceFreeField | None = None,
+) -> Tensor:
+    """Mean |grad u_k(z0, t0)|^2: a potential starts at rest, and with its companion, if there is one."""
+    velocity = bank.jet(z0, t0, index, laplacian="none", with_u_tt=False).grad
+    if companion is not None:
+        velocity = velocity + companion(z0, t0, index)
+    return velocity.square().sum(1).mean()
 
 
 def jacobian_loss(change: Tensor, kind: Literal["log", "square"] = "log") -> Tensor:
@@ -68,6 +78,19 @@ def jacobian_loss(change: Tensor, kind: Literal["log", "square"] = "log") -> Ten
 def generator_change(decode: Callable[[Tensor], Tensor], z: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
     """The images g(z) and their rate of change J_g(z) direction, both (B, C, H, W), by one forward-mode pass."""
     return torch.func.jvp(decode, (z,), (direction,))  # pyright: ignore[reportReturnType]
+
+
+def guidance_loss(velocity: Tensor, gradient: Tensor, kind: Literal["follow", "oppose"] = "follow") -> Tensor:
+    """1 - cos of the angle between each sample's velocity and a property's gradient, or its opposite, (B,).
+
+    Args:
+        velocity: where each latent goes, (B, D).
+        gradient: of the property's value with respect to the latent, (B, D); no gradient flows into it.
+    """
+    if kind not in ("follow", "oppose"):
+        raise InputError(f"kind must be one of follow, oppose, got {kind!r}")
+    cosine = functional.cosine_similarity(velocity, gradient.detach(), dim=1)
+    return 1 - cosine if kind == "follow" else 1 + cosine
 
 
 def classifier_loss(logits: Tensor, index: Tensor) -> Tensor:

@@ -38,8 +38,9 @@ class PDE(nn.Module, ABC):
         return _total(self.terms(jet, z, t, index))
 
     def constants(self) -> dict[str, Tensor]:
-        """The equation's constants by name, each of shape () or (K,)."""
-        return {name: value.detach() for name, value in self.named_parameters(recurse=False)}
+        """The equation's constants by name, each of shape () or (K,), those of constant fields among them."""
+        owners = (self, *(child for child in self.children() if isinstance(child, ConstantField)))
+        return {name: value.detach() for owner in owners for name, value in owner.named_parameters(recurse=False)}
 
 
 class LinearQuadratic(PDE):
@@ -292,24 +293,18 @@ def residual(pde: PDE | Callable[[Jet], Tensor], jet: Jet, z: Tensor, t: Tensor,
     return r
 
 
-def normalized_residuals(
-    pde: PDE, jet: Jet, z: Tensor, t: Tensor, index: Tensor, num_potentials: int
-) -> tuple[Tensor, Tensor]:
-    """E[r^2] / E[sum of the terms' squares], a number without units: 1 where the terms know nothing of one another.
-
-    Returns:
-        Each potential's (K,), over its own samples, and that of all samples together, ().
-    """
+def residual_sums(pde: PDE, jet: Jet, z: Tensor, t: Tensor, index: Tensor, num_potentials: int) -> Tensor:
+    """Sums over each potential's samples, (2, K): of r^2, and of the terms' squares."""
     terms = [term.expand_as(jet.u) for term in pde.terms(jet, z, t, index)]
     squared = torch.stack(terms).sum(0).square()
     scale = torch.stack([term.square() for term in terms]).sum(0)
-    tiny = torch.finfo(scale.dtype).tiny  # a potential without terms, or without samples, has no residual either
+    return torch.stack([jet.u.new_zeros(num_potentials).index_add(0, index, values) for values in (squared, scale)])
 
-    def per_potential(values: Tensor) -> Tensor:
-        return values.new_zeros(num_potentials).index_add(0, index, values)
 
-    each = per_potential(squared) / per_potential(scale).clamp_min(tiny)
-    return each, squared.sum() / scale.sum().clamp_min(tiny)
+def normalized(sums: Tensor) -> Tensor:
+    """E[r^2] / E[sum of the terms' squares] from sums (2, ...): 1 where the terms know nothing of one another."""
+    # A potential without terms, or without samples, has no residual either.
+    return sums[0] / sums[1].clamp_min(torch.finfo(sums.dtype).tiny)
 
 
 def _total(terms: tuple[Tensor, ...]) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+from contextlib import ExitStack
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -12,40 +13,43 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastflow import generators
 from fastflow.devices import find_device
 from fastflow.errors import InputError
-from fastflow.files import read_json, write_json
+from fastflow.files import locked_folder, read_json, write_json
 from fastflow.generators import Generator
 from fastflow.metrics.evaluation import evaluate
-from fastflow.pde import PDE
-from fastflow.potentials import PotentialBank
 from fastflow.report import write_report, write_traversals
-from fastflow.training.checkpoint import latest_checkpoint, load_checkpoint
+from fastflow.training.checkpoint import latest_checkpoint, read_checkpoint
 from fastflow.training.configuration import from_dict
-from fastflow.training.discover import DiscoverConfig, Discovery, check_differentiable
-from fastflow.training.loop import fit
+from fastflow.training.discover import Discovery, Potentials, Predictor, check_task, untrained_potentials
+from fastflow.training.distributed import team
+from fastflow.training.journal import check_tensorboard
+from fastflow.training.loop import Trainer
+from fastflow.training.settings import CHANGEABLE, DiscoverConfig
 from fastflow.traversal import Traversal, TraversalDirection, traverse
 
 # Beside config.json, which is replaced, so that the folder never ceases to be a run.
-_MADE_BY_RUNS = ("metrics.jsonl", "evaluation.json", "report.html", "checkpoints", "traversals")
+_MADE_BY_RUNS = ("metrics.jsonl", "evaluation.json", "report.html", "checkpoints", "traversals", "tensorboard")
 
 
 class Run:
-    """A trained bank with its generator, equation and configuration.
+    """Trained potentials with their generator and configuration.
 
     Attributes:
         folder: the run's folder. step: the training steps behind its weights.
+        bank, pde, companion: the potentials, their equation, and the velocity without divergence that joins their
+            gradients where the configuration asked for one; together `potentials`.
     """
 
     def __init__(
-        self, folder: Path, bank: PotentialBank, pde: PDE, generator: Generator, config: DiscoverConfig, step: int
+        self, folder: Path, potentials: Potentials, generator: Generator, config: DiscoverConfig, step: int
     ) -> None:
         self.folder = folder
-        self.bank = bank
-        self.pde = pde
+        self.potentials = potentials
+        self.bank, self.pde, self.companion = potentials
         self.generator = generator
         self.config = config
         self.step = step
@@ -62,7 +66,7 @@ class Run:
         See `fastflow.traversal.traverse`.
         """
         steps = self.config.path_steps if steps is None else steps
-        return traverse(self.bank, self.generator, z0, potential, steps, self.config, direction)
+        return traverse(self.bank, self.generator, z0, potential, steps, self.config, direction, self.companion)
 
     def evaluate(self, samples: int = 4096, seed: int = 1, progress: bool = True) -> dict[str, Any]:
         """Measure strength, distinctness and physics, write evaluation.json and return its contents.
@@ -103,6 +107,8 @@ def discover(
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = True,
+    classifier: nn.Module | None = None,
+    predictor: Predictor | None = None,
 ) -> Run:
     """Train potentials on a pretrained generator (Song et al., ICML 2023) and return the run.
 
@@ -113,11 +119,17 @@ def discover(
         resume: go on from the newest checkpoint in `out`, or start if there is none.
         overwrite: replace the run in `out`.
         progress: show a progress bar.
+        classifier: a module of your own that tells the potentials apart, in place of the configuration's: two batches
+            of images (B, C, H, W) in [0, 1] to logits (B, K). It is trained as well, and restarted by resume.
+        predictor: a differentiable function of images (B, C, H, W) in [0, 1], whose values (B,) or (B, P) the first
+            potentials learn to raise, one property each, or to lower; see `guidance` in the configuration.
+
+    In processes that torchrun started, all train together, each on its part of every batch, and the first one writes.
 
     Raises:
-        InputError: `out` holds another run or foreign files, the settings don't fit, or no gradient passes through the
-            generator.
-        TrainingError: the loss is no longer finite, or a step's latents are refused.
+        InputError: `out` holds another run or foreign files or is in use, the settings don't fit, or no gradient passes
+            through the generator.
+        TrainingError: training diverged; the message names the step, the term and the last good checkpoint.
         KeyboardInterrupt: stopped by a signal, after writing a checkpoint.
     """
     generator = _as_generator(generator)
@@ -127,12 +139,24 @@ def discover(
             f"config must be a DiscoverConfig, got {type(config).__name__}: use DiscoverConfig(**settings)"
         )
     folder = _as_folder(out)
-    task = Discovery(config, generator)
-    check_differentiable(generator)
-    open_folder(folder, config, generator, resume=resume, overwrite=overwrite)
-    fit(task, config, folder, resume=resume, progress=progress)
+    with team(generator.sample(1).device) as group, ExitStack() as held:
+        task = Discovery(config, generator, classifier=classifier, predictor=predictor, team=group)
+        check_task(task)
+        if config.tensorboard:
+            group.led(check_tensorboard)
+
+        def claim() -> None:
+            held.enter_context(locked_folder(folder))
+            check_folder(folder, config, generator, resume=resume, overwrite=overwrite, guided=predictor is not None)
+
+        group.led(claim)
+        trainer = Trainer(task, config, folder, group)
+        if resume:
+            trainer.restore()  # before anything is written: a damaged checkpoint leaves the folder as it was
+        group.led(lambda: begin_folder(folder, config, generator, fresh=not resume, guided=predictor is not None))
+        trainer.run(progress)
     task.module.requires_grad_(False)
-    return Run(folder, task.bank, task.pde, generator, config, config.steps)
+    return Run(folder, task.average or task.potentials, generator, config, config.steps)
 
 
 def load_run(folder: str | Path, generator: Generator | None = None, device: str | torch.device | None = None) -> Run:
@@ -157,34 +181,39 @@ def load_run(folder: str | Path, generator: Generator | None = None, device: str
     checkpoint = latest_checkpoint(folder / "checkpoints")
     if checkpoint is None:
         raise InputError(f"run {str(folder)!r} has no checkpoint yet")
-    task = Discovery(config, generator)
-    load_checkpoint(checkpoint, task.module)
-    task.module.requires_grad_(False)
-    return Run(folder, task.bank, task.pde, generator, config, checkpoint.step)
+    potentials = untrained_potentials(config, generator)
+    module, ignored = nn.ModuleDict(potentials.modules()), ("classifier.", "average.")
+    if config.ema:
+        module, ignored = nn.ModuleDict({"average": module}), ("classifier.", *(f"{name}." for name in module))
+    read_checkpoint(checkpoint, module, ignored=ignored).load(module)
+    return Run(folder, potentials, generator, config, checkpoint.step)
 
 
-def open_folder(
-    folder: Path, config: DiscoverConfig, generator: Generator, *, resume: bool = False, overwrite: bool = False
+def check_folder(
+    folder: Path,
+    config: DiscoverConfig,
+    generator: Generator,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    guided: bool = False,
 ) -> None:
-    """Make `folder` the run of this configuration: new, in another run's place, or resumed if it holds that run.
+    """Raise InputError unless `folder` can become this configuration's run: new, resumed, or in another's place.
 
-    Raises:
-        InputError: it holds another run or foreign files.
+    Nothing is written. `guided` says whether there is a predictor.
     """
     if resume and overwrite:
         raise InputError("resume and overwrite exclude each other")
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{str(folder)!r} is a file, expected a folder for the run")
     record = read_record(folder) if (folder / "config.json").exists() else None
     if resume and record is not None:
         check_generator(record, generator, folder)
-        before, now = record["config"], _plain(asdict(config))
-        free = ("steps", "log_every", "checkpoint_every")
-        changed = [name for name in now if name not in free and before.get(name) != now[name]]
-        if changed:
-            name = changed[0]
+        before = asdict(from_dict(DiscoverConfig, record["config"], str(folder / "config.json")))
+        settings = {**asdict(config), "predictor": guided}
+        before["predictor"] = record.get("predictor", False)
+        name = next((name for name in settings if name not in CHANGEABLE and before[name] != settings[name]), None)
+        if name is not None:
             raise InputError(
-                f"can't resume {str(folder)!r}: {name} was {before.get(name)!r} and is now {now[name]!r}; resume with "
+                f"can't resume {str(folder)!r}: {name} was {before[name]!r} and is now {settings[name]!r}; resume with "
                 "the same settings, or start again with overwrite"
             )
         checkpoint = latest_checkpoint(folder / "checkpoints")
@@ -196,17 +225,17 @@ def open_folder(
         raise InputError(f"{str(folder)!r} holds a run already: resume it, overwrite it, or choose another folder")
     elif record is None and folder.exists() and any(folder.iterdir()):
         raise InputError(f"{str(folder)!r} isn't empty and isn't a run: choose a new folder")
-    elif record is not None:
+
+
+def begin_folder(
+    folder: Path, config: DiscoverConfig, generator: Generator, *, fresh: bool = True, guided: bool = False
+) -> None:
+    """Write config.json into a folder that was checked; `fresh` removes what another run made there before."""
+    if fresh:
         for name in _MADE_BY_RUNS:
             path = folder / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        write_json(folder / "config.json", _record(config, generator))
-    except OSError:
-        if record is None:
-            folder.rmdir()
-        raise
+    write_json(folder / "config.json", _record(config, generator, guided))
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -279,13 +308,14 @@ def _as_generator(generator: Generator) -> Generator:
     return generator
 
 
-def _record(config: DiscoverConfig, generator: Generator) -> dict[str, Any]:
+def _record(config: DiscoverConfig, generator: Generator, guided: bool) -> dict[str, Any]:
     versions = {name: version(name) for name in ("fastflow", "torch", "numpy")}
     return {
         "kind": "discover",
         "versions": {**versions, "python": platform.python_version(), "platform": platform.platform()},
         "generator": _describe(generator),
-        "config": _plain(asdict(config)),
+        "predictor": guided,
+        "config": asdict(config),
     }
 
 
@@ -301,7 +331,3 @@ def _describe(generator: Generator) -> dict[str, Any]:
         "value_range": list(generator.value_range),
         "pixels": [round(pixel, 6) for pixel in pixels[chosen].tolist()],
     }
-
-
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}

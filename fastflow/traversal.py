@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastflow.errors import InputError
+from fastflow.fields import DivergenceFreeField
 from fastflow.flows import flow
 from fastflow.generators import Generator
 from fastflow.ops.types import Method
@@ -55,6 +56,7 @@ def traverse(
     steps: int,
     settings: PathSettings,
     direction: TraversalDirection = "forward",
+    companion: DivergenceFreeField | None = None,
 ) -> Traversal:
     """Let latents z0 (B, D) flow along a potential for `steps` steps, and decode every point.
 
@@ -64,12 +66,13 @@ def traverse(
         direction: "forward" from time 0; "descent" against the gradient; "reverse", the path that would end in z0, last
             point first; "both": the start stands in the middle, column steps // 2, and the path before it is the
             reverse flow's, so that the whole row is one forward path through times 0 .. steps.
+        companion: the bank's, where it has one.
     """
     # A bank's potentials are known on the times they were trained on, 0 .. path_steps * dt.
     dt, method, length = settings.dt, settings.method, settings.step_length
 
     def go(count: int, t0: float, way: Literal["forward", "descent", "reverse"]) -> Tensor:
-        return flow(bank, z0, potential, count, t0=t0, dt=dt, method=method, direction=way, step_length=length)
+        return flow(bank, z0, potential, count, t0, dt, method, way, length, companion)
 
     start = 0
     if direction == "both":

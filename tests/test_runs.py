@@ -11,7 +11,7 @@ from fastflow import files, generators
 from fastflow.errors import InputError
 from fastflow.generators import from_callable
 from fastflow.metrics.evaluation import evaluate
-from fastflow.runs import discover, load_run, open_folder
+from fastflow.runs import discover, load_run
 from fastflow.training.discover import Discovery
 
 
@@ -365,7 +365,7 @@ def test_new_folder_is_removed_if_its_configuration_can_not_be_written(tmp_path,
 
     monkeypatch.setattr(files.Path, "write_text", fail)
     with pytest.raises(OSError, match=r"No space left on device: '.*/run/config.json'"):
-        open_folder(tmp_path / "run", small_config(), sigmoid_generator())
+        small_run(tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -16,10 +16,9 @@ from fastflow.errors import InputError
 from fastflow.files import write_json
 from fastflow.flows import flow
 from fastflow.generators import Generator
-from fastflow.pde import PDE, normalized_residuals
-from fastflow.potentials import PotentialBank
+from fastflow.pde import normalized, residual_sums
 from fastflow.training.classifier import PairClassifier
-from fastflow.training.discover import Discovery
+from fastflow.training.discover import Potentials, untrained_potentials
 from fastflow.training.loop import step_rng
 
 if TYPE_CHECKING:
@@ -84,9 +83,8 @@ def evaluate(run: Run, samples: int = 4096, seed: int = 1, progress: bool = True
     random = random_directions(run.generator, count, mean_strength, run.config.path_steps, seed)
     random_pairs = path_pairs(random, run.generator, count, samples, run.config.path_steps, seed)
 
-    untrained = Discovery(run.config, run.generator)
-    after = measure_residual(run.bank, run.pde, run, samples, seed)
-    before = measure_residual(untrained.bank, untrained.pde, run, samples, seed)
+    after = measure_residual(run.potentials, run, samples, seed)
+    before = measure_residual(untrained_potentials(run.config, run.generator), run, samples, seed)
     result = {
         "samples": samples,
         "seed": seed,
@@ -173,17 +171,25 @@ def random_directions(generator: Generator, count: int, strength: float, path_st
 
 
 @torch.no_grad()
-def measure_residual(bank: PotentialBank, pde: PDE, run: Run, samples: int, seed: int) -> tuple[float, list[float]]:
+def measure_residual(potentials: Potentials, run: Run, samples: int, seed: int) -> tuple[float, list[float]]:
     """The normalised residual at points on paths, over all potentials and for each."""
+    bank, pde, companion = potentials
     config, count = run.config, bank.num_potentials
     z0, index, place = _draw(run.generator, count, samples, config.path_steps, seed)
     path = flow(
-        bank, z0, index, config.path_steps, dt=config.dt, method=config.method, step_length=config.step_length
-    )  # fmt: skip
+        bank,
+        z0,
+        index,
+        config.path_steps,
+        dt=config.dt,
+        method=config.method,
+        step_length=config.step_length,
+        companion=companion,
+    )
     z, t = path[torch.arange(samples, device=z0.device), place], place.to(z0) * config.dt
 
-    each, together = normalized_residuals(pde, bank.jet(z, t, index), z, t, index, count)
-    return float(together), each.tolist()
+    sums = residual_sums(pde, bank.jet(z, t, index), z, t, index, count)
+    return float(normalized(sums.sum(1))), normalized(sums).tolist()
 
 
 def _draw(generator: Generator, count: int, samples: int, path_steps: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -23,8 +23,26 @@ class Checkpoint(NamedTuple):
     step: int
 
 
-def save_checkpoint(folder: Path, step: int, module: nn.Module, optimizer: torch.optim.Optimizer) -> Checkpoint:
-    """Write `step-NNNNNN` under `folder`: the module's state, the optimizer's, and the step."""
+class Saved(NamedTuple):
+    """What a checkpoint holds, read and checked: plain data, which another process can be sent."""
+
+    step: int
+    weights: dict[str, Tensor]
+    optimizer: dict[int, dict[str, Tensor]]
+    """What the optimizer knows of each parameter, by the parameter's number; empty where it wasn't read."""
+    facts: dict[str, Any]
+
+    def load(self, module: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Give the module its weights, and the optimizer its state."""
+        module.load_state_dict(self.weights)
+        if optimizer is not None:
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": self.optimizer})
+
+
+def save_checkpoint(
+    folder: Path, step: int, module: nn.Module, optimizer: torch.optim.Optimizer, facts: dict[str, Any] | None = None
+) -> Checkpoint:
+    """Write `step-NNNNNN` under `folder`: the module's state, the optimizer's, the step, and further facts of it."""
     checkpoint = Checkpoint(folder / f"step-{step:06d}", step)
     for leftover in folder.glob(".step-*"):  # of a process that was killed while it wrote; a run has one writer
         shutil.rmtree(leftover)
@@ -36,7 +54,7 @@ def save_checkpoint(folder: Path, step: int, module: nn.Module, optimizer: torch
             for name, value in values.items()
         }
         write_tensors(temporary / "optimizer.safetensors", state)
-        write_json(temporary / "state.json", {"step": step})
+        write_json(temporary / "state.json", {"step": step, **(facts or {})})
     return checkpoint
 
 
@@ -46,19 +64,28 @@ def latest_checkpoint(folder: Path) -> Checkpoint | None:
     return Checkpoint(folder / f"step-{max(steps):06d}", max(steps)) if steps else None
 
 
-def load_checkpoint(checkpoint: Checkpoint, module: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
-    """Load a checkpoint's weights, and the optimizer's state where one is given.
+def read_checkpoint(
+    checkpoint: Checkpoint,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+    ignored: tuple[str, ...] = (),
+) -> Saved:
+    """Read a checkpoint of this module, and the optimizer's state where one is given; nothing is loaded yet.
+
+    Args:
+        ignored: beginnings of the names of weights that the checkpoint may hold and the module needn't have.
 
     Raises:
-        InputError: a file is missing, damaged, or of another model; nothing is loaded then.
+        InputError: a file is missing, damaged, or of another model.
     """
     try:
-        state = read_json(checkpoint.folder / "state.json")
+        facts = read_json(checkpoint.folder / "state.json")
     except InputError as error:
         raise _damaged(checkpoint, str(error)) from error
-    if not isinstance(state, dict) or state.get("step") != checkpoint.step:
+    if not isinstance(facts, dict) or facts.get("step") != checkpoint.step:
         raise _damaged(checkpoint, "its state.json doesn't name its step")
     weights = _load(checkpoint, "weights.safetensors")
+    weights = {name: value for name, value in weights.items() if not name.startswith(ignored)}
     expected = module.state_dict()
     wrong = sorted(weights.keys() ^ expected.keys()) or sorted(
         name for name, value in expected.items() if weights[name].shape != value.shape
@@ -67,10 +94,8 @@ def load_checkpoint(checkpoint: Checkpoint, module: nn.Module, optimizer: torch.
         raise InputError(
             f"checkpoint {str(checkpoint.folder)!r} is of another model: {wrong[0]!r} doesn't fit the configuration"
         )
-    states = None if optimizer is None else _optimizer_states(checkpoint, optimizer)
-    module.load_state_dict(weights)
-    if optimizer is not None:
-        optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
+    states = {} if optimizer is None else _optimizer_states(checkpoint, optimizer)
+    return Saved(checkpoint.step, weights, states, facts)
 
 
 def _optimizer_states(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Tensor]]:

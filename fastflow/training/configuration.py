@@ -60,7 +60,10 @@ def _fits(value: object, hint: Any) -> bool:
     if origin is typing.Literal:
         return value in arguments
     if origin is tuple:
-        return isinstance(value, (list, tuple)) and all(_fits(item, arguments[0]) for item in value)
+        if not isinstance(value, (list, tuple)):
+            return False
+        hints = [arguments[0]] * len(value) if arguments[-1] is ... else arguments
+        return len(value) == len(hints) and all(map(_fits, value, hints))
     if hint is float:
         # A whole number beyond any float's range, which JSON may hold, isn't finite either.
         return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
@@ -76,6 +79,8 @@ def _words(hint: Any) -> str:
     if origin is typing.Literal:
         return f"one of {', '.join(map(str, arguments))}"
     if origin is tuple:
+        if arguments[-1] is not ...:
+            return " and ".join(map(_words, arguments))
         return f"a list, each {_words(arguments[0])}"
     words = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a text", NoneType: "none"}
     return words[hint]

@@ -2,196 +2,234 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+import copy
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from fastflow.errors import InputError
+from fastflow.fields import DivergenceFreeField, NetworkField
 from fastflow.flows import flow, rollout_loss
 from fastflow.generators import Generator
-from fastflow.generators.base import first_line
-from fastflow.objectives import classifier_loss, generator_change, initial_loss, jacobian_loss
-from fastflow.ops.types import Method
-from fastflow.pde import EQUATIONS, normalized_residuals
-from fastflow.potentials import PotentialBank, TimeInput
+from fastflow.importing import explaining, first_line
+from fastflow.objectives import classifier_loss, generator_change, guidance_loss, initial_loss, jacobian_loss
+from fastflow.pde import EQUATIONS, PDE, HamiltonJacobi, PorousMedium, normalized, residual_sums
+from fastflow.pde import residual as pde_residual
+from fastflow.potentials import PotentialBank
 from fastflow.profiling import profiled
-from fastflow.training.classifier import PairClassifier
-from fastflow.training.configuration import check_not_negative, check_positive, check_types
-from fastflow.training.loop import Losses
+from fastflow.training.classifier import make_classifier, try_classifier
+from fastflow.training.distributed import ALONE, Team
+from fastflow.training.loop import Losses, step_rng
+from fastflow.training.phases import Phases
+from fastflow.training.schedules import factor_at
+from fastflow.training.settings import TERMS, DiscoverConfig
 
-Equation = Literal[
-    "wave", "damped-wave", "klein-gordon", "heat", "hamilton-jacobi", "viscous-hamilton-jacobi", "helmholtz", "poisson",
-    "porous-medium",
-]  # fmt: skip
-
-_TIMELESS = ("helmholtz", "poisson")
-"""The equations without derivatives in time."""
+Predictor = Callable[[Tensor], Tensor]
+"""Images (B, C, H, W) in [0, 1] to a property's value (B,), or to P properties' values (B, P)."""
 
 
-@dataclass(frozen=True)
-class DiscoverConfig:
-    """Settings of a discovery; the defaults suit small image generators."""
+class Potentials(NamedTuple):
+    """What a discovery learns for good: the bank, its equation, and the bank's companion where it has one."""
 
-    num_potentials: int = 8
-    """K, the number of potentials."""
-    steps: int = 1000
-    """Training steps."""
-    batch_size: int = 256
-    """Samples in a step, each with a potential and a time of its own."""
-    learning_rate: float = 1e-3
-    """Adam's."""
-    seed: int = 0
-    """Of everything random."""
-    hidden: tuple[int, ...] = (64, 64)
-    """Widths of a potential's hidden layers."""
-    activation: Literal["tanh", "sin", "gelu", "silu", "softplus"] = "tanh"
-    """Of the hidden layers."""
-    out_activation: Literal["tanh", "identity"] = "tanh"
-    """Of the potential's value."""
-    time: TimeInput = "sinusoidal"
-    """How time enters the potentials."""
-    pde: Equation = "wave"
-    """The equation every potential is held to."""
-    learn_pde: bool = True
-    """Whether each potential learns the equation's constants."""
-    path_steps: int = 10
-    """T, the steps of a path."""
-    dt: float = 1.0
-    """A step's share of time."""
-    method: Method = "euler"
-    """The integrator."""
-    step_length: float | None = None
-    """Rescale every step to this length in latent space."""
-    pde_weight: float = 3.0
-    """Weight of the equation's residual along the path."""
-    residual: Literal["normalized", "square"] = "normalized"
-    """"normalized", each potential's mean square over that of the equation's terms; "square", the paper's bare mean
-    square, which a potential also lowers by becoming flat."""
-    initial_weight: float = 1.0
-    """Weight of starting at rest."""
-    jacobian_weight: float = 0.1
-    """Weight of the reward for a visible change."""
-    jacobian: Literal["log", "square"] = "log"
-    """The reward: "log" of the mean square, which doesn't fade as potentials shrink; "square", the paper's."""
-    classifier_weight: float = 1.0
-    """Weight of the classifier's cross-entropy."""
-    log_every: int = 20
-    """Steps between two lines of metrics.jsonl."""
-    checkpoint_every: int = 500
-    """Steps between two checkpoints."""
+    bank: PotentialBank
+    pde: PDE
+    companion: DivergenceFreeField | None
 
-    def __post_init__(self) -> None:
-        check_types(self)
-        object.__setattr__(self, "hidden", tuple(self.hidden))
-        check_positive(
-            self, "num_potentials", "steps", "batch_size", "learning_rate", "path_steps", "dt", "log_every",
-            "checkpoint_every",
-        )  # fmt: skip
-        check_not_negative(
-            self, "seed", "pde_weight", "initial_weight", "jacobian_weight", "classifier_weight"
-        )  # fmt: skip
-        if self.seed >= 2**63:
-            raise InputError(f"seed must be below 2^63, got {self.seed}")
-        if self.step_length is not None:
-            check_positive(self, "step_length")
-        if not self.hidden or min(self.hidden) < 1:
-            raise InputError(f"hidden must name one width or more, each at least 1, got {self.hidden!r}")
-        if self.time == "none" and self.pde not in _TIMELESS:
-            raise InputError(
-                f"time must be sinusoidal or linear for pde {self.pde}, which has derivatives in time; only "
-                f"{' and '.join(_TIMELESS)} have none"
-            )
-        if self.batch_size < self.num_potentials:
-            raise InputError(
-                f"batch_size must be at least num_potentials, {self.num_potentials}, so that every step trains all of "
-                f"them; got {self.batch_size}"
-            )
+    def modules(self) -> dict[str, nn.Module]:
+        """Those that are there, by name."""
+        return {name: module for name, module in self._asdict().items() if module is not None}
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Of all of them."""
+        return [parameter for module in self.modules().values() for parameter in module.parameters()]
+
+
+class Batch(NamedTuple):
+    """This process's samples of a step, and the weights of the objective's terms in it."""
+
+    z0: Tensor
+    """(B, D)"""
+    potential: Tensor
+    """(B,) long"""
+    place: Tensor
+    """(B,) long: each sample's step on its path."""
+    weights: Tensor
+    """Of the terms, in the order of TERMS."""
 
 
 class Discovery:
-    """The task of a discovery: its module holds the bank, the equation and the classifier."""
+    """The task of a discovery: its module holds the potentials, the classifier, and a moving average where asked.
 
-    def __init__(self, config: DiscoverConfig, generator: Generator) -> None:
-        self.config, self.generator = config, generator
+    Args:
+        classifier: a module of two batches of images in [0, 1] with logits (B, K), in place of the configuration's.
+        predictor: the supervised variant (after ChemFlow, NeurIPS 2024): potential k follows or opposes the gradient of
+            the k-th property that it predicts; potentials beyond the last property are free.
+        team: the processes that train together; each takes its part of the batch.
+    """
+
+    def __init__(
+        self,
+        config: DiscoverConfig,
+        generator: Generator,
+        *,
+        classifier: nn.Module | None = None,
+        predictor: Predictor | None = None,
+        team: Team = ALONE,
+    ) -> None:
+        self.config, self.generator, self.predictor, self.team = config, generator, predictor, team
         like = generator.sample(1)
+        self.phases = Phases(like.device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.bank = PotentialBank(
-                config.num_potentials,
-                generator.latent_dim,
-                config.hidden,
-                config.activation,
-                config.out_activation,
-                config.time,
-            )
-            if config.pde == "porous-medium":  # has no constants to learn
-                self.pde = EQUATIONS[config.pde]()
-            else:
-                self.pde = EQUATIONS[config.pde](num_potentials=config.num_potentials, learnable=config.learn_pde)
-            classifier = PairClassifier(generator.image_shape, config.num_potentials)
-        self.module = nn.ModuleDict({"bank": self.bank, "pde": self.pde, "classifier": classifier}).to(like)
+            self.potentials = _build_potentials(config, generator.latent_dim)
+            if classifier is None:
+                classifier = make_classifier(config.classifier, generator.image_shape, config.num_potentials)
+        self.bank, self.pde, self.companion = self.potentials
         self.classifier = classifier
+        modules = {**self.potentials.modules(), "classifier": classifier}
+        self.average = copy.deepcopy(self.potentials) if config.ema else None
+        if self.average is not None:
+            modules["average"] = nn.ModuleDict(self.average.modules()).requires_grad_(False)
+        self.module = nn.ModuleDict(modules).to(like)
 
-    def losses(self, rng: torch.Generator) -> Losses:
-        """The objective on one batch; every sample has its own start, potential and time."""
+    def draw(self, step: int) -> Batch:
+        """This process's part of a step's batch; every sample has its own start, potential and time."""
         config, batch = self.config, self.config.batch_size
+        rng = step_rng(config.seed, step)
         z0 = self.generator.sample(batch, rng)
         # Every potential gets its share of every batch: drawn freely, some would starve in small ones.
-        index = (torch.randperm(batch, generator=rng) % config.num_potentials).to(z0.device)
-        place = torch.randint(config.path_steps, (batch,), generator=rng).to(z0.device)
+        index = torch.randperm(batch, generator=rng) % config.num_potentials
+        place = torch.randint(config.path_steps, (batch,), generator=rng)
+        # All processes draw the whole batch, so that their parts are the same rows for any number of them.
+        mine = self.team.share(batch)
+        weights = [
+            getattr(config, f"{term}_weight") * factor_at(getattr(config, f"{term}_schedule"), step) for term in TERMS
+        ]
+        z0, index, place = z0[mine], index[mine].to(z0.device), place[mine].to(z0.device)
+        return Batch(z0, index, place, torch.tensor(weights).to(z0))
 
+    def losses(self, batch: Batch) -> Losses:
+        """The objective on a batch."""
+        config, phases, (z0, index, place, weights) = self.config, self.phases, batch
+        phases.mark("engine")
         with profiled("train.engine"):
             pde_term, path = self._residual(z0, index)
-            initial_term = initial_loss(self.bank, z0, index)
-        samples = torch.arange(batch, device=z0.device)
-        z, z_next = path[samples, place], path[samples, place + 1]
+            initial_term = initial_loss(self.bank, z0, index, companion=self.companion)
+            samples = torch.arange(len(z0), device=z0.device)
+            z, z_next = path[samples, place], path[samples, place + 1]
+        phases.mark_backward(z_next, "engine")
+
+        phases.mark("generator")
         with profiled("train.generator"):
             images, change = generator_change(self.generator.decode, z, z_next - z)
             next_images = self.generator.decode(z_next)
-            jacobian_term = jacobian_loss(change, config.jacobian)
-        low, high = self.generator.value_range
-        with profiled("train.classifier"):
-            logits = self.classifier((images - low) / (high - low), (next_images - low) / (high - low))
-            classifier_term = classifier_loss(logits, index)
+        phases.mark_backward(next_images, "generator")
 
-        loss = (
-            config.pde_weight * pde_term
-            + config.initial_weight * initial_term
-            + config.jacobian_weight * jacobian_term
-            + config.classifier_weight * classifier_term
-        )
+        phases.mark("classifier")
+        low, high = self.generator.value_range
+        scaled, next_scaled = ((x - low) / (high - low) for x in (images, next_images))
+        with profiled("train.classifier"):
+            logits = self.classifier(scaled, next_scaled)
+            classifier_term = classifier_loss(logits, index)
+        terms = {
+            "pde": pde_term,
+            "initial": initial_term,
+            "jacobian": jacobian_loss(change, config.jacobian),
+            "classifier": classifier_term,
+        }
+        if self.predictor is not None:
+            terms["guidance"] = self._guidance(self.predictor, scaled, z, z_next - z, index)
+        loss = (weights[: len(terms)] * torch.stack(list(terms.values()))).sum()
         with torch.no_grad():
-            logged = {
-                "pde": pde_term.detach(),
-                "initial": initial_term.detach(),
-                "jacobian": jacobian_term.detach(),
-                "classifier": classifier_term.detach(),
-                "accuracy": (logits.argmax(1) == index).to(z.dtype).mean(),
-                "strength": (next_images - images).abs().mean() / (high - low),
-            }
+            logged = {name: term.detach() for name, term in terms.items()}
+            logged["accuracy"] = (logits.argmax(1) == index).to(z.dtype).mean()
+            logged["strength"] = (next_scaled - scaled).abs().mean()
         return Losses(loss, logged)
+
+    @torch.no_grad()
+    def stepped(self, step: int) -> None:
+        """Let the moving average follow, faster in the first steps, when there is little to average over."""
+        if self.average is not None:
+            decay = min(self.config.ema, (1 + step) / (10 + step))
+            for average, value in zip(self.average.parameters(), self.potentials.parameters(), strict=True):
+                average.lerp_(value, 1 - decay)
 
     def _residual(self, z0: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         """The equation's term of the objective along paths from z0 (B, D), and the paths (B, T + 1, D)."""
-        config = self.config
-        steps = config.path_steps
-        options = {"dt": config.dt, "method": config.method, "step_length": config.step_length}
-        if config.residual == "square":
+        config, steps, companion = self.config, self.config.path_steps, self.companion
+        options: dict[str, Any] = {"dt": config.dt, "method": config.method, "step_length": config.step_length}
+        if config.residual == "square" and companion is None:
             return rollout_loss(self.bank, z0, index, steps, self.pde, **options)
-        path = flow(self.bank, z0, index, steps, **options)
+        path = flow(self.bank, z0, index, steps, companion=companion, **options)
         visited = path[:, :-1].flatten(0, 1)  # (B * T, D), path by path
         each = index.repeat_interleave(steps)
         times = config.dt * torch.arange(steps, device=z0.device, dtype=z0.dtype)
         place = torch.arange(steps, device=z0.device).repeat(len(z0))
         jet = self.bank.jet(visited, (times, place), each)
-        normalized, _ = normalized_residuals(self.pde, jet, visited, times[place], each, config.num_potentials)
-        return normalized.mean(), path
+        if config.residual == "square":
+            return pde_residual(self.pde, jet, visited, times[place], each).square().mean(), path
+        sums = residual_sums(self.pde, jet, visited, times[place], each, config.num_potentials)
+        return normalized(self.team.total(sums)).mean(), path
+
+    def _guidance(self, predictor: Predictor, images: Tensor, z: Tensor, velocity: Tensor, index: Tensor) -> Tensor:
+        """The term of following the predicted properties' gradients, a mean over the samples of guided potentials."""
+        values = predictor(images).reshape(len(z), -1)  # (B, P)
+        count = min(values.shape[1], self.config.num_potentials)
+        guided = index < count
+        chosen = values.gather(1, index.clamp_max(count - 1)[:, None])
+        self.phases.mark("generator")
+        (gradient,) = torch.autograd.grad(chosen.sum(), z, retain_graph=True)
+        self.phases.mark("classifier")
+        each = guidance_loss(velocity, gradient, self.config.guidance)
+        # Their share of a batch is count / K, whichever part of it this process has.
+        return (guided * each).mean() * (self.config.num_potentials / count)
 
 
-def check_differentiable(generator: Generator) -> None:
-    """Raise InputError unless gradients pass through the generator, forwards and backwards."""
+def untrained_potentials(config: DiscoverConfig, generator: Generator) -> Potentials:
+    """The potentials that a discovery with this configuration begins with, on the generator's device."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        potentials = _build_potentials(config, generator.latent_dim)
+    nn.ModuleDict(potentials.modules()).to(generator.sample(1)).requires_grad_(False)
+    return potentials
+
+
+def _build_potentials(config: DiscoverConfig, latent_dim: int) -> Potentials:
+    count, hidden = config.num_potentials, config.hidden
+    bank = PotentialBank(count, latent_dim, hidden, config.activation, config.out_activation, config.time)
+    kind: Any = EQUATIONS[config.pde]
+    if kind is PorousMedium:  # has no constants to learn
+        pde = kind()
+    elif config.force == "field":
+        pde = kind(NetworkField(count, latent_dim, hidden, config.activation, config.time))
+    elif config.force == "constant" and kind is HamiltonJacobi:
+        # At 0 the gradient of f^2 is 0 too, and no force would ever be learned.
+        pde = kind(0.1, num_potentials=count, learnable=config.learn_pde)
+    else:
+        pde = kind(num_potentials=count, learnable=config.learn_pde)
+    companion = None
+    if config.companion:
+        companion = DivergenceFreeField(count, latent_dim, hidden, config.activation, config.time)
+    return Potentials(bank, pde, companion)
+
+
+def check_task(task: Discovery) -> None:
+    """Raise InputError unless gradients pass through the generator, forwards and backwards.
+
+    And unless the classifier and the predictor answer as they should.
+    """
+    generator, config = task.generator, task.config
+    images = _check_differentiable(generator)
+    low, high = generator.value_range
+    scaled = (images.detach() - low) / (high - low)
+    try_classifier(task.classifier, scaled, config.num_potentials)
+    if task.predictor is not None:
+        _check_predictor(task.predictor, scaled)
+
+
+def _check_differentiable(generator: Generator) -> Tensor:
     z = generator.sample(2).requires_grad_()
     try:
         images, change = generator_change(generator.decode, z, torch.ones_like(z))
@@ -203,5 +241,17 @@ def check_differentiable(generator: Generator) -> None:
         elif not bool(change.detach().abs().max() > 0):
             reason = "its images don't change with the latents"
         else:
-            return
+            return images
     raise InputError(f"the generator can't be learned on: {reason}")
+
+
+def _check_predictor(predictor: Predictor, images: Tensor) -> None:
+    images = images.requires_grad_()
+    with explaining("the predictor"):
+        values = predictor(images)
+    shape = tuple(values.shape) if isinstance(values, Tensor) else None
+    if shape is None or len(shape) not in (1, 2) or shape[0] != len(images) or 0 in shape:
+        got = type(values).__name__ if shape is None else shape
+        raise InputError(f"the predictor must give values ({len(images)},) or ({len(images)}, P), got {got}")
+    if not values.requires_grad:
+        raise InputError("the predictor's values carry no gradient; leave out torch.no_grad, detach and argmax")

@@ -19,7 +19,7 @@ from fastflow.metrics.evaluation import (
     random_directions,
 )
 from fastflow.pde import Wave
-from fastflow.training.discover import Discovery
+from fastflow.training.discover import untrained_potentials
 from fastflow.training.loop import step_rng
 
 
@@ -160,9 +160,9 @@ def test_random_directions_reach_the_strength_asked_for(strength):
 
 def test_residual_of_an_equation_that_holds_exactly_is_zero(run):
     """Without time and with c = 0, both terms of the wave equation vanish; with any c, the residual is its one term."""
-    bank = Discovery(run.config, run.generator).bank
-    for parameter in (bank.time_weight_out, bank.time_bias_out):
+    potentials = untrained_potentials(run.config, run.generator)
+    for parameter in (potentials.bank.time_weight_out, potentials.bank.time_bias_out):
         torch.nn.init.zeros_(parameter)
-    assert measure_residual(bank, Wave(0.0), run, 30, seed=0) == (0.0, [0.0, 0.0, 0.0])
-    together, each = measure_residual(bank, Wave(1.0), run, 30, seed=0)
+    assert measure_residual(potentials._replace(pde=Wave(0.0)), run, 30, seed=0) == (0.0, [0.0, 0.0, 0.0])
+    together, each = measure_residual(potentials._replace(pde=Wave(1.0)), run, 30, seed=0)
     assert [together, *each] == pytest.approx([1.0] * 4)

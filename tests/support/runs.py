@@ -7,7 +7,7 @@ import torch
 
 from fastflow import generators
 from fastflow.runs import discover
-from fastflow.training.discover import DiscoverConfig
+from fastflow.training.settings import DiscoverConfig
 
 SMALL = {
     "num_potentials": 3,

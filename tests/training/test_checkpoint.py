@@ -12,7 +12,7 @@ from torch import nn
 from fastflow import files
 from fastflow.errors import InputError
 from fastflow.training import checkpoint as checkpoints
-from fastflow.training.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint, save_checkpoint
+from fastflow.training.checkpoint import Checkpoint, latest_checkpoint, read_checkpoint, save_checkpoint
 
 
 def trained(seed=0, steps=3, width=4):
@@ -43,7 +43,7 @@ def test_saved_and_loaded_training_goes_on_alike(tmp_path):
     assert sorted(contents(tmp_path)) == [f"step-000003/{name}" for name in names]
 
     other, other_optimizer = trained(seed=1, steps=1)
-    load_checkpoint(saved, other, other_optimizer)
+    read_checkpoint(saved, other, other_optimizer).load(other, other_optimizer)
     assert same(module, other)
     step(module, optimizer)
     step(other, other_optimizer)
@@ -54,7 +54,7 @@ def test_without_its_state_the_optimizer_would_go_elsewhere(tmp_path):
     module, optimizer = trained()
     saved = save_checkpoint(tmp_path, 3, module, optimizer)
     other, other_optimizer = trained(seed=1, steps=0)
-    load_checkpoint(saved, other)
+    read_checkpoint(saved, other).load(other)
     step(module, optimizer)
     step(other, other_optimizer)
     assert not same(module, other)
@@ -196,7 +196,7 @@ def test_damaged_checkpoint_is_refused_and_loads_nothing(tmp_path, damage, messa
     module, optimizer = trained(seed=1, steps=1)
     untouched, _ = trained(seed=1, steps=1)
     with pytest.raises(InputError) as error:
-        load_checkpoint(saved, module, optimizer)
+        read_checkpoint(saved, module, optimizer)
     assert message in str(error.value)
     assert str(saved.folder) in str(error.value)
     assert "\n" not in str(error.value)
@@ -206,4 +206,4 @@ def test_damaged_checkpoint_is_refused_and_loads_nothing(tmp_path, damage, messa
 def test_checkpoint_of_another_size_is_refused(tmp_path):
     saved = save_checkpoint(tmp_path, 3, *trained(width=5))
     with pytest.raises(InputError, match=r"of another model: '0.bias' doesn't fit the configuration"):
-        load_checkpoint(saved, trained()[0])
+        read_checkpoint(saved, trained()[0])

@@ -12,7 +12,7 @@ from fastflow.errors import InputError
 from fastflow.ops.types import Jet
 from fastflow.pde import EQUATIONS
 from fastflow.training.configuration import check_types, from_dict
-from fastflow.training.discover import DiscoverConfig
+from fastflow.training.settings import DiscoverConfig
 
 
 def test_configuration_survives_json():

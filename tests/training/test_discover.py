@@ -11,8 +11,8 @@ from fastflow.errors import InputError, TrainingError
 from fastflow.generators import from_callable
 from fastflow.pde import EQUATIONS
 from fastflow.training import discover as module
-from fastflow.training.discover import DiscoverConfig, Discovery
-from fastflow.training.loop import step_rng
+from fastflow.training.discover import Discovery
+from fastflow.training.settings import DiscoverConfig
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def task():
 
 
 def test_one_step_gives_every_potential_a_gradient(task):
-    task.losses(step_rng(0, 1)).loss.backward()
+    task.losses(task.draw(1)).loss.backward()
     for name, parameter in task.bank.named_parameters():
         per_potential = parameter.grad.reshape(3, -1).abs().amax(1)
         assert (per_potential > 0).all(), name
@@ -31,7 +31,7 @@ def test_one_step_gives_every_potential_a_gradient(task):
 
 def test_smallest_batch_still_trains_every_potential():
     task = Discovery(small_config(batch_size=SMALL["num_potentials"]), sigmoid_generator())
-    task.losses(step_rng(0, 1)).loss.backward()
+    task.losses(task.draw(1)).loss.backward()
     assert (task.bank.out_weight.grad.flatten(1).abs().amax(1) > 0).all()
 
 
@@ -59,7 +59,7 @@ def drawn(task, monkeypatch, steps):
     monkeypatch.setattr(module, "generator_change", record_place)
     monkeypatch.setattr(module, "classifier_loss", record_index)
     for step in range(1, steps + 1):
-        task.losses(step_rng(0, step))
+        task.losses(task.draw(step))
     return seen
 
 
@@ -79,7 +79,8 @@ def test_loss_is_the_weighted_sum_of_its_terms():
     names = ("pde", "initial", "jacobian", "classifier")
     factors = dict(zip(names, (0.3, 2.0, 0.7, 1.5), strict=True))
     config = small_config(**{f"{name}_weight": factor for name, factor in factors.items()})
-    losses = Discovery(config, sigmoid_generator()).losses(step_rng(0, 1))
+    task = Discovery(config, sigmoid_generator())
+    losses = task.losses(task.draw(1))
     total = sum(factor * losses.logged[name] for name, factor in factors.items())
     torch.testing.assert_close(losses.loss.detach(), total)
     assert not any(value.requires_grad for value in losses.logged.values())
@@ -89,7 +90,8 @@ def test_strength_is_logged_in_units_of_the_value_range():
     strengths = []
     for scale in (1.0, 4.0):
         generator = from_callable(lambda z, scale=scale: scale * sigmoid_generator()(z), 4, value_range=(0.0, scale))
-        strengths.append(Discovery(small_config(), generator).losses(step_rng(0, 1)).logged["strength"])
+        task = Discovery(small_config(), generator)
+        strengths.append(task.losses(task.draw(1)).logged["strength"])
     torch.testing.assert_close(strengths[0], strengths[1])
 
 

@@ -16,9 +16,11 @@ from support.runs import contents, metrics, options, saved, sigmoid_generator, s
 from fastflow import generators
 from fastflow.errors import InputError, TrainingError
 from fastflow.runs import discover, load_run
-from fastflow.training import loop
+from fastflow.training import journal, loop
 from fastflow.training.discover import Discovery
-from fastflow.training.loop import Losses, fit, step_rng
+from fastflow.training.journal import append
+from fastflow.training.loop import Losses, Trainer, step_rng
+from fastflow.training.phases import PHASES, Phases
 
 COMMAND = [sys.executable, "-m", "fastflow", "discover", "--generator", "digits-vae"]
 # A convolution's weight gradient is summed in an order that depends on the number of threads.
@@ -31,13 +33,20 @@ class Line:
 
     def __init__(self, poison=None):
         self.module = torch.nn.Linear(1, 1)
+        self.phases = Phases(torch.device("cpu"))
         self.poison = poison or {}
         self.step = 0
 
-    def losses(self, rng):
-        self.step += 1
-        loss = (self.module(torch.randn(8, 1, generator=rng)) - 3).square().mean()
+    def draw(self, step):
+        self.step = step
+        return torch.randn(8, 1, generator=step_rng(0, step))
+
+    def losses(self, batch):
+        loss = (self.module(batch) - 3).square().mean()
         return self.poison.get(self.step, lambda loss: Losses(loss, {"double": 2 * loss.detach()}))(loss)
+
+    def stepped(self, step):
+        pass
 
 
 def same_bits(left, right):
@@ -52,7 +61,7 @@ def test_metrics_have_a_line_per_interval_with_its_means(tmp_path):
     task = Discovery(small_config(), sigmoid_generator())
     optimizer = torch.optim.Adam(task.module.parameters(), lr=1e-3)
     for step in range(1, 8):
-        losses = task.losses(step_rng(0, step))
+        losses = task.losses(task.draw(step))
         optimizer.zero_grad()
         losses.loss.backward()
         optimizer.step()
@@ -63,8 +72,8 @@ def test_metrics_have_a_line_per_interval_with_its_means(tmp_path):
     assert [line["step"] for line in lines] == [2, 4, 6, 7]
     means = [sum(expected[a:b]) / (b - a) for a, b in ((0, 2), (2, 4), (4, 6), (6, 7))]
     assert [line["loss"] for line in lines] == pytest.approx(means, rel=1e-6)
-    names = {"step", "loss", "pde", "initial", "jacobian", "classifier", "accuracy", "strength", "steps_per_second"}
-    assert all(set(line) == names for line in lines)
+    names = {"step", "loss", "pde", "initial", "jacobian", "classifier", "accuracy", "strength", "learning_rate"}
+    assert all(set(line) == names | {"steps_per_second", *(f"share_{name}" for name in PHASES)} for line in lines)
     assert all(0 <= line["accuracy"] <= 1 and line["strength"] > 0 for line in lines)
 
 
@@ -184,12 +193,15 @@ def test_resume_refuses_fewer_steps_than_are_done(tmp_path):
 
 def run_line(folder, poison, **changes):
     folder.mkdir()
-    fit(Line(poison), small_config(**changes), folder, progress=False)
+    Trainer(Line(poison), small_config(**changes), folder).run(progress=False)
 
 
 def test_loss_that_is_not_finite_ends_the_training(tmp_path):
     poison = {4: lambda loss: Losses(loss * float("nan"), {"double": loss.detach()})}
-    with pytest.raises(TrainingError, match=r"at step 4: loss is no longer finite; try a smaller learning_rate"):
+    with pytest.raises(
+        TrainingError,
+        match=r"at step 4: loss is no longer finite; the last good checkpoint is '.*/step-000002'; resume",
+    ):
         run_line(tmp_path / "run", poison, checkpoint_every=2)
     assert [line["step"] for line in metrics(tmp_path / "run")] == [2]
     assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == ["step-000002"]
@@ -197,7 +209,10 @@ def test_loss_that_is_not_finite_ends_the_training(tmp_path):
 
 def test_logged_value_that_is_not_finite_is_named(tmp_path):
     poison = {1: lambda loss: Losses(loss, {"double": loss.detach() / 0})}
-    with pytest.raises(TrainingError, match="at step 2: double is no longer finite"):
+    with pytest.raises(
+        TrainingError,
+        match="at step 1: double is no longer finite; there is no checkpoint yet; try a smaller learning_rate",
+    ):
         run_line(tmp_path / "run", poison)
 
 
@@ -218,9 +233,9 @@ def test_metrics_line_is_whole_or_absent(tmp_path, monkeypatch):
             stream.write('{"st')
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(loop.json, "dumps", half)
+    monkeypatch.setattr(journal.json, "dumps", half)
     with pytest.raises(OSError, match=r"No space left on device: .*metrics\.jsonl"):
-        loop._append(file, {"step": 2})
+        append(file, {"step": 2})
     assert file.read_text() == '{"step": 1}\n'
 
 

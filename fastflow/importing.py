@@ -1,0 +1,60 @@
+"""Functions of a user's own, named as FILE.py:FUNCTION."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from fastflow.errors import InputError
+
+
+def import_function(spec: str, what: str) -> Callable[..., Any]:
+    """What FILE.py:FUNCTION names; FILE.py can import what lies beside it. `what` it is for stands in errors.
+
+    Raises:
+        InputError: there is no such file or function, or the file can't be run.
+    """
+    file, separator, name = spec.rpartition(":")
+    if not separator or not file.endswith(".py"):
+        raise InputError(f"{what} must be FILE.py:FUNCTION, got {spec!r}")
+    function = getattr(_import(Path(file), what), name, None)
+    if not callable(function):
+        raise InputError(f"{file} has no function {name!r}")
+    return function
+
+
+@contextmanager
+def explaining(what: str) -> Iterator[None]:
+    """Turn whatever a user's code raises into an InputError that begins with `what` failed."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise InputError(f"{what} failed: {type(error).__name__}: {first_line(error)}") from error
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without the rest of a long explanation."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+def _import(file: Path, what: str) -> ModuleType:
+    if not file.is_file():
+        raise InputError(f"{what} file {str(file)!r} doesn't exist")
+    module_spec = importlib.util.spec_from_file_location(f"fastflow_{what}_{file.stem}", file)
+    assert module_spec is not None
+    assert module_spec.loader is not None
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[module.__name__] = module  # dataclasses and pickles look their module up by its name
+    if (folder := str(file.resolve().parent)) not in sys.path:
+        sys.path.append(folder)
+    with explaining(f"{what} file {str(file)!r}"):
+        module_spec.loader.exec_module(module)
+    return module
