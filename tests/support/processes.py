@@ -1,0 +1,45 @@
+"""Processes of their own for tests, forked from a server that has imported all that takes time to import."""
+
+import multiprocessing
+import os
+import socket
+
+import torch
+
+from fastflow import generators
+from fastflow.runs import discover
+from fastflow.training.settings import DiscoverConfig
+
+# A convolution's weight gradient is summed in an order that depends on the number of threads.
+THREADS = 1
+
+
+def context():
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["fastflow", "torch.distributed", "torch._dynamo"])
+    return server
+
+
+def train(folder, settings, options=None, environment=None):
+    """What a child does: a discovery on the digits VAE."""
+    torch.set_num_threads(THREADS)
+    os.environ.update(environment or {})
+    config = DiscoverConfig(**settings)
+    discover(generators.load("digits-vae"), config, folder, progress=False, **(options or {}))
+
+
+def train_team(size, folder, settings, options=None):
+    """Children that train together, as torchrun would have started them; not waited for."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    shared = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo"}
+    children = [
+        context().Process(
+            target=train, args=(folder, settings, options, {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+        )
+        for rank in range(size)
+    ]
+    for child in children:
+        child.start()
+    return children
