@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -120,6 +121,7 @@ class Diverged(Exception):
 
     def __init__(self, step: int, what: str) -> None:
         super().__init__(f"training stopped at step {step}: {what}")
+        self.step = step
 
 
 class Trainer:
@@ -180,6 +182,7 @@ class Trainer:
                 try:
                     return self._train(received, progress and self.team.leads)
                 except Diverged as reason:
+                    self._drop_checkpoints(reason.step - 1)
                     if self.restarts >= self.schedule.restarts:
                         raise TrainingError(f"{reason}; {self._advice()}") from reason
                     self._restart(reason)
@@ -303,6 +306,12 @@ class Trainer:
             f"the last good checkpoint is {str(newest.folder)!r}; resume with more restarts to go on from there with a "
             "smaller learning rate, or start again with one"
         )
+
+    def _drop_checkpoints(self, step: int) -> None:
+        """Remove checkpoints of this step or later: the next step's loss is a function of their weights."""
+        checkpoints = self.folder / "checkpoints"
+        while self.team.leads and (newest := latest_checkpoint(checkpoints)) is not None and newest.step >= step:
+            shutil.rmtree(newest.folder)
 
     def _restart(self, reason: Diverged) -> None:
         """Go back to the last good checkpoint, or to the start, with a smaller learning rate."""

@@ -35,10 +35,10 @@ def small_config(**changes):
     return DiscoverConfig(**{**SMALL, **changes})
 
 
-def small_run(folder, generator=None, *, resume=False, overwrite=False, **changes):
+def small_run(folder, generator=None, *, resume=False, overwrite=False, options=None, **changes):
     generator = sigmoid_generator() if generator is None else generator
     config = small_config(**changes)
-    return discover(generator, config, folder, resume=resume, overwrite=overwrite, progress=False)
+    return discover(generator, config, folder, resume=resume, overwrite=overwrite, progress=False, **(options or {}))
 
 
 def options(**changes):

@@ -16,7 +16,15 @@ from fastflow.errors import InputError
 from fastflow.training.discover import Discovery
 from fastflow.training.distributed import ALONE, Team, local_device, team
 
-SETTINGS = {**SMALL, "steps": 10, "batch_size": 12, "log_every": 1, "checkpoint_every": 4, "companion": True, "ema": 0.5}
+SETTINGS = {
+    **SMALL,
+    "steps": 10,
+    "batch_size": 12,
+    "log_every": 1,
+    "checkpoint_every": 4,
+    "companion": True,
+    "ema": 0.5,
+}
 
 
 def finish(children):
@@ -46,7 +54,7 @@ def alone(tmp_path_factory):
 
 
 def test_torchrun_with_two_processes_gives_the_curve_of_one(tmp_path, alone):
-    words = options(**{name: value for name, value in SETTINGS.items() if name != "companion"}) + ["--companion"]
+    words = [*options(**{name: value for name, value in SETTINGS.items() if name != "companion"}), "--companion"]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
         [*launcher, "-m", "fastflow", "discover", "--generator", "digits-vae", "--out", str(tmp_path / "run"), *words],

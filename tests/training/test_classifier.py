@@ -1,0 +1,105 @@
+"""Classifiers: any image size, logits that no other sample changes, and users' own."""
+
+import pytest
+import torch
+from support.runs import sigmoid_generator, small_config, small_run
+from torch import nn
+
+from fastflow.errors import InputError
+from fastflow.runs import load_run
+from fastflow.training.classifier import CLASSIFIERS, make_classifier
+from fastflow.training.discover import Discovery
+
+SHAPES = [(1, 1, 1), (1, 8, 8), (3, 9, 20), (3, 64, 64)]
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_logits_of_any_size_of_image_are_each_samples_own(name, shape):
+    torch.manual_seed(0)
+    classifier = make_classifier(name, shape, 5)
+    images, next_images = torch.rand(2, 3, *shape).unbind()
+    logits = classifier(images, next_images)
+    assert logits.shape == (3, 5)
+    torch.testing.assert_close(classifier(images[1:2], next_images[1:2]), logits[1:2], rtol=1e-4, atol=1e-5)
+
+
+def test_sizes_are_those_of_their_names():
+    counts = {name: sum(p.numel() for p in make_classifier(name, (3, 64, 64), 32).parameters()) for name in CLASSIFIERS}
+    assert 11e6 < counts["resnet18"] < 11.5e6
+    assert counts["lenet"] < 3e5
+    assert counts["small"] < 3e5
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_each_trains(name):
+    task = Discovery(small_config(classifier=name, batch_size=6), sigmoid_generator())
+    task.losses(task.draw(1)).loss.backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in task.classifier.parameters())
+
+
+OWN = """
+from torch import nn
+class Own(nn.Module):
+    def __init__(self, shape, count):
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(shape[0] * shape[1] * shape[2], count))
+    def forward(self, a, b):
+        return self.net(b - a)
+def number(shape, count):
+    return 3
+def fail(shape, count):
+    return 1 / 0
+"""
+
+
+def test_classifier_out_of_a_file_trains_and_resumes_with_its_dropout(tmp_path):
+    file = tmp_path / "own.py"
+    file.write_text(OWN)
+    name = f"{file}:Own"
+    small_run(tmp_path / "parts", classifier=name, steps=2)
+    parts, whole = (small_run(tmp_path / folder, classifier=name, resume=True) for folder in ("parts", "whole"))
+    assert all(torch.equal(a, b) for a, b in zip(parts.bank.parameters(), whole.bank.parameters(), strict=True))
+    file.unlink()
+    assert load_run(tmp_path / "whole", sigmoid_generator()).step == 6  # a run's potentials need no classifier
+
+
+def test_classifier_in_hand_is_used(tmp_path):
+    class Linear(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(36, 3)
+
+        def forward(self, images, next_images):
+            return self.layer((next_images - images).flatten(1))
+
+    classifier = Linear()
+    before = classifier.layer.weight.clone()
+    small_run(tmp_path / "run", options={"classifier": classifier})
+    assert not torch.equal(classifier.layer.weight, before)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("vgg", "classifier must be small, lenet, resnet18 or FILE.py:FUNCTION, got 'vgg'"),
+        ("gone.py:Own", "classifier file 'gone.py' doesn't exist"),
+        ("{}:Other", "has no function 'Other'"),
+        ("{}:number", "returned int, expected a torch.nn.Module"),
+        ("{}:fail", "failed: ZeroDivisionError: division by zero"),
+    ],
+)
+def test_bad_classifiers_are_refused(tmp_path, name, message):
+    (tmp_path / "own.py").write_text(OWN)
+    with pytest.raises(InputError, match=message):
+        small_run(tmp_path / "run", classifier=name.format(tmp_path / "own.py"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_classifier_with_other_logits_is_refused(tmp_path):
+    class Wrong(nn.Module):
+        def forward(self, images, next_images):
+            return images.flatten(1)[:, :2]
+
+    with pytest.raises(InputError, match=r"must give logits \(2, 3\) for 2 pairs of images, got \(2, 2\)"):
+        small_run(tmp_path / "run", options={"classifier": Wrong()})
