@@ -158,6 +158,23 @@ def test_traverse_writes_strips_animations_and_latents(digits_folder, capsys):
         assert torch.equal(latents[f"potential-{entry['index']:02d}"], expected)
 
 
+def test_discover_starts_from_a_preset(tmp_path):
+    main([*DISCOVER, "--out", str(tmp_path / "run"), "--preset", "stylegan2", *options(), "--pde-weight", "2"])
+    config = load_run(tmp_path / "run").config
+    assert (config.residual, config.jacobian, config.out_activation) == ("square", "square", "identity")
+    assert (config.num_potentials, config.pde_weight, config.learning_rate) == (3, 2.0, 1e-4)
+
+
+def test_discover_takes_schedules_and_a_predictor(tmp_path):
+    (tmp_path / "mine.py").write_text("def brightness(images):\n    return images.mean((1, 2, 3))\n")
+    words = ["--predictor", f"{tmp_path / 'mine.py'}:brightness", "--guidance", "oppose"]
+    words += ["--pde-schedule", "1", "0.5", "4", "1", "--learning-rate-schedule", "3", "0.1"]
+    main([*DISCOVER, "--out", str(tmp_path / "run"), *words, *options()])
+    config = load_run(tmp_path / "run").config
+    assert (config.pde_schedule, config.learning_rate_schedule) == (((1, 0.5), (4, 1.0)), ((3, 0.1),))
+    assert all("guidance" in line for line in metrics(tmp_path / "run"))
+
+
 @pytest.mark.parametrize("suffix", [".npy", ".safetensors"])
 def test_traverse_takes_latents_potentials_steps_and_a_direction(digits_folder, tmp_path, suffix):
     z0 = torch.randn(3, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

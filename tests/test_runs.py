@@ -1,7 +1,10 @@
 """Runs: what a folder must hold to be one, what it is compared with, and what may be removed from it."""
 
 import json
+import multiprocessing
+import os
 import shutil
+import signal
 
 import pytest
 import torch
@@ -356,6 +359,56 @@ def test_resume_may_change_how_long_and_how_often(tmp_path):
     assert load_run(tmp_path / "run", sigmoid_generator()).config == run.config == small_config(
         steps=5, log_every=1, checkpoint_every=1
     )  # fmt: skip
+
+
+def test_resume_from_a_damaged_checkpoint_changes_nothing(tmp_path):
+    folder = tmp_path / "run"
+    small_run(folder)
+    (folder / "checkpoints" / "step-000006" / "optimizer.safetensors").write_bytes(b"no")
+    before = contents(folder)
+    with pytest.raises(InputError, match=r"is damaged: its optimizer\.safetensors can't be read"):
+        small_run(folder, resume=True, steps=9, log_every=1)
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("mode", [{}, {"resume": True}, {"overwrite": True}], ids=["new", "resume", "overwrite"])
+def test_folder_in_use_is_refused_and_left_alone(tmp_path, mode):
+    folder = tmp_path / "run"
+    small_run(folder, steps=3)
+    before = contents(folder)
+    with files.locked_folder(folder), pytest.raises(InputError, match=r"another process is training in .*run': wait"):
+        small_run(folder, **mode)
+    assert contents(folder) == before
+    assert small_run(folder, resume=True).step == 6
+
+
+def test_new_folder_in_use_is_refused(tmp_path):
+    with files.locked_folder(tmp_path / "run"), pytest.raises(InputError, match="another process is training in"):
+        small_run(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_lock_ends_with_its_process(tmp_path):
+    def hold():
+        with files.locked_folder(tmp_path / "run"):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    (tmp_path / "run").mkdir()
+    child = multiprocessing.get_context("fork").Process(target=hold)
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    with files.locked_folder(tmp_path / "run"):
+        pass
+
+
+def test_file_system_without_locks_is_told(tmp_path, monkeypatch):
+    def fail(descriptor, operation):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(files.fcntl, "flock", fail)
+    with pytest.warns(UserWarning, match=r"can't lock .*Operation not supported.*no other process trains there"):
+        assert small_run(tmp_path / "run").step == 6
 
 
 def test_new_folder_is_removed_if_its_configuration_can_not_be_written(tmp_path, monkeypatch):

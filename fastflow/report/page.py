@@ -20,6 +20,7 @@ from fastflow.files import replacing
 from fastflow.report import _summary
 from fastflow.report._reading import RunFiles, at, number, numbers, read_run, whole
 from fastflow.report.charts import Line, line_chart, short
+from fastflow.training.phases import PHASES
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _MEDIA_TYPES = {"PNG": "image/png", "GIF": "image/gif"}
@@ -30,12 +31,15 @@ _CHARTS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("Physics terms", ("pde", "initial"), "mean squared residual along the paths, and squared gradient at their start"),
     ("Jacobian term", ("jacobian",), "lower means that images change more along the potentials"),
     ("Classifier loss", ("classifier",), "cross-entropy of naming the potential from two consecutive images"),
+    ("Guidance", ("guidance",), "1 minus the cosine between the guided potentials' steps and the property's gradient"),
     ("Training accuracy", ("accuracy",), "share of training pairs whose potential the classifier names"),
     ("Strength", ("strength",), "mean absolute pixel change per step"),
+    ("Learning rate", ("learning_rate",), "Adam's, with its schedule and restarts"),
     ("Speed", ("steps_per_second",), "training steps per second"),
+    ("Time", tuple(f"share_{phase}" for phase in PHASES), "share of each phase of a training step, backward included"),
 )
 _NEVER_DRAWN = {"step"}
-_FROM_ZERO = {"accuracy", "strength", "steps_per_second"}
+_FROM_ZERO = {"accuracy", "strength", "steps_per_second", "learning_rate", *(f"share_{phase}" for phase in PHASES)}
 
 
 @dataclass

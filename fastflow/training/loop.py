@@ -234,7 +234,7 @@ class Trainer:
         except InputError as error:  # latents that follow diverged potentials are refused
             self._check(self._stacked_rows())  # of this process: the others may not have come here
             self._check_weights()
-            raise Diverged(step, str(error)) from error
+            raise Diverged(step, f"the latents on the paths: {error}") from error
         self._optimizer.zero_grad(set_to_none=True)
         with profiled("train.backward"):
             losses.loss.backward(inputs=self._parameters)  # and not into what a generator's own networks may learn
