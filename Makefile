@@ -12,6 +12,7 @@ EXTRAS = dev,viz,logging
 
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
+GENERATORS := $(VENV)/generators
 # No build isolation and a build folder that stays: after a change in csrc/ only what changed is compiled again.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 INSTALL_SELF = $(INSTALL) --no-build-isolation --config-settings=build-dir=build/$(notdir $(VENV))$(1) \
@@ -35,8 +36,14 @@ build: $(READY) ## set up .venv with the package, its native module and the tool
 demo: $(READY) ## run the whole story on bundled real data and write demo/report.html
 	$(BIN)/fastflow demo --out demo
 
-test: $(READY) ## run the tests that need no GPU
+test: $(GENERATORS) ## run the tests that need no GPU
 	$(BIN)/pytest -m "not gpu"
+
+# The packages whose classes generators are tested on. A test whose package is absent says so and is skipped.
+$(GENERATORS): $(READY) requirements/generators.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --ignore-requires-python \
+	  --requirement requirements/generators.txt
+	touch $@
 
 test-lowest: ## run them on the oldest supported versions of the dependencies, in .venv-lowest
 	$(MAKE) test VENV=.venv-lowest CONSTRAINTS=requirements/lowest.txt

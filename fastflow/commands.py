@@ -95,7 +95,8 @@ class Discover:
     """Learn potentials on a pretrained generator."""
 
     generator: str
-    """A bundled generator's name, or FILE.py:FUNCTION."""
+    """digits-vae, faces, KIND:PATH for weights of a known kind (sngan, dcgan, mlp-vae, conv-vae, biggan,
+    autoencoder-kl), FILE.pt for a TorchScript or torch.export archive, or FILE.py:FUNCTION."""
     out: str
     """The run's folder."""
     settings: tyro.conf.OmitArgPrefixes[DiscoverConfig] = field(default_factory=DiscoverConfig)
@@ -148,6 +149,7 @@ class Discover:
             predictor=None if self.predictor is None else import_function(self.predictor, "predictor"),
         )
         if not is_follower():
+            _point_out_clipping(run.generator)
             print(f"trained {run}; next: fastflow report {self.out}")
 
 
@@ -158,9 +160,9 @@ class OfRun:
     folder: tyro.conf.Positional[str]
     """The run's folder."""
     generator: str | None = None
-    """FILE.py:FUNCTION, the generator that the run was trained on, where its name doesn't find it again."""
+    """The generator that the run was trained on, such as FILE.py:FUNCTION, where its name doesn't find it again."""
     latent_dim: int | None = None
-    """The latents' width, where FUNCTION maps latents to images itself."""
+    """The latents' width, where FUNCTION or an archive maps latents to images itself."""
 
     def load(self) -> Run:
         """The run."""
@@ -279,6 +281,16 @@ def _option(arguments: list[str], option: str) -> str | None:
         if name == option and (separator or position + 1 < len(arguments)):
             return value if separator else arguments[position + 1]
     return None
+
+
+def _point_out_clipping(generator: generators.Generator) -> None:
+    if generator.outside > 0.25:
+        low, high = generator.value_range
+        print(
+            f"note: {generator.outside:.0%} of the generator's pixels lie outside its value_range ({low:g}, {high:g}) "
+            "and will be clipped in pictures and measurements; if they span another, name it",
+            file=sys.stderr,
+        )
 
 
 def _watched() -> bool:

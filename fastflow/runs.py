@@ -60,13 +60,17 @@ class Run:
         potential: int | Tensor,
         steps: int | None = None,
         direction: TraversalDirection = "forward",
+        *,
+        labels: Tensor | None = None,
     ) -> Traversal:
         """Let latents z0 (B, D) flow along a potential for `steps` steps, path_steps if left out.
 
         See `fastflow.traversal.traverse`.
         """
         steps = self.config.path_steps if steps is None else steps
-        return traverse(self.bank, self.generator, z0, potential, steps, self.config, direction, self.companion)
+        return traverse(
+            self.bank, self.generator, z0, potential, steps, self.config, direction, self.companion, labels=labels
+        )  # fmt: skip
 
     def evaluate(self, samples: int = 4096, seed: int = 1, progress: bool = True) -> dict[str, Any]:
         """Measure strength, distinctness and physics, write evaluation.json and return its contents.
@@ -270,7 +274,7 @@ def restore_generator(record: dict[str, Any], folder: Path) -> Generator:
         InputError: it was made from a callable in Python, or is no longer where it was.
     """
     name = record["generator"].get("name")
-    if name is None or (name not in generators.BUNDLED and ".py:" not in name):
+    if not generators.can_be_found(name):
         raise InputError(
             f"run {str(folder)!r} was trained on a generator made in Python, which can't be found by name: "
             "pass it to ff.load_run as generator=, or to the command as --generator FILE.py:FUNCTION"

@@ -57,6 +57,8 @@ def traverse(
     settings: PathSettings,
     direction: TraversalDirection = "forward",
     companion: DivergenceFreeField | None = None,
+    *,
+    labels: Tensor | None = None,
 ) -> Traversal:
     """Let latents z0 (B, D) flow along a potential for `steps` steps, and decode every point.
 
@@ -67,6 +69,7 @@ def traverse(
             point first; "both": the start stands in the middle, column steps // 2, and the path before it is the
             reverse flow's, so that the whole row is one forward path through times 0 .. steps.
         companion: the bank's, where it has one.
+        labels: each latent's class (B,) long, of a generator with classes; of its first class if None.
     """
     # A bank's potentials are known on the times they were trained on, 0 .. path_steps * dt.
     dt, method, length = settings.dt, settings.method, settings.step_length
@@ -87,5 +90,6 @@ def traverse(
         latents = go(steps, 0.0, direction)
     else:
         raise InputError(f"direction must be one of forward, descent, reverse, both, got {direction!r}")
-    images = torch.stack([generator.decode(z) for z in latents.unbind(1)], 1)
+    decode = generator.conditioned(labels)
+    images = torch.stack([decode(z) for z in latents.unbind(1)], 1)
     return Traversal(latents, images, start)

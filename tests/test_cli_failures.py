@@ -59,7 +59,7 @@ DISCOVER_REFUSES = {
     "required": (["discover", "--out", "out"], "--generator"),
     "generator": (
         ["discover", "--generator", "nope", "--out", "out"],
-        "unknown generator 'nope': expected digits-vae or",
+        "unknown generator 'nope': expected digits-vae, faces, KIND:PATH",
     ),
     "generator-file": (["discover", "--generator", "no.py:f", "--out", "out"], "generator file 'no.py' doesn't exist"),
     "generator-width": ([*DISCOVER, "--latent-dim", "5"], "digits-vae has latents of width 8, not 5"),

@@ -174,7 +174,7 @@ WRONG_ARGUMENTS = {
         lambda run: discover(run.generator, {"steps": 3}, run.folder / "new"),
         "config must be a DiscoverConfig, got dict: use DiscoverConfig(**settings)",
     ),
-    "no-generator": (lambda run: generators.load(None), "a generator's name must be a text, digits-vae or FILE.py:"),
+    "no-generator": (lambda run: generators.load(None), "a generator's name must be a text, digits-vae, faces, KIND"),
 }
 
 

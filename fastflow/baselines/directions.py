@@ -31,8 +31,10 @@ class Random:
         self.step_length = step_length
 
     @torch.no_grad()
-    def traverse(self, z0: Tensor, index: int | Tensor, steps: int = 10) -> Traversal:
+    def traverse(self, z0: Tensor, index: int | Tensor, steps: int = 10, *, labels: Tensor | None = None) -> Traversal:
         """Walk latents z0 (B, D) along the directions `index`, one for all or one for each (B,) long.
+
+        `labels` are those of `fastflow.traversal.traverse`.
 
         Raises:
             InputError: an argument that doesn't fit, by its name.
@@ -42,5 +44,6 @@ class Random:
             raise InputError(f"steps must be a whole number of at least 1, got {steps!r}")
         step = self.step_length * self.directions[check_index(index, len(self.directions), z0)]
         latents = z0[:, None] + step[:, None] * torch.arange(steps + 1, device=z0.device, dtype=z0.dtype)[:, None]
-        images = torch.stack([self.generator.decode(z) for z in latents.unbind(1)], 1)
+        decode = self.generator.conditioned(labels)
+        images = torch.stack([decode(z) for z in latents.unbind(1)], 1)
         return Traversal(latents, images, 0)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fastflow.devices import find_device
 from fastflow.errors import InputError
+from fastflow.importing import first_line
+from fastflow.objectives import generator_change
 
 Decode = Callable[[Tensor], Tensor]
 Sampler = Callable[[int, torch.Generator], Tensor]
@@ -19,17 +24,29 @@ class Generator(nn.Module):
     """A frozen map from latents (B, D) to images (B, C, H, W).
 
     Args:
-        decode: the map; any callable that autograd's forward mode can follow. A module, or the module that a method
-            belongs to, is put in eval mode and frozen; modules that a function merely uses are left as they are.
+        decode: the map; any callable that autograd can follow backwards, and better forwards too. A module, or the
+            module that a method belongs to, is put in eval mode and frozen; modules that a function merely uses are
+            left as they are. With `classes` it takes labels (B,) long as well.
         latent_dim: D.
         value_range: the images' darkest and brightest value.
-        sample: draws latents, (n, torch.Generator) -> (n, D); the standard normal if None.
+        sample: draws latents, (n, torch.Generator) -> (n, D); the standard normal if None. With `mapping`, what it
+            draws are the mapping's inputs.
+        mapping: from inputs z (n, mapping_dim) to latents (n, D), as to the W space of a StyleGAN: latents are drawn
+            through it, and the potentials live behind it. A module is frozen as well.
+        mapping_dim: the width of the mapping's inputs; D if None.
+        classes: the classes that a class-conditional decode is asked for. Images whose class nobody names are of the
+            first; training and evaluation draw among all of them.
         name: how a run's configuration names it; one made by `load` can be found again by this name.
         device, dtype: of the latents, float32 or float64; those of the module if there is one, otherwise the CPU and
             float32.
 
+    Attributes:
+        image_shape: (C, H, W). outside: the share of some images' pixels that lies outside value_range by more than a
+            twentieth of it.
+
     Raises:
-        InputError: decode can't take such latents, doesn't give finite images (B, C, H, W), or gives random ones.
+        InputError: decode can't take such latents, doesn't give finite images (B, C, H, W), gives random ones, or ones
+            of quite another range.
     """
 
     _anchor: Tensor
@@ -41,24 +58,37 @@ class Generator(nn.Module):
         *,
         value_range: tuple[float, float] = (0.0, 1.0),
         sample: Sampler | None = None,
+        mapping: Decode | None = None,
+        mapping_dim: int | None = None,
+        classes: Sequence[int] | None = None,
         name: str | None = None,
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if not isinstance(latent_dim, int) or isinstance(latent_dim, bool) or latent_dim < 1:
-            raise InputError(f"latent_dim must be a whole number of at least 1, got {latent_dim!r}")
         if not callable(decode):
             raise InputError(f"a generator must be callable, latents (B, D) -> images (B, C, H, W), got {decode!r}")
+        if mapping is not None and not callable(mapping):
+            raise InputError(f"mapping must be callable, inputs (n, mapping_dim) -> latents (n, D), got {mapping!r}")
+        if mapping is None and mapping_dim is not None:
+            raise InputError("mapping_dim is the width of a mapping's inputs: give both, or neither")
         self.function = decode
-        self.latent_dim = latent_dim
+        self.latent_dim = _checked_width(latent_dim, "latent_dim")
+        self.mapping = mapping
+        self.mapping_dim = self.latent_dim if mapping_dim is None else _checked_width(mapping_dim, "mapping_dim")
+        self.classes = None if classes is None else _checked_classes(classes)
         self.value_range = _checked_range(value_range)
         self.name = name
         self._sample = sample
         self.module = _module_of(decode)
+        self._mapping_module = None if mapping is None else _module_of(mapping)
         anchor = torch.zeros(())
+        for module in (self.module, self._mapping_module):
+            if module is not None:
+                module.eval()
+                for parameter in module.parameters():  # one by one: scripted modules can't be told as a whole
+                    parameter.requires_grad_(False)
         if self.module is not None:
-            self.module.eval().requires_grad_(False)
             anchor = next((p for p in self.module.parameters() if p.is_floating_point()), anchor)
         device = anchor.device if device is None else find_device(device)
         dtype = anchor.dtype if dtype is None else dtype
@@ -69,26 +99,68 @@ class Generator(nn.Module):
             )
         # Latents are made like this; unlike a plain attribute it moves with the generator.
         self.register_buffer("_anchor", torch.zeros((), device=device, dtype=dtype), persistent=False)
-        self.image_shape = self._probe()
+        self.image_shape, self.outside = self._probe()
 
-    def decode(self, z: Tensor) -> Tensor:
-        """Images (B, C, H, W) of latents (B, D)."""
-        return self.function(z)
+    def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Images (B, C, H, W) of latents (B, D), and of labels (B,) long where there are `classes`."""
+        if self.classes is None:
+            if labels is not None:
+                raise InputError("labels are for a generator with classes; this one has none")
+            return self.function(z)
+        if labels is None:
+            labels = torch.full((len(z),), self.classes[0], dtype=torch.long, device=z.device)
+        return self._conditional(z, labels)
 
-    def forward(self, z: Tensor) -> Tensor:
+    def conditioned(self, labels: Tensor | None) -> Decode:
+        """`decode` for one batch's labels, as `draw_labels` gives them."""
+        return self.decode if labels is None else partial(self.decode, labels=labels)
+
+    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """See `decode`."""
-        return self.decode(z)
+        return self.decode(z, labels)
 
+    @torch.no_grad()
     def sample(self, count: int, seed: int | torch.Generator = 0) -> Tensor:
         """`count` latents (count, D), the same for the same seed on every device; returned on the generator's."""
         rng = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
         if self._sample is None:
-            z = torch.randn(count, self.latent_dim, generator=rng)
+            z = torch.randn(count, self.mapping_dim, generator=rng)
         else:
             z = self._sample(count, rng)
-            if z.shape != (count, self.latent_dim):
-                raise InputError(f"sample must give latents ({count}, {self.latent_dim}), got {tuple(z.shape)}")
-        return z.to(self._anchor)
+            if z.shape != (count, self.mapping_dim):
+                raise InputError(f"sample must give latents ({count}, {self.mapping_dim}), got {tuple(z.shape)}")
+        z = z.to(self._anchor)
+        if self.mapping is None:
+            return z
+        w = self.mapping(z)
+        if not isinstance(w, Tensor) or w.shape != (count, self.latent_dim):
+            got = tuple(w.shape) if isinstance(w, Tensor) else type(w).__name__
+            raise InputError(f"mapping must give latents ({count}, {self.latent_dim}), got {got}")
+        return w.to(self._anchor)
+
+    def draw_labels(self, count: int, rng: torch.Generator) -> Tensor | None:
+        """`count` labels (count,) long out of `classes`; None, and nothing drawn, for a generator without them."""
+        if self.classes is None:
+            return None
+        place = torch.randint(len(self.classes), (count,), generator=rng)
+        return torch.tensor(self.classes)[place].to(self._anchor.device)
+
+    @cached_property
+    def forward_mode(self) -> bool:
+        """Whether torch's forward mode passes through `decode`; where only gradients do, a warning says so, once."""
+        z = self.sample(2)
+        try:
+            generator_change(self.decode, z, torch.ones_like(z))
+        except Exception as error:  # whatever a user's code or operator raises
+            if not self.decode(z.requires_grad_()).requires_grad:
+                return True  # no differences would help: who differentiates gets the error itself
+            warnings.warn(
+                f"forward-mode differentiation of the generator failed ({first_line(error)}): its rate of change is "
+                "taken by central finite differences instead, at three evaluations a step and four digits",
+                stacklevel=2,
+            )
+            return False
+        return True
 
     def starts(self, count: int, seed: int = 0) -> Tensor:
         """`count` latents (count, D) to start traversals from: samples, or encoded held-out images."""
@@ -103,8 +175,14 @@ class Generator(nn.Module):
         """Stays in eval mode: a frozen generator has no training mode."""
         return super().train(False)
 
+    @property
+    def _conditional(self) -> Callable[[Tensor, Tensor], Tensor]:
+        function: Any = self.function
+        return function
+
     @torch.no_grad()
-    def _probe(self) -> tuple[int, int, int]:
+    def _probe(self) -> tuple[tuple[int, int, int], float]:
+        """The images' shape, and the share of their pixels outside value_range, which pictures will clip."""
         z = self.sample(2)
         try:
             images, again = self.decode(z), self.decode(z)
@@ -124,8 +202,16 @@ class Generator(nn.Module):
                 "a generator must give the same images for the same latents, got two different ones: switch its "
                 "networks to evaluation with .eval(), and draw no noise in it"
             )
+        # How far a value is from the range, in widths of it: those of images in 0..255 are far off from [0, 1].
+        distance = torch.maximum(low - images, images - high) / (high - low)
+        if float((distance > 1).float().mean()) > 0.5:
+            raise InputError(
+                f"the images span {float(images.min()):.4g} to {float(images.max()):.4g}, far outside value_range "
+                f"({low:g}, {high:g}): say what they span, value_range=(low, high)"
+            )
+        outside = float((distance > 0.05).float().mean())
         _, channels, height, width = images.shape
-        return channels, height, width
+        return (channels, height, width), outside
 
 
 def from_callable(
@@ -134,26 +220,45 @@ def from_callable(
     *,
     value_range: tuple[float, float] = (0.0, 1.0),
     sample: Sampler | None = None,
+    mapping: Decode | None = None,
+    mapping_dim: int | None = None,
+    classes: Sequence[int] | None = None,
     name: str | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
 ) -> Generator:
     """A generator from any callable latents (B, latent_dim) -> images (B, C, H, W); arguments as for `Generator`."""
     return Generator(
-        function, latent_dim, value_range=value_range, sample=sample, name=name, device=device, dtype=dtype
+        function,
+        latent_dim,
+        value_range=value_range,
+        sample=sample,
+        mapping=mapping,
+        mapping_dim=mapping_dim,
+        classes=classes,
+        name=name,
+        device=device,
+        dtype=dtype,
     )
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, without the rest of a long explanation."""
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
 
 
 def _module_of(decode: Decode) -> nn.Module | None:
     """The module that a callable is, or is a method of."""
     owner = decode if isinstance(decode, nn.Module) else getattr(decode, "__self__", None)
     return owner if isinstance(owner, nn.Module) else None
+
+
+def _checked_width(width: int, name: str) -> int:
+    if not isinstance(width, int) or isinstance(width, bool) or width < 1:
+        raise InputError(f"{name} must be a whole number of at least 1, got {width!r}")
+    return width
+
+
+def _checked_classes(classes: Sequence[int]) -> tuple[int, ...]:
+    whole = isinstance(classes, Sequence) and all(isinstance(c, int) and not isinstance(c, bool) for c in classes)
+    if not whole or not classes or min(classes) < 0:
+        raise InputError(f"classes must be one or more whole numbers of at least 0, got {classes!r}")
+    return tuple(classes)
 
 
 def _checked_range(value_range: tuple[float, float]) -> tuple[float, float]:

@@ -1,13 +1,17 @@
-"""A fully connected variational autoencoder over small images."""
+"""Variational autoencoders over small images, fully connected and convolutional, and decoders out of their files."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from itertools import pairwise
-from math import prod
+from math import isqrt, prod
 
 import torch
 from torch import Tensor, nn
+
+from fastflow.errors import InputError
+from fastflow.generators.state_dicts import StateDict, load_weights
 
 
 class MLPVAE(nn.Module):
@@ -35,6 +39,164 @@ class MLPVAE(nn.Module):
     def decode(self, z: Tensor) -> Tensor:
         """Mean images (B, C, H, W) in [0, 1] given latents (B, latent_dim)."""
         return torch.sigmoid(self.decoder(z)).unflatten(1, self.image_shape)
+
+
+class ConvVAE(nn.Module):
+    """The same with strided convolutions, whose every layer halves the side and whose decoder mirrors them.
+
+    Args:
+        image_shape: (C, S, S); S must be divisible by 2 for every width.
+        latent_dim: width of the latent code.
+        widths: channels of the encoder's layers.
+    """
+
+    def __init__(
+        self, image_shape: tuple[int, int, int], latent_dim: int, widths: Sequence[int] = (32, 64, 64)
+    ) -> None:
+        super().__init__()
+        channels, height, width = image_shape
+        side = height >> len(widths)
+        if height != width or not widths or side < 1 or side << len(widths) != height:
+            raise InputError(
+                f"image_shape must be (C, S, S) with S divisible by {2 ** len(widths)}, got {tuple(image_shape)}"
+            )
+        self.image_shape = image_shape
+        self.latent_dim = latent_dim
+        features = widths[-1] * side * side
+        self.encoder = nn.Sequential(
+            *(
+                layer
+                for before, after in pairwise([channels, *widths])
+                for layer in (nn.Conv2d(before, after, 4, 2, 1), nn.ReLU())
+            ),
+            nn.Flatten(),
+            nn.Linear(features, 2 * latent_dim),
+        )
+        self.decoder = ConvDecoder(image_shape, latent_dim, widths)
+
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance, each (B, latent_dim), of the posterior given images (B, C, S, S)."""
+        mean, log_variance = self.encoder(images).chunk(2, dim=1)
+        return mean, log_variance
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Mean images (B, C, S, S) in [0, 1] given latents (B, latent_dim)."""
+        return torch.sigmoid(self.decoder(z))
+
+
+class ConvDecoder(nn.Module):
+    """The decoder's logits (B, C, S, S) of latents (B, D); arguments as for `ConvVAE`."""
+
+    def __init__(self, image_shape: tuple[int, int, int], latent_dim: int, widths: Sequence[int]) -> None:
+        super().__init__()
+        channels, size, _ = image_shape
+        side = size >> len(widths)
+        upwards = [*reversed(widths), channels]
+        self.start = nn.Linear(latent_dim, upwards[0] * side * side)
+        self.shape = (upwards[0], side, side)
+        self.convolutions = nn.ModuleList(nn.ConvTranspose2d(a, b, 4, 2, 1) for a, b in pairwise(upwards))
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Logits (B, C, S, S) of latents (B, D)."""
+        x = self.start(z).unflatten(1, self.shape)
+        for convolution in self.convolutions:
+            x = convolution(torch.relu(x))
+        return x
+
+
+class MLPDecoder(nn.Module):
+    """A fully connected decoder alone: ReLU between its layers, a sigmoid after the last."""
+
+    def __init__(self, widths: Sequence[int], image_shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.latent_dim, self.image_shape = widths[0], image_shape
+        self.layers = _layers(widths)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Images (B, C, H, W) in [0, 1] of latents (B, D)."""
+        return torch.sigmoid(self.layers(z)).unflatten(1, self.image_shape)
+
+
+class SigmoidDecoder(nn.Module):
+    """A decoder of logits with the sigmoid that its training had in the loss."""
+
+    def __init__(self, logits: nn.Module, latent_dim: int) -> None:
+        super().__init__()
+        self.logits, self.latent_dim = logits, latent_dim
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Images (B, C, H, W) in [0, 1] of latents (B, D)."""
+        return torch.sigmoid(self.logits(z))
+
+
+def mlp_decoder_from(
+    state: StateDict, where: str, layers: Sequence[str] | None = None, shape: tuple[int, int, int] | None = None
+) -> MLPDecoder:
+    """The fully connected decoder inside a VAE's state dict, whatever its layers are called.
+
+    Args:
+        layers: their names, in order, such as ("fc3", "fc4"); everything that has "decoder" in its name if None.
+        shape: (C, H, W) of the images; square grey or colour images if None.
+
+    Raises:
+        InputError: the weights aren't there or don't make a chain of layers; it names the first.
+    """
+    if layers is None:
+        layers = [key.removesuffix(".weight") for key in state if "decoder" in key and key.endswith(".weight")]
+        layers.sort(key=lambda name: [int(number) for number in re.findall(r"\d+", name)])
+        if not layers:
+            raise InputError(
+                f"{where} has no key with 'decoder' in its name: name the decoder's layers in order, layers=fc3+fc4"
+            )
+    widths: list[int] = []
+    renamed: dict[str, Tensor] = {}
+    for place, name in enumerate(layers):
+        weight = state.get(f"{name}.weight")
+        if weight is None or f"{name}.bias" not in state:
+            raise InputError(f"{where} lacks {f'{name}.bias' if weight is not None else f'{name}.weight'!r}")
+        if weight.ndim != 2 or (widths and weight.shape[1] != widths[-1]):
+            wanted = f"(N, {widths[-1]})" if widths else "(N, D)"
+            raise InputError(
+                f"{where}: {name + '.weight'!r} has shape {tuple(weight.shape)}, expected {wanted}: the layers must be "
+                "a chain of fully connected ones"
+            )
+        widths += [weight.shape[0]] if widths else [weight.shape[1], weight.shape[0]]
+        renamed |= {f"layers.{2 * place}.{kind}": state[f"{name}.{kind}"] for kind in ("weight", "bias")}
+    net = MLPDecoder(widths, _image_shape(widths[-1], shape, where))
+    load_weights(net, renamed, where, prefix="")
+    return net
+
+
+def conv_decoder_from(state: StateDict, where: str) -> SigmoidDecoder:
+    """The decoder of a `ConvVAE`'s state dict.
+
+    Raises:
+        InputError: it is of another network; the error names the first key that tells.
+    """
+    starts = [key for key in state if key.endswith("start.weight")]
+    prefix = starts[0].removesuffix("start.weight") if starts else "decoder."
+    start, shapes = state.get(f"{prefix}start.weight"), []
+    while (weight := state.get(f"{prefix}convolutions.{len(shapes)}.weight")) is not None and weight.ndim == 4:
+        shapes.append(weight.shape)
+    if start is None or start.ndim != 2 or not shapes:
+        missing = f"{prefix}start.weight" if start is None else f"{prefix}convolutions.0.weight"
+        raise InputError(f"{where} isn't the state dict of a ConvVAE: it lacks {missing!r}")
+    side = isqrt(start.shape[0] // shapes[0][0])
+    size = side << len(shapes)
+    net = ConvDecoder((shapes[-1][1], size, size), start.shape[1], [shape[0] for shape in reversed(shapes)])
+    load_weights(net, state, where, prefix=prefix)
+    return SigmoidDecoder(net, start.shape[1])
+
+
+def _image_shape(pixels: int, shape: tuple[int, int, int] | None, where: str) -> tuple[int, int, int]:
+    if shape is not None:
+        if prod(shape) != pixels:
+            raise InputError(f"{where} has images of {pixels} values, which shape {'x'.join(map(str, shape))} doesn't")
+        return shape
+    for channels in (1, 3):
+        if pixels % channels == 0 and isqrt(pixels // channels) ** 2 == pixels // channels:
+            return channels, isqrt(pixels // channels), isqrt(pixels // channels)
+    raise InputError(f"{where} has images of {pixels} values, which aren't square: give their shape=CxHxW")
 
 
 def _layers(widths: Sequence[int]) -> nn.Sequential:

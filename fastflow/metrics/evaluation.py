@@ -124,10 +124,12 @@ def path_pairs(
 ) -> Pairs:
     """`samples` pairs, each of its own start, potential and place on the path, from anything that traverses."""
     z0, index, place = _draw(generator, count, samples, path_steps, seed)
+    labels = generator.draw_labels(samples, step_rng(seed, 2, stream=1))
     rows = torch.arange(samples, device=z0.device)
     pairs = []
     for chunk in rows.split(256):  # whole paths of all samples could be too many images at once
-        images = generator.eight_bit(source.traverse(z0[chunk], index[chunk], path_steps).images)
+        classes = None if labels is None else labels[chunk]
+        images = generator.eight_bit(source.traverse(z0[chunk], index[chunk], path_steps, labels=classes).images)
         here = place[chunk]
         pairs.append((images[rows[: len(chunk)], here], images[rows[: len(chunk)], here + 1]))
     images, next_images = (torch.cat(part) for part in zip(*pairs, strict=True))

@@ -57,6 +57,8 @@ class Batch(NamedTuple):
     """(B,) long: each sample's step on its path."""
     weights: Tensor
     """Of the terms, in the order of TERMS."""
+    labels: Tensor | None = None
+    """(B,) long: each sample's class, of a generator with classes."""
 
 
 class Discovery:
@@ -102,17 +104,19 @@ class Discovery:
         # Every potential gets its share of every batch: drawn freely, some would starve in small ones.
         index = torch.randperm(batch, generator=rng) % config.num_potentials
         place = torch.randint(config.path_steps, (batch,), generator=rng)
+        labels = self.generator.draw_labels(batch, rng)
         # All processes draw the whole batch, so that their parts are the same rows for any number of them.
         mine = self.team.share(batch)
         weights = [
             getattr(config, f"{term}_weight") * factor_at(getattr(config, f"{term}_schedule"), step) for term in TERMS
         ]
         z0, index, place = z0[mine], index[mine].to(z0.device), place[mine].to(z0.device)
-        return Batch(z0, index, place, torch.tensor(weights).to(z0))
+        return Batch(z0, index, place, torch.tensor(weights).to(z0), None if labels is None else labels[mine])
 
     def losses(self, batch: Batch) -> Losses:
         """The objective on a batch."""
-        config, phases, (z0, index, place, weights) = self.config, self.phases, batch
+        config, phases, (z0, index, place, weights, labels) = self.config, self.phases, batch
+        decode = self.generator.conditioned(labels)
         phases.mark("engine")
         with profiled("train.engine"):
             pde_term, path = self._residual(z0, index)
@@ -123,8 +127,8 @@ class Discovery:
 
         phases.mark("generator")
         with profiled("train.generator"):
-            images, change = generator_change(self.generator.decode, z, z_next - z)
-            next_images = self.generator.decode(z_next)
+            images, change = generator_change(decode, z, z_next - z, forward_mode=self.generator.forward_mode)
+            next_images = decode(z_next)
         phases.mark_backward(next_images, "generator")
 
         phases.mark("classifier")
@@ -232,9 +236,11 @@ def check_task(task: Discovery) -> None:
 def _check_differentiable(generator: Generator) -> Tensor:
     z = generator.sample(2).requires_grad_()
     try:
-        images, change = generator_change(generator.decode, z, torch.ones_like(z))
+        images, change = generator_change(
+            generator.decode, z, torch.ones_like(z), forward_mode=generator.forward_mode
+        )  # fmt: skip
     except Exception as error:
-        reason = f"forward-mode differentiation failed: {first_line(error)}"
+        reason = f"differentiation failed: {first_line(error)}"
     else:
         if not images.requires_grad:
             reason = "its images carry no gradient; leave out torch.no_grad, detach and NumPy"

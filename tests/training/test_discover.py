@@ -45,11 +45,11 @@ def drawn(task, monkeypatch, steps):
         seen.append({"path": path.detach()})
         return term, path
 
-    def record_place(decode, z, direction):
+    def record_place(decode, z, direction, **options):
         distance = (seen[-1]["path"] - z.detach()[:, None]).norm(dim=2)
         assert (distance.amin(1) == 0).all()
         seen[-1]["place"] = distance.argmin(1)
-        return change(decode, z, direction)
+        return change(decode, z, direction, **options)
 
     def record_index(logits, index):
         seen[-1]["index"] = index

@@ -1,0 +1,59 @@
+"""Generators that come with their program: TorchScript and torch.export archives."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from fastflow.errors import InputError
+from fastflow.generators.base import Generator
+from fastflow.generators.state_dicts import is_torchscript
+from fastflow.importing import first_line
+
+
+def archive(
+    file: str | Path, latent_dim: int, value_range: tuple[float, float] = (0.0, 1.0), name: str | None = None
+) -> Generator:
+    """A generator out of an archive of torch.jit.save or torch.export.save; it maps (B, latent_dim) to (B, C, H, W).
+
+    Export it with a dynamic batch dimension. Load archives only from those you trust with running code.
+
+    Raises:
+        InputError: the file isn't there or isn't such an archive, or what is in it can't be used.
+    """
+    file = Path(file)
+    if not file.is_file():
+        raise InputError(f"generator file {str(file)!r} doesn't exist")
+    return Generator(_program(file), latent_dim, value_range=value_range, name=name)
+
+
+class _Exported(nn.Module):
+    """An exported program, which has no modes to switch."""
+
+    def __init__(self, program: nn.Module) -> None:
+        super().__init__()
+        self.program = program
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.program(z)
+
+    def train(self, mode: bool = True) -> _Exported:
+        self.training = False
+        return self
+
+
+def _program(file: Path) -> nn.Module:
+    try:
+        if is_torchscript(file):
+            with warnings.catch_warnings():  # TorchScript is on its way out of torch, which the file's owner can't help
+                warnings.simplefilter("ignore", DeprecationWarning)
+                return torch.jit.load(file, map_location="cpu")
+        return _Exported(torch.export.load(file).module())
+    except Exception as error:
+        raise InputError(
+            f"generator file {str(file)!r} can't be read as a program of torch.jit.save or torch.export.save: "
+            f"{first_line(error)}; for a state dict, name its architecture before it, as in sngan:{file.name}"
+        ) from error

@@ -1,0 +1,81 @@
+"""The decoder of a diffusers AutoencoderKL, the image codec of latent diffusion models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastflow.errors import InputError
+from fastflow.files import read_json
+from fastflow.generators.base import Generator, Sampler
+from fastflow.generators.extras import imported
+from fastflow.generators.state_dicts import load_weights, read_state_dict
+
+
+def autoencoder_kl(model: nn.Module, size: int = 64, sample: Sampler | None = None) -> Generator:
+    """A generator from a `diffusers.AutoencoderKL`, images (B, 3, size, size) in [-1, 1].
+
+    Its latents are the flattened feature maps that a diffusion model sees, scaled to unit variance. Those drawn from a
+    normal distribution decode to textures, not to things: `sample` says how to draw better ones, from encoded images
+    (`encode_kl`) or a diffusion model.
+
+    Args:
+        size: the images' side in pixels.
+
+    Raises:
+        InputError: a size that the model can't draw.
+    """
+    decoder = _Decoder(model, size)
+    return Generator(decoder, decoder.latent_dim, value_range=(-1.0, 1.0), sample=sample)
+
+
+def encode_kl(model: Any, images: Tensor) -> Tensor:
+    """Latents (B, D) for `autoencoder_kl` of images (B, 3, size, size) in [-1, 1]."""
+    shift = model.config.shift_factor or 0.0
+    return ((model.encode(images).latent_dist.mode() - shift) * model.config.scaling_factor).flatten(1)
+
+
+def load_autoencoder_kl(folder: str | Path, size: int = 64) -> Generator:
+    """A generator from a folder with an AutoencoderKL's config.json and diffusion_pytorch_model.safetensors or .bin.
+
+    Raises:
+        InputError: the package or a file is missing, or the weights are of another configuration.
+    """
+    package = imported("diffusers", "diffusers", "autoencoder-kl")
+    folder = Path(folder)
+    settings = read_json(folder / "config.json")
+    if not isinstance(settings, dict):
+        raise InputError(f"{str(folder / 'config.json')!r} must hold a JSON object, the AutoencoderKL's settings")
+    model = package.AutoencoderKL.from_config(settings)
+    file = folder / "diffusion_pytorch_model.safetensors"
+    if not file.is_file():
+        file = file.with_suffix(".bin")
+    load_weights(model, read_state_dict(file), f"weights file {str(file)!r}")
+    return autoencoder_kl(model, size)
+
+
+class _Decoder(nn.Module):
+    def __init__(self, model: Any, size: int) -> None:
+        super().__init__()
+        factor = 2 ** (len(model.config.block_out_channels) - 1)
+        if size < factor or size % factor:
+            raise InputError(f"size must be a multiple of {factor} for this AutoencoderKL, got {size!r}")
+        self.model = model
+        for module in model.decoder.modules():
+            if isinstance(module, nn.GroupNorm):  # whose forward mode needs what attention doesn't leave contiguous
+                module.register_forward_pre_hook(_copied)
+        self.shape = (model.config.latent_channels, size // factor, size // factor)
+        self.latent_dim: int = self.shape[0] * self.shape[1] * self.shape[2]
+
+    def forward(self, z: Tensor) -> Tensor:
+        config = self.model.config
+        features = z.unflatten(1, self.shape) / config.scaling_factor + (config.shift_factor or 0.0)
+        return self.model.decode(features, return_dict=False)[0]
+
+
+def _copied(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+    # A copy, because `contiguous` would look at the value alone and leave its rate of change as it lies.
+    return (inputs[0].clone(memory_format=torch.contiguous_format),)

@@ -1,0 +1,75 @@
+"""BigGAN, class-conditional, through the package pytorch-pretrained-biggan."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fastflow.errors import InputError
+from fastflow.files import read_json
+from fastflow.generators.base import Generator
+from fastflow.generators.extras import imported
+from fastflow.generators.state_dicts import load_weights, read_state_dict
+
+
+def biggan(model: Any, classes: Sequence[int] = (207,), truncation: float = 0.4) -> Generator:
+    """A generator from a `pytorch_pretrained_biggan.BigGAN`, images in [-1, 1].
+
+    Args:
+        classes: of ImageNet; every sample draws one, and keeps it along its path.
+        truncation: latents are normal draws within two standard deviations, times this.
+
+    Raises:
+        InputError: a class that the model doesn't have, or a truncation outside (0, 1].
+    """
+    count = model.config.num_classes
+    if not all(label < count for label in classes):
+        raise InputError(f"classes must lie in 0..{count - 1}, got {', '.join(map(str, classes))}")
+    if not 0 < truncation <= 1:
+        raise InputError(f"truncation must lie in (0, 1], got {truncation!r}")
+    network = _Conditional(model, truncation)
+
+    def sample(number: int, rng: torch.Generator) -> Tensor:
+        return truncation * truncated_normal(number, network.latent_dim, rng)
+
+    return Generator(network, network.latent_dim, value_range=(-1.0, 1.0), sample=sample, classes=classes)
+
+
+def load_biggan(folder: str | Path, classes: Sequence[int] = (207,), truncation: float = 0.4) -> Generator:
+    """A generator from a folder with BigGAN's config.json and pytorch_model.bin, as they are published.
+
+    Raises:
+        InputError: the package or a file is missing, or the weights are of another configuration.
+    """
+    package = imported("pytorch_pretrained_biggan", "biggan", "biggan")
+    folder = Path(folder)
+    settings, file = read_json(folder / "config.json"), folder / "pytorch_model.bin"
+    if not isinstance(settings, dict):
+        raise InputError(f"{str(folder / 'config.json')!r} must hold a JSON object, BigGAN's settings")
+    model = package.BigGAN(package.BigGANConfig.from_dict(settings))
+    load_weights(model, read_state_dict(file), f"weights file {str(file)!r}")
+    return biggan(model, classes, truncation)
+
+
+def truncated_normal(count: int, width: int, rng: torch.Generator) -> Tensor:
+    """Normal numbers (count, width) conditioned on lying in [-2, 2]."""
+    edge = math.erf(math.sqrt(2))  # P(|x| < 2)
+    uniform = 2 * torch.rand(count, width, generator=rng, dtype=torch.float64) - 1
+    return (math.sqrt(2) * torch.erfinv(edge * uniform)).float()
+
+
+class _Conditional(nn.Module):
+    def __init__(self, model: Any, truncation: float) -> None:
+        super().__init__()
+        self.model, self.truncation = model, truncation
+        self.latent_dim: int = model.config.z_dim
+        self.num_classes: int = model.config.num_classes
+
+    def forward(self, z: Tensor, labels: Tensor) -> Tensor:
+        return self.model(z, functional.one_hot(labels, self.num_classes).to(z), self.truncation)

@@ -1,0 +1,120 @@
+"""Weights from files: read without running anything they hold, and fitted to a module key by key."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from fastflow.errors import InputError
+
+StateDict = Mapping[str, Tensor]
+
+# Under which keys training scripts keep a generator's weights beside other things; averaged weights draw better images.
+_CONTAINERS = ("g_ema", "G_ema", "generator_smooth", "netG_state_dict", "generator", "netG", "state_dict", "model")
+
+
+def read_state_dict(file: str | Path) -> StateDict:
+    """A file's weights by name: .safetensors, or what torch.save wrote, which is read with weights_only=True.
+
+    A checkpoint that holds several things gives its generator's weights, averaged ones where it has them.
+
+    Raises:
+        InputError: the file isn't there, can't be read, holds anything but weights, or is a program.
+    """
+    file = Path(file)
+    if not file.is_file():
+        raise InputError(f"weights file {str(file)!r} doesn't exist")
+    if file.suffix == ".safetensors":
+        try:
+            return load_file(file)
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"weights file {str(file)!r} can't be read: {error}") from error
+    if is_torchscript(file):
+        raise InputError(
+            f"weights file {str(file)!r} is a TorchScript program, not a state dict: name it alone, without an "
+            "architecture before it"
+        )
+    try:
+        found = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"weights file {str(file)!r} holds more than weights, which could run code and isn't loaded: save the "
+            "module's state_dict() alone"
+        ) from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise InputError(f"weights file {str(file)!r} can't be read as a file that torch.save wrote") from error
+    state = _inner(found)
+    if state is None:
+        keys = ", ".join(map(repr, list(found)[:4])) if isinstance(found, Mapping) else type(found).__name__
+        raise InputError(f"weights file {str(file)!r} holds no state dict, a dict from names to tensors; got {keys}")
+    return state
+
+
+def load_weights(module: nn.Module, state: StateDict, where: str, *, prefix: str | None = None) -> None:
+    """Load weights into a module; nothing is loaded unless all of them fit.
+
+    Args:
+        where: the weights' origin, for errors.
+        prefix: what stands before the module's own keys; found by itself if None, so that a generator is found inside
+            a wrapper. Keys without the prefix are another network's and left out.
+
+    Raises:
+        InputError: a key is missing or left over, or a tensor has another shape; it names the first.
+    """
+    expected = module.state_dict()
+    prefix = find_prefix(state, expected) if prefix is None else prefix
+    own = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
+    for key, value in own.items():
+        if key in expected and value.shape != expected[key].shape:
+            raise InputError(
+                f"{where}: {prefix + key!r} has shape {tuple(value.shape)}, expected {tuple(expected[key].shape)}"
+            )
+    before = {key: value.clone() for key, value in expected.items()}
+    # What hooks can make up, such as a vector of spectral normalisation in older files, isn't missing.
+    missing, unexpected = module.load_state_dict(own, strict=False)
+    missing = [key for key in missing if not key.endswith("num_batches_tracked")]  # counts what evaluation never reads
+    if missing or unexpected:
+        module.load_state_dict(before)
+        what = f"lacks {prefix + missing[0]!r}" if missing else f"has an unexpected key {prefix + unexpected[0]!r}"
+        more = len(missing or unexpected) - 1
+        raise InputError(
+            f"{where} {what}{f' and {more} more' if more else ''}: it is the state dict of another network than "
+            f"{type(module).__name__}"
+        )
+    wrong = next((key for key, value in own.items() if not bool(value.isfinite().all())), None)
+    if wrong is not None:
+        module.load_state_dict(before)
+        raise InputError(f"{where}: {prefix + wrong!r} holds NaN or infinity")
+
+
+def find_prefix(state: StateDict, expected: Iterable[str]) -> str:
+    """What stands before the expected keys in a state dict: the prefix under which most of them are found."""
+    expected = list(expected)
+    candidates = {""} | {
+        key[: -len(wanted)] for wanted in expected[:2] for key in state if key.endswith(f".{wanted}")
+    }  # fmt: skip
+    return max(sorted(candidates, key=len), key=lambda prefix: sum(prefix + key in state for key in expected))
+
+
+def is_torchscript(file: Path) -> bool:
+    """Whether a file is a TorchScript archive: a zip file with code in it."""
+    if not zipfile.is_zipfile(file):
+        return False
+    with zipfile.ZipFile(file) as archive:
+        return any(name.split("/")[1:2] == ["code"] for name in archive.namelist())
+
+
+def _inner(found: Any) -> StateDict | None:
+    if not isinstance(found, Mapping):
+        return None
+    if found and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in found.items()):
+        return found
+    return next((inner for name in _CONTAINERS if (inner := _inner(found.get(name))) is not None), None)
