@@ -42,8 +42,8 @@ def test_generator_without_forward_mode_says_so_once():
     generator = from_callable(opaque_images, 4)
     with pytest.warns(UserWarning, match=r"forward-mode.*failed .*central finite differences") as told:
         assert not generator.forward_mode
-    assert len(told) == 1
-    assert "\n" not in str(told[0].message)
+    (message,) = [str(warning.message) for warning in told if "finite differences" in str(warning.message)]
+    assert "\n" not in message
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert not generator.forward_mode
