@@ -1,0 +1,157 @@
+"""What a step of a discovery costs, and where its time goes.
+
+python -m benchmarks.training share --generator NAME    the phases' shares at K = 32, D = 128, batch 128, T = 10
+python -m benchmarks.training cost                      how a step grows with K, D, H, T and the batch
+
+Both train on one thread through the loop that every run uses, print a table, and write it to --out, by default into
+results/<processor>/. Times are CPU time, in the fastest of several intervals: a busy machine only ever adds to it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import machine
+from fastflow import generators
+from fastflow.generators import Generator
+from fastflow.training.discover import Discovery
+from fastflow.training.loop import Trainer
+from fastflow.training.phases import PHASES, Phases
+from fastflow.training.settings import DiscoverConfig
+
+SHARE = DiscoverConfig(
+    num_potentials=32, hidden=(128, 128), batch_size=128, path_steps=10, classifier="lenet", log_every=1
+)
+"""The paper's sizes for SNGAN on AnimeFaces; D is the generator's."""
+
+BASE = DiscoverConfig(num_potentials=16, hidden=(64, 64), batch_size=128, path_steps=10, log_every=5)
+BASE_DIM = 64
+SWEEPS: dict[str, tuple[int, ...]] = {
+    "K": (4, 16, 32, 64),
+    "D": (16, 64, 128, 256),
+    "H": (32, 64, 128, 256),
+    "T": (5, 10, 20, 40),
+    "batch": (64, 128, 256, 512),
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure and write a table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=("share", "cost"))
+    parser.add_argument("--generator", help="for share: a generator's name, or FILE.py:FUNCTION")
+    parser.add_argument("--latent-dim", type=int, help="where FUNCTION maps latents to images itself")
+    parser.add_argument(
+        "--intervals", type=int, default=None, help="of which the fastest counts; 3 for share, 8 for cost"
+    )
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / machine.folder_name())
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    if options.what == "share":
+        if options.generator is None:
+            parser.error("share needs a --generator")
+        generator = generators.load(options.generator, options.latent_dim)
+        text = share_table(options.generator, generator, measure(SHARE, generator, options.intervals or 3))
+    else:
+        text = cost_table(sweep(options.intervals or 8))
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / f"training-{options.what}.md").write_text(text)
+    print(text, end="")
+
+
+def measure(config: DiscoverConfig, generator: Generator, intervals: int) -> dict[str, float]:
+    """Milliseconds of a step, and of each phase in it, in the fastest interval; one goes before, uncounted."""
+    config = replace(config, steps=config.log_every * (intervals + 1), checkpoint_every=10**9)
+    task, clock = Discovery(config, generator), _Clock()
+    task.phases = clock
+    with tempfile.TemporaryDirectory() as folder:
+        Trainer(task, config, Path(folder)).run(progress=False)
+    fastest = min(clock.intervals[1:], key=lambda phases: sum(phases.values()))
+    found = {phase: 1000 * fastest[phase] / config.log_every for phase in PHASES}
+    return {"step": sum(found.values()), **found}
+
+
+class _Clock(Phases):
+    """CPU time, of which other processes take none, interval by interval."""
+
+    def __init__(self) -> None:
+        super().__init__(torch.device("cpu"), time.process_time)
+        self.intervals: list[dict[str, float]] = []
+
+    def seconds(self) -> dict[str, float]:
+        self.intervals.append(super().seconds())
+        return self.intervals[-1]
+
+
+def sweep(intervals: int, sweeps: dict[str, tuple[int, ...]] | None = None) -> list[dict[str, Any]]:
+    """For each size of each sweep, the sizes and the milliseconds of a step and its engine phase."""
+    rows = []
+    for name, values in (SWEEPS if sweeps is None else sweeps).items():
+        for value in values:
+            sizes = {
+                "K": BASE.num_potentials, "D": BASE_DIM, "H": BASE.hidden[0], "T": BASE.path_steps,
+                "batch": BASE.batch_size, name: value,
+            }  # fmt: skip
+            config = replace(
+                BASE,
+                num_potentials=sizes["K"],
+                hidden=(sizes["H"], sizes["H"]),
+                path_steps=sizes["T"],
+                batch_size=sizes["batch"],
+            )
+            found = measure(config, small_generator(sizes["D"]), intervals)
+            rows.append({"varied": name, **sizes, "step": found["step"], "engine": found["engine"]})
+            print(f"{name} = {value}: {found['step']:.1f} ms, engine {found['engine']:.1f} ms", flush=True)
+    return rows
+
+
+def small_generator(dim: int) -> Generator:
+    """One layer from latents to 16 x 16 images: next to no time, so that the engine's can be seen."""
+    weight = torch.randn(dim, 256, generator=torch.Generator().manual_seed(0)) / dim**0.5
+    return generators.from_callable(lambda z: torch.sigmoid(z @ weight).unflatten(1, (1, 16, 16)), dim)
+
+
+def share_table(name: str, generator: Generator, found: dict[str, float]) -> str:
+    """The phases' times and shares, as Markdown."""
+    rows = "".join(f"| {phase} | {found[phase]:.1f} | {found[phase] / found['step']:.1%} |\n" for phase in PHASES)
+    shape = " x ".join(map(str, generator.image_shape))
+    return (
+        f"# Where a training step's time goes\n\n{_where()} Written by `python -m benchmarks.training share "
+        f"--generator {name}`: K = {SHARE.num_potentials}, D = {generator.latent_dim}, H = {SHARE.hidden[0]}, batch "
+        f"{SHARE.batch_size}, T = {SHARE.path_steps}, {SHARE.classifier} classifier, images {shape}. CPU time, "
+        "backward included.\n\n"
+        f"| phase | ms | share |\n|---|---|---|\n{rows}| step | {found['step']:.1f} | |\n"
+    )
+
+
+def cost_table(rows: list[dict[str, Any]]) -> str:
+    """The times of a step by what is varied, as Markdown."""
+    lines = "".join(
+        f"| {row['varied']} | {row['K']} | {row['D']} | {row['H']}, {row['H']} | {row['T']} | {row['batch']} | "
+        f"{row['step']:.1f} | {row['engine']:.1f} |\n"
+        for row in rows
+    )
+    return (
+        f"# What a training step costs\n\n{_where()} Written by `python -m benchmarks.training cost`: a generator of "
+        "one layer and 16 x 16 images, the small classifier; CPU time, backward and optimizer included.\n\n"
+        f"| varied | K | D | hidden | T | batch | step, ms | engine, ms |\n|---|---|---|---|---|---|---|---|\n{lines}"
+    )
+
+
+def _where() -> str:
+    found = machine.record()
+    return (
+        f"{found['cpu']} ({found['instruction_set']}), one thread, float32; torch {found['versions']['torch']}, "
+        f"revision {found['revision']}."
+    )
+
+
+if __name__ == "__main__":
+    main()

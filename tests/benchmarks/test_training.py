@@ -1,0 +1,36 @@
+"""The cost of a training step, at tiny sizes: what is varied, and where the time goes."""
+
+from dataclasses import replace
+
+import pytest
+
+from benchmarks import training
+from fastflow.training.phases import PHASES
+
+
+def test_sweep_varies_one_size_at_a_time(monkeypatch):
+    seen = []
+
+    def measure(config, generator, intervals):
+        seen.append((config.num_potentials, generator.latent_dim, config.hidden, config.path_steps, config.batch_size))
+        return {"step": 2.0, "engine": 1.0}
+
+    monkeypatch.setattr(training, "measure", measure)
+    rows = training.sweep(1, {"K": (3,), "D": (5,), "H": (7,), "T": (2,), "batch": (17,)})
+    assert seen == [
+        (3, 64, (64, 64), 10, 128),
+        (16, 5, (64, 64), 10, 128),
+        (16, 64, (7, 7), 10, 128),
+        (16, 64, (64, 64), 2, 128),
+        (16, 64, (64, 64), 10, 17),
+    ]
+    table = training.cost_table(rows)
+    assert "| H | 16 | 64 | 7, 7 | 10 | 128 | 2.0 | 1.0 |" in table
+
+
+def test_measured_phases_add_up_to_the_step():
+    config = replace(training.BASE, num_potentials=3, hidden=(8,), batch_size=12, path_steps=2, log_every=1)
+    found = training.measure(config, training.small_generator(4), 2)
+    assert sum(found[phase] for phase in PHASES) == pytest.approx(found["step"])
+    assert all(found[phase] > 0 for phase in PHASES)
+    assert "| engine |" in training.share_table("mine", training.small_generator(4), found)
