@@ -1,7 +1,8 @@
 """What a step of a discovery costs, and where its time goes.
 
-python -m benchmarks.training share --generator NAME    the phases' shares at K = 32, D = 128, batch 128, T = 10
-python -m benchmarks.training cost                      how a step grows with K, D, H, T and the batch
+python -m benchmarks.training share     the phases' shares at K = 32, D = 128, batch 128, T = 10, on a generator of the
+                                        size of SNGAN's for 64 x 64 images, or on --generator NAME
+python -m benchmarks.training cost      how a step grows with K, D, H, T and the batch
 
 Both train on one thread through the loop that every run uses, print a table, and write it to --out, by default into
 results/<processor>/. Times are CPU time, in the fastest of several intervals: a busy machine only ever adds to it.
@@ -20,7 +21,7 @@ import torch
 
 from benchmarks import machine
 from fastflow import generators
-from fastflow.generators import Generator
+from fastflow.generators import SNGAN, SNGAN64, Generator
 from fastflow.training.discover import Discovery
 from fastflow.training.loop import Trainer
 from fastflow.training.phases import PHASES, Phases
@@ -46,7 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Measure and write a table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=("share", "cost"))
-    parser.add_argument("--generator", help="for share: a generator's name, or FILE.py:FUNCTION")
+    parser.add_argument("--generator", help="for share: a generator's name, or FILE.py:FUNCTION, in place of SNGAN's")
     parser.add_argument("--latent-dim", type=int, help="where FUNCTION maps latents to images itself")
     parser.add_argument(
         "--intervals", type=int, default=None, help="of which the fastest counts; 3 for share, 8 for cost"
@@ -56,9 +57,10 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(1)
     if options.what == "share":
         if options.generator is None:
-            parser.error("share needs a --generator")
-        generator = generators.load(options.generator, options.latent_dim)
-        text = share_table(options.generator, generator, measure(SHARE, generator, options.intervals or 3))
+            generator = generators.from_callable(SNGAN(SNGAN64), 128, value_range=(-1.0, 1.0), name="sngan64")
+        else:
+            generator = generators.load(options.generator, options.latent_dim)
+        text = share_table(generator, measure(SHARE, generator, options.intervals or 3))
     else:
         text = cost_table(sweep(options.intervals or 8))
     options.out.mkdir(parents=True, exist_ok=True)
@@ -118,13 +120,13 @@ def small_generator(dim: int) -> Generator:
     return generators.from_callable(lambda z: torch.sigmoid(z @ weight).unflatten(1, (1, 16, 16)), dim)
 
 
-def share_table(name: str, generator: Generator, found: dict[str, float]) -> str:
+def share_table(generator: Generator, found: dict[str, float]) -> str:
     """The phases' times and shares, as Markdown."""
     rows = "".join(f"| {phase} | {found[phase]:.1f} | {found[phase] / found['step']:.1%} |\n" for phase in PHASES)
     shape = " x ".join(map(str, generator.image_shape))
     return (
-        f"# Where a training step's time goes\n\n{_where()} Written by `python -m benchmarks.training share "
-        f"--generator {name}`: K = {SHARE.num_potentials}, D = {generator.latent_dim}, H = {SHARE.hidden[0]}, batch "
+        f"# Where a training step's time goes\n\n{_where()} Written by `python -m benchmarks.training share`, "
+        f"on {generator.name}: K = {SHARE.num_potentials}, D = {generator.latent_dim}, H = {SHARE.hidden[0]}, batch "
         f"{SHARE.batch_size}, T = {SHARE.path_steps}, {SHARE.classifier} classifier, images {shape}. CPU time, "
         "backward included.\n\n"
         f"| phase | ms | share |\n|---|---|---|\n{rows}| step | {found['step']:.1f} | |\n"

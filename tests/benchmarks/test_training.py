@@ -33,4 +33,4 @@ def test_measured_phases_add_up_to_the_step():
     found = training.measure(config, training.small_generator(4), 2)
     assert sum(found[phase] for phase in PHASES) == pytest.approx(found["step"])
     assert all(found[phase] > 0 for phase in PHASES)
-    assert "| engine |" in training.share_table("mine", training.small_generator(4), found)
+    assert "| engine |" in training.share_table(training.small_generator(4), found)
