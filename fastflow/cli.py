@@ -54,7 +54,7 @@ def _parse(arguments: list[str]) -> commands.Command:
                 prog="fastflow",
                 description="Meaningful controls in generative models, as flows of learned potentials.",
                 args=arguments,
-                default=tyro.MISSING_NONPROP if defaults is None else defaults,
+                **({} if defaults is None else {"default": defaults}),
             )
             return command
     except SystemExit as exit_:
