@@ -47,6 +47,7 @@ def _parse(arguments: list[str]) -> commands.Command:
     """The command that the arguments spell; tyro's framed explanations become one line."""
     explained = io.StringIO()
     defaults = commands.Discover.with_defaults(arguments)
+    options: dict[str, Any] = {} if defaults is None else {"default": defaults}
     try:
         with contextlib.redirect_stderr(explained):
             command: Any = tyro.cli(
@@ -54,7 +55,7 @@ def _parse(arguments: list[str]) -> commands.Command:
                 prog="fastflow",
                 description="Meaningful controls in generative models, as flows of learned potentials.",
                 args=arguments,
-                **({} if defaults is None else {"default": defaults}),
+                **options,
             )
             return command
     except SystemExit as exit_:
