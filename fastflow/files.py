@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -30,6 +31,11 @@ def replacing(file: Path) -> Iterator[Path]:
             _sync(file.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether `path` is such a temporary file, left by a process that was killed while it wrote."""
+    return re.fullmatch(r"\..+\.\d+\.tmp", path.name) is not None and path.is_file()
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from fastflow import generators
 from fastflow.devices import find_device
 from fastflow.errors import InputError
-from fastflow.files import locked_folder, read_json, write_json
+from fastflow.files import is_leftover, locked_folder, read_json, write_json
 from fastflow.generators import Generator
 from fastflow.metrics.evaluation import evaluate
 from fastflow.report import write_report, write_traversals
@@ -227,7 +227,7 @@ def check_folder(
             )
     elif record is not None and not overwrite:
         raise InputError(f"{str(folder)!r} holds a run already: resume it, overwrite it, or choose another folder")
-    elif record is None and folder.exists() and any(folder.iterdir()):
+    elif record is None and folder.exists() and any(not is_leftover(path) for path in folder.iterdir()):
         raise InputError(f"{str(folder)!r} isn't empty and isn't a run: choose a new folder")
 
 
@@ -235,6 +235,8 @@ def begin_folder(
     folder: Path, config: DiscoverConfig, generator: Generator, *, fresh: bool = True, guided: bool = False
 ) -> None:
     """Write config.json into a folder that was checked; `fresh` removes what another run made there before."""
+    for leftover in filter(is_leftover, folder.iterdir()):
+        leftover.unlink()
     if fresh:
         for name in _MADE_BY_RUNS:
             path = folder / name

@@ -301,6 +301,15 @@ def test_empty_folder_becomes_the_run(tmp_path, mode):
     assert small_run(tmp_path / "run", **mode).step == 6
 
 
+@pytest.mark.parametrize("mode", [{}, {"resume": True}, {"overwrite": True}], ids=["new", "resume", "overwrite"])
+def test_what_a_killed_process_left_of_a_file_is_in_nobodys_way(tmp_path, mode):
+    (tmp_path / "run").mkdir()
+    for name in ("config.json", "metrics.jsonl"):
+        (tmp_path / "run" / f".{name}.4711.tmp").write_text('{"kind')
+    assert small_run(tmp_path / "run", **mode).step == 6
+    assert not list((tmp_path / "run").glob(".*"))
+
+
 def test_folder_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "run").write_text("mine")
     with pytest.raises(InputError, match="is a file, expected a folder for the run"):
