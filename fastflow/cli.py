@@ -22,6 +22,7 @@ Command = tyro.conf.OmitSubcommandPrefixes[
     | Annotated[commands.Discover, tyro.conf.subcommand("discover")]
     | Annotated[commands.Traverse, tyro.conf.subcommand("traverse")]
     | Annotated[commands.Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[commands.Name, tyro.conf.subcommand("name")]
     | Annotated[commands.Report, tyro.conf.subcommand("report")]
 ]
 

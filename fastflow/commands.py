@@ -17,9 +17,10 @@ from fastflow.devices import find_device
 from fastflow.errors import InputError
 from fastflow.files import read_json
 from fastflow.importing import import_function
+from fastflow.names import read_names, write_name
 from fastflow.ops.backends import backends, cuda_missing, cuda_module
 from fastflow.report import write_traversals
-from fastflow.runs import Run, discover, load_run
+from fastflow.runs import Run, discover, load_run, read_record
 from fastflow.training.configuration import from_dict
 from fastflow.training.distributed import is_follower, local_device
 from fastflow.training.presets import preset
@@ -213,22 +214,66 @@ class Traverse(OfRun):
 
 
 @dataclass(frozen=True)
+class Name:
+    """Name a run's potential, or show the names that it has."""
+
+    folder: tyro.conf.Positional[str]
+    """The run's folder."""
+    potential: tyro.conf.Positional[int | None] = None
+    """Which."""
+    name: tyro.conf.Positional[str | None] = None
+    """Such as rotation."""
+    remove: bool = False
+    """Take the potential's name away."""
+
+    def run(self) -> None:
+        """Write it, and print all of them."""
+        if (self.potential is not None) != (self.name is not None or self.remove) or (self.name and self.remove):
+            raise InputError("give a potential and its name, a potential and --remove, or neither to see all names")
+        folder = Path(self.folder)
+        count = from_dict(DiscoverConfig, read_record(folder)["config"], str(folder / "config.json")).num_potentials
+        if self.potential is not None:
+            write_name(folder, count, self.potential, self.name)
+        names = read_names(folder, count)
+        print("".join(f"{k:3d}  {name}\n" for k, name in names.items()) or "no potential has a name\n", end="")
+
+
+@dataclass(frozen=True)
 class Evaluate(OfRun):
-    """Measure strength, distinctness and physics of a run; writes RUN/evaluation.json."""
+    """Measure strength, distinctness, smoothness and physics of a run; writes RUN/evaluation.json."""
 
     samples: int = 4096
     """Pairs of images: half train the fresh classifier, half test it."""
     seed: int = 1
     """Of the starts and the classifier."""
+    predictor: str | None = None
+    """FILE.py:FUNCTION, attributes (B,) or (B, A) of images (B, C, H, W) in [0, 1]; how each changes along each path is
+    written to RUN/attributes.json."""
 
     def run(self) -> None:
         """Measure and print a table."""
-        result = self.load().evaluate(self.samples, self.seed)
+        predictor = None if self.predictor is None else import_function(self.predictor, "predictor")
+        run = self.load()
+        attributes = None if predictor is None else run.correlate(predictor, seed=self.seed)
+        result = run.evaluate(self.samples, self.seed)
         distinctness, residual = result["distinctness"], result["residual"]
         print(f"strength             {result['strength']['mean']:.4f} pixel change per step")
         print(f"distinctness         {distinctness['accuracy']:.4f} accuracy")
         print(f"  random directions  {distinctness['random_directions']['accuracy']:.4f} accuracy at equal strength")
         print(f"normalised residual  {residual['after']:.4f}, before training {residual['before']:.4f}")
+        print("potentials, most distinct, smooth and strong first:")
+        names, smoothness = run.names, result["smoothness"]["per_potential"]
+        for k in result["ranking"]["order"]:
+            smooth = "" if smoothness[k] is None else f"smoothness {smoothness[k]:.3f}  "
+            words = f"{names[k]}  " if k in names else ""
+            if attributes is not None:
+                name, correlation = attributes.strongest(k)
+                words += f"{name} {correlation:+.2f}"
+            print(
+                f"  {k:3d}  score {result['ranking']['scores'][k]:.3f}  strength "
+                f"{result['strength']['per_potential'][k]:.4f}  accuracy {distinctness['per_potential'][k]:.3f}  "
+                f"{smooth}{words}".rstrip()
+            )
 
 
 @dataclass(frozen=True)

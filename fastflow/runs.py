@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from importlib.metadata import version
@@ -20,7 +21,9 @@ from fastflow.devices import find_device
 from fastflow.errors import InputError
 from fastflow.files import is_leftover, locked_folder, read_json, write_json
 from fastflow.generators import Generator
+from fastflow.metrics.attributes import AttributeCorrelation, AttributePredictor, correlate
 from fastflow.metrics.evaluation import evaluate
+from fastflow.names import read_names, write_name
 from fastflow.report import write_report, write_traversals
 from fastflow.training.checkpoint import latest_checkpoint, read_checkpoint
 from fastflow.training.configuration import from_dict
@@ -32,7 +35,10 @@ from fastflow.training.settings import CHANGEABLE, DiscoverConfig
 from fastflow.traversal import Traversal, TraversalDirection, traverse
 
 # Beside config.json, which is replaced, so that the folder never ceases to be a run.
-_MADE_BY_RUNS = ("metrics.jsonl", "evaluation.json", "report.html", "checkpoints", "traversals", "tensorboard")
+_MADE_BY_RUNS = (
+    "metrics.jsonl", "evaluation.json", "report.html", "checkpoints", "traversals", "tensorboard",
+    "names.json", "attributes.json",
+)  # fmt: skip
 
 
 class Run:
@@ -57,7 +63,7 @@ class Run:
     def traverse(
         self,
         z0: Tensor,
-        potential: int | Tensor,
+        potential: int | str | Tensor,
         steps: int | None = None,
         direction: TraversalDirection = "forward",
         *,
@@ -65,8 +71,9 @@ class Run:
     ) -> Traversal:
         """Let latents z0 (B, D) flow along a potential for `steps` steps, path_steps if left out.
 
-        See `fastflow.traversal.traverse`.
+        The potential may be given by its name. See `fastflow.traversal.traverse`.
         """
+        potential = self.find(potential) if isinstance(potential, str) else potential
         steps = self.config.path_steps if steps is None else steps
         return traverse(
             self.bank, self.generator, z0, potential, steps, self.config, direction, self.companion, labels=labels
@@ -78,6 +85,62 @@ class Run:
         See `fastflow.metrics.evaluation.evaluate`.
         """
         return evaluate(self, samples, seed, progress)
+
+    def ranking(self, samples: int = 4096, progress: bool = True) -> list[tuple[int, float]]:
+        """The potentials with their scores in [0, 1], most distinct, smooth and strong ones first.
+
+        See `fastflow.metrics.ranking.score`. Evaluates on `samples` latents where that isn't done yet.
+        """
+        if not self._is_current("evaluation.json"):
+            self.evaluate(samples, progress=progress)
+        try:
+            ranking = read_json(self.folder / "evaluation.json")["ranking"]
+            return [(k, ranking["scores"][k]) for k in ranking["order"]]
+        except (KeyError, IndexError, TypeError) as error:
+            raise InputError(
+                f"{str(self.folder / 'evaluation.json')!r} holds no ranking: evaluate the run again"
+            ) from error
+
+    def correlate(
+        self,
+        predictor: AttributePredictor,
+        attributes: Sequence[str] | None = None,
+        samples: int = 64,
+        seed: int = 1,
+    ) -> AttributeCorrelation:
+        """Correlate each potential's paths with any predictor of attributes and write attributes.json.
+
+        See `fastflow.metrics.attributes.attribute_correlation`.
+        """
+        return correlate(self, predictor, attributes, samples, seed)
+
+    @property
+    def names(self) -> dict[int, str]:
+        """The potentials' names, of those that have one."""
+        return read_names(self.folder, self.bank.num_potentials)
+
+    def name(self, potential: int, name: str | None) -> None:
+        """Name a potential, for good: it stands in the run's names.json. None takes the name away.
+
+        Raises:
+            InputError: there is no such potential, or the name can't be used.
+        """
+        write_name(self.folder, self.bank.num_potentials, potential, name)
+
+    def find(self, name: str) -> int:
+        """The potential of this name.
+
+        Raises:
+            InputError: none has it.
+        """
+        names = self.names
+        for potential, known in names.items():
+            if known == name:
+                return potential
+        raise InputError(
+            f"no potential of {str(self.folder)!r} is called {name!r}; {', '.join(names.values()) or 'none'} "
+            f"{'is' if len(names) < 2 else 'are'} named"
+        )
 
     def report(self, samples: int = 4096, progress: bool = True) -> Path:
         """Write report.html, one page of pictures, numbers and curves, and return its path.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from fastflow.errors import InputError
 from fastflow.files import write_json
 from fastflow.flows import flow
 from fastflow.generators import Generator
+from fastflow.metrics.ranking import score, smoothness
 from fastflow.pde import normalized, residual_sums
 from fastflow.training.classifier import PairClassifier
 from fastflow.training.discover import Potentials, untrained_potentials
@@ -36,13 +38,16 @@ class Pairs:
     images: Tensor
     next_images: Tensor
     index: Tensor
+    smoothness: Tensor | None = None
+    """Of each pair's whole path, (N,); see `fastflow.metrics.ranking.smoothness`."""
 
     def strength(self) -> Tensor:
         """Each pair's mean absolute pixel change (N,), images in [0, 1]."""
         return (self.next_images - self.images).abs().flatten(1).mean(1)
 
     def __getitem__(self, rows: slice | Tensor) -> Pairs:
-        return Pairs(self.images[rows], self.next_images[rows], self.index[rows])
+        smooth = None if self.smoothness is None else self.smoothness[rows]
+        return Pairs(self.images[rows], self.next_images[rows], self.index[rows], smooth)
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,12 @@ def evaluate(run: Run, samples: int = 4096, seed: int = 1, progress: bool = True
 
     after = measure_residual(run.potentials, run, samples, seed)
     before = measure_residual(untrained_potentials(run.config, run.generator), run, samples, seed)
+    each_strength = [float(strength[pairs.index == k].mean()) for k in range(count)]
+    each_smooth = _smoothness(pairs, count)
+    scores = [
+        score(accuracy, smooth, strong, count, TARGETS["strength"])
+        for accuracy, smooth, strong in zip(distinctness.per_potential, each_smooth, each_strength, strict=True)
+    ]
     result = {
         "samples": samples,
         "seed": seed,
@@ -92,7 +103,7 @@ def evaluate(run: Run, samples: int = 4096, seed: int = 1, progress: bool = True
         "training_steps": run.step,
         "strength": {
             "mean": mean_strength,
-            "per_potential": [float(strength[pairs.index == k].mean()) for k in range(count)],
+            "per_potential": each_strength,
             "target": TARGETS["strength"],
         },
         "distinctness": {
@@ -102,6 +113,14 @@ def evaluate(run: Run, samples: int = 4096, seed: int = 1, progress: bool = True
                 "accuracy": measure_distinctness(random_pairs, count, seed).accuracy,
                 "strength": float(random_pairs.strength().mean()),
             },
+        },
+        "smoothness": {
+            "per_potential": each_smooth,
+            "random_directions": _smoothness(random_pairs, 1)[0],
+        },
+        "ranking": {
+            "order": sorted(range(count), key=lambda k: -scores[k]),
+            "scores": scores,
         },
         "residual": {
             "before": before[0],
@@ -126,14 +145,23 @@ def path_pairs(
     z0, index, place = _draw(generator, count, samples, path_steps, seed)
     labels = generator.draw_labels(samples, step_rng(seed, 2, stream=1))
     rows = torch.arange(samples, device=z0.device)
-    pairs = []
+    pairs, smooth = [], []
     for chunk in rows.split(256):  # whole paths of all samples could be too many images at once
         classes = None if labels is None else labels[chunk]
         images = generator.eight_bit(source.traverse(z0[chunk], index[chunk], path_steps, labels=classes).images)
         here = place[chunk]
         pairs.append((images[rows[: len(chunk)], here], images[rows[: len(chunk)], here + 1]))
+        smooth.append(smoothness(images))
     images, next_images = (torch.cat(part) for part in zip(*pairs, strict=True))
-    return Pairs(images, next_images, index)
+    return Pairs(images, next_images, index, torch.cat(smooth))
+
+
+def _smoothness(pairs: Pairs, count: int) -> list[float | None]:
+    """The mean smoothness of each potential's paths, or of all with `count` 1; None for paths of a single step."""
+    assert pairs.smoothness is not None
+    index = pairs.index if count > 1 else torch.zeros_like(pairs.index)
+    means = [float(pairs.smoothness[index == k].mean()) for k in range(count)]
+    return [mean if math.isfinite(mean) else None for mean in means]
 
 
 def measure_distinctness(pairs: Pairs, num_classes: int, seed: int, epochs: int = 30) -> Distinctness:

@@ -22,6 +22,8 @@ class RunFiles:
     metrics: list[dict[str, Any]]
     evaluation: dict[str, Any] | None
     traversals: dict[str, Any] | None  # traversals/index.json
+    names: dict[str, Any] | None  # names.json, where somebody named potentials
+    attributes: dict[str, Any] | None  # attributes.json, where a predictor was asked
     notes: dict[str, list[str]] = field(default_factory=dict)
 
 
@@ -58,7 +60,12 @@ def read_run(run_folder: str | os.PathLike[str]) -> RunFiles:
         notes.setdefault("evaluation.json", []).append(
             f"Training has gone on to step {trained:.0f} since these numbers were measured at step {measured:.0f}."
         )
-    return RunFiles(folder, settings, metrics, optional["evaluation.json"], optional["traversals/index.json"], notes)
+    for name in ("names.json", "attributes.json"):  # nobody misses them
+        optional[name], problem = _json_object(folder / name)
+        if problem not in ("", "is missing"):
+            notes.setdefault("traversals/index.json", []).append(f"This run folder’s {name} {problem}.")
+    evaluation, traversals, names, attributes = optional.values()
+    return RunFiles(folder, settings, metrics, evaluation, traversals, names, attributes, notes)
 
 
 def at(tree: object, *keys: str) -> Any:

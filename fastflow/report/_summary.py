@@ -80,6 +80,11 @@ def measured(run: RunFiles, index: int) -> list[Measured]:
         Measured("accuracy", percent(accuracy), _flag(accuracy, least, None)),
         Measured("residual", value_text(residual), _flag(residual, None, most)),
     ]
+    smoothness, scores = (numbers(run.evaluation, *keys) for keys in (("smoothness", "per_potential"), _SCORES))
+    if any(value is not None for value in smoothness):
+        row.append(Measured("smoothness", value_text(_nth(smoothness, index))))
+    if scores:
+        row.append(Measured("score", value_text(_nth(scores, index))))
     coefficients = at(run.evaluation, "residual", "coefficients")
     if isinstance(coefficients, dict):
         for name in coefficients:
@@ -87,6 +92,34 @@ def measured(run: RunFiles, index: int) -> list[Measured]:
             # A coefficient of one value is shared by all potentials.
             row.append(Measured(name, value_text(_nth(values, 0 if len(values) == 1 else index))))
     return row
+
+
+def ranked(run: RunFiles, count: int) -> list[int]:
+    """The potentials, best score first; in their own order where there are no scores for all of them."""
+    scores = numbers(run.evaluation, *_SCORES)
+    if len(scores) != count or any(score is None or not math.isfinite(score) for score in scores):
+        return list(range(count))
+    return sorted(range(count), key=lambda k: -(scores[k] or 0.0))
+
+
+def given_name(run: RunFiles, index: int) -> str:
+    """What somebody called a potential, or nothing."""
+    name = at(run.names, str(index))
+    return name if isinstance(name, str) else ""
+
+
+def strongest_attribute(run: RunFiles, index: int) -> str:
+    """The attribute that changes most steadily along a potential, in words, or nothing."""
+    rows, names = at(run.attributes, "correlation"), at(run.attributes, "attributes")
+    row = numbers({"": rows[index]}, "") if isinstance(rows, list) and index < len(rows) else []
+    if not row or not isinstance(names, list) or len(names) != len(row):
+        return ""
+    sound = [(abs(r), r, str(name)) for r, name in zip(row, names, strict=True) if r is not None and math.isfinite(r)]
+    if not sound:
+        return ""
+    _, correlation, name = max(sound)
+    direction = "rises" if correlation > 0 else "falls"
+    return f"{name} {direction} along it (correlation {correlation:+.2f})"
 
 
 def value_text(value: float | None, apart_from: Sequence[float | None] = ()) -> str:
@@ -119,6 +152,7 @@ def percent(share: float | None, apart_from: float | None = None) -> str:
     return f"{text}%"
 
 
+_SCORES = ("ranking", "scores")
 _PER_POTENTIAL = {
     "strength": ("strength", "per_potential"),
     "accuracy": ("distinctness", "per_potential"),

@@ -59,6 +59,8 @@ class _Potential:
     alt: str = ""
     start: int = 0
     notes: list[str] = field(default_factory=list)
+    name: str = ""
+    attribute: str = ""
 
 
 @dataclass
@@ -116,6 +118,7 @@ def _view(run: RunFiles) -> dict[str, Any]:
         "samples": whole(run.evaluation, "samples"),
         "path_steps": whole(run.evaluation, "path_steps"),
         "potentials": potentials,
+        "ranked": [potentials[k] for k in _summary.ranked(run, len(potentials))],
         "both_ways": any(potential.start for potential in potentials),
         "has_traversals": run.traversals is not None,
         "confusion": _confusion(run),
@@ -132,7 +135,12 @@ def _view(run: RunFiles) -> dict[str, Any]:
 
 def _potentials(run: RunFiles) -> list[_Potential]:
     potentials = [
-        _Potential(index, _summary.measured(run, index) if run.evaluation is not None else [])
+        _Potential(
+            index,
+            _summary.measured(run, index) if run.evaluation is not None else [],
+            name=_summary.given_name(run, index),
+            attribute=_summary.strongest_attribute(run, index),
+        )
         for index in range(_summary.potential_count(run))
     ]
     listed = at(run.traversals, "potentials")

@@ -1,0 +1,133 @@
+"""Which path changes which attribute: correlations along held-out paths with a predictor of the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from fastflow.errors import InputError
+from fastflow.files import write_json
+from fastflow.generators import Generator
+from fastflow.importing import explaining
+from fastflow.training.loop import step_rng
+
+if TYPE_CHECKING:
+    from fastflow.baselines import Random
+    from fastflow.runs import Run
+
+AttributePredictor = Callable[[Tensor], Tensor]
+"""Images (B, C, H, W) in [0, 1] to an attribute's value (B,), or to A attributes' values (B, A)."""
+
+
+@dataclass(frozen=True)
+class AttributeCorrelation:
+    """How each attribute changes along each path; K rows of A numbers."""
+
+    attributes: list[str]
+    correlation: list[list[float]]
+    """Pearson's r between the step and the attribute's value, within each path, averaged over the paths' starts."""
+    change: list[list[float]]
+    """The attribute's value at the end of the path less that at its start, averaged likewise."""
+    samples: int
+    """Starts, the same for each path."""
+
+    def strongest(self, potential: int) -> tuple[str, float]:
+        """The attribute that a path changes most steadily, and its correlation."""
+        row = self.correlation[potential]
+        place = max(range(len(row)), key=lambda a: abs(row[a]))
+        return self.attributes[place], row[place]
+
+
+@torch.no_grad()
+def attribute_correlation(
+    source: Run | Random,
+    generator: Generator,
+    count: int,
+    path_steps: int,
+    predictor: AttributePredictor,
+    attributes: Sequence[str] | None = None,
+    samples: int = 64,
+    seed: int = 1,
+) -> AttributeCorrelation:
+    """Walk `count` paths of anything that traverses from `samples` starts that no training draws, and correlate.
+
+    Args:
+        predictor: sees images (B, C, H, W) in [0, 1], rounded to 8 bits; a module should be in eval mode.
+        attributes: their names; attribute 0, 1, .. if None.
+
+    Raises:
+        InputError: the predictor fails or gives other than finite values (B,) or (B, A), or the names don't fit.
+    """
+    if samples < 1:
+        raise InputError(f"samples must be at least 1, got {samples}")
+    if path_steps < 2:
+        raise InputError(f"a correlation needs paths of at least 2 steps, got {path_steps}")
+    rng = step_rng(seed, 3, stream=1)
+    z0, labels = generator.sample(samples, rng), generator.draw_labels(samples, rng)
+    rows, changes = [], []
+    for k in range(count):
+        values = torch.cat(
+            [
+                _predicted(predictor, generator.eight_bit(source.traverse(z, k, path_steps, labels=y).images))
+                for z, y in _chunks(z0, labels)
+            ]
+        )  # (N, T + 1, A)
+        rows.append(_within_path(values).mean(0))
+        changes.append((values[:, -1] - values[:, 0]).mean(0))
+    width = rows[0].shape[0]
+    names = [f"attribute {a}" for a in range(width)] if attributes is None else list(attributes)
+    if len(names) != width:
+        raise InputError(f"the predictor gives {width} attributes, and {len(names)} names were given")
+    return AttributeCorrelation(names, [r.tolist() for r in rows], [c.tolist() for c in changes], samples)
+
+
+def correlate(
+    run: Run,
+    predictor: AttributePredictor,
+    attributes: Sequence[str] | None = None,
+    samples: int = 64,
+    seed: int = 1,
+) -> AttributeCorrelation:
+    """The same for a run, whose attributes.json it writes; see `attribute_correlation`."""
+    found = attribute_correlation(
+        run, run.generator, run.bank.num_potentials, run.config.path_steps, predictor, attributes, samples, seed
+    )
+    record: dict[str, Any] = {**asdict(found), "seed": seed, "training_steps": run.step}
+    write_json(run.folder / "attributes.json", record)
+    return found
+
+
+def _chunks(z0: Tensor, labels: Tensor | None) -> list[tuple[Tensor, Tensor | None]]:
+    """Few starts at a time: whole paths of all of them could be too many images at once."""
+    places = torch.arange(len(z0), device=z0.device).split(64)
+    return [(z0[chunk], None if labels is None else labels[chunk]) for chunk in places]
+
+
+def _predicted(predictor: AttributePredictor, images: Tensor) -> Tensor:
+    """Values (B, T + 1, A) of images (B, T + 1, C, H, W)."""
+    with explaining("the predictor"):
+        values = predictor(images.flatten(0, 1))
+    count = images.shape[0] * images.shape[1]
+    shape = tuple(values.shape) if isinstance(values, Tensor) else None
+    if shape is None or len(shape) not in (1, 2) or shape[0] != count or 0 in shape:
+        got = type(values).__name__ if shape is None else shape
+        raise InputError(f"the predictor must give values ({count},) or ({count}, A) for {count} images, got {got}")
+    values = values.reshape(*images.shape[:2], -1).double()
+    if not bool(values.isfinite().all()):
+        raise InputError("the predictor's values must be finite, got NaN or infinity")
+    return values
+
+
+def _within_path(values: Tensor) -> Tensor:
+    """Pearson's r (N, A) between the step and values (N, T + 1, A); 0 for a value that doesn't change."""
+    steps = torch.arange(values.shape[1], dtype=values.dtype, device=values.device)
+    steps = (steps - steps.mean())[:, None]
+    centred = values - values.mean(1, keepdim=True)
+    size = steps.norm() * centred.norm(dim=1)
+    # Rounding alone makes a constant vary by some units in its last place.
+    moves = centred.abs().amax(1) > 1e-6 * values.abs().amax(1).clamp_min(1e-12)
+    return torch.where(moves, (steps * centred).sum(1) / size.clamp_min(torch.finfo(values.dtype).tiny), 0.0)

@@ -1,0 +1,172 @@
+"""Attributes: which path changes what, on attributes that are known and on digits that a real classifier reads."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from support.runs import small_run
+from torch import nn
+from torch.nn import functional
+
+from fastflow import generators
+from fastflow.baselines import Random
+from fastflow.cli import main
+from fastflow.errors import InputError
+from fastflow.generators import from_callable
+from fastflow.metrics.attributes import attribute_correlation
+from fastflow.runs import discover
+from fastflow.training.settings import DiscoverConfig
+
+SHARED = Path(__file__).parents[3] / "shared" / "data" / "pretrained"
+
+
+def halves(z):
+    """Images whose left half brightens with z[0] and whose right half with z[1]; z[2] does nothing."""
+    left, right = z[:, 0].sigmoid()[:, None, None, None], z[:, 1].sigmoid()[:, None, None, None]
+    return torch.cat((left.expand(-1, 1, 4, 2), right.expand(-1, 1, 4, 2)), 3)
+
+
+def left_and_right(images):
+    return torch.stack((images[..., :2].mean((1, 2, 3)), -images[..., 2:].mean((1, 2, 3))), 1)
+
+
+@pytest.fixture
+def axes():
+    """Straight walks along the latent axes."""
+    generator = from_callable(halves, 3)
+    walks = Random(generator, 3, 0.3)
+    walks.directions = torch.eye(3)
+    return walks
+
+
+def test_known_attributes_are_found(axes):
+    found = attribute_correlation(axes, axes.generator, 3, 6, left_and_right, ["left", "dark right"])
+    correlation, change = torch.tensor(found.correlation), torch.tensor(found.change)
+    expected = torch.tensor([[1.0, 0.0], [0.0, -1.0], [0.0, 0.0]])
+    torch.testing.assert_close(correlation, expected, rtol=0, atol=0.02)
+    assert torch.equal(change.sign(), expected)
+    assert (change.abs()[expected != 0] > 0.2).all()
+    assert found.attributes == ["left", "dark right"]
+    assert found.strongest(1)[0] == "dark right"
+    assert found.strongest(1)[1] < -0.98
+
+
+def test_one_attribute_may_come_without_a_dimension_and_without_a_name(axes):
+    found = attribute_correlation(axes, axes.generator, 3, 6, lambda images: images.mean((1, 2, 3)))
+    assert found.attributes == ["attribute 0"]
+    assert [len(row) for row in found.correlation] == [1, 1, 1]
+
+
+def test_predictor_sees_eight_bit_images_of_the_generators_range(axes):
+    seen = []
+
+    def look(images):
+        seen.append(images)
+        return images.mean((1, 2, 3))
+
+    generator = from_callable(lambda z: 2 * halves(z) - 1, 3, value_range=(-1, 1))
+    axes.generator = generator
+    attribute_correlation(axes, generator, 1, 4, look, samples=5)
+    (images,) = seen
+    assert images.shape == (25, 1, 4, 4)
+    assert images.min() >= 0
+    torch.testing.assert_close(images * 255, (images * 255).round())
+
+
+def test_correlation_is_pearsons_within_each_path(axes):
+    rng = torch.Generator().manual_seed(0)
+    noise = torch.randn(7, 5, generator=rng, dtype=torch.float64)
+    found = attribute_correlation(axes, axes.generator, 1, 4, lambda images: noise.reshape(-1), samples=7)
+    steps = torch.arange(5.0, dtype=torch.float64)
+    expected = torch.stack([torch.corrcoef(torch.stack((steps, row)))[0, 1] for row in noise]).mean()
+    assert found.correlation[0][0] == pytest.approx(float(expected))
+    assert found.change[0][0] == pytest.approx(float((noise[:, -1] - noise[:, 0]).mean()))
+
+
+@pytest.mark.parametrize(
+    ("predictor", "options", "message"),
+    [
+        (lambda images: images, {}, r"must give values \(20,\) or \(20, A\) for 20 images, got \(20, 1, 4, 4\)"),
+        (lambda images: images.mean(), {}, r"or \(20, A\) for 20 images, got \(\)"),
+        (lambda images: [1.0], {}, "got list"),
+        (lambda images: images.mean((1, 2, 3)) / 0, {}, "values must be finite"),
+        (lambda images: images.nothing(), {}, "the predictor failed: AttributeError"),
+        (lambda images: images.mean((1, 2, 3)), {"attributes": ["a", "b"]}, "gives 1 attributes, and 2 names were"),
+        (lambda images: images.mean((1, 2, 3)), {"samples": 0}, "samples must be at least 1, got 0"),
+        (lambda images: images.mean((1, 2, 3)), {"path_steps": 1}, "paths of at least 2 steps, got 1"),
+    ],
+)
+def test_what_does_not_fit_is_refused(axes, predictor, options, message):
+    arguments = {"path_steps": 4, "samples": 4, **options}
+    with pytest.raises(InputError, match=message):
+        attribute_correlation(axes, axes.generator, 3, predictor=predictor, **arguments)
+
+
+def test_run_writes_what_it_found(tmp_path):
+    run = small_run(tmp_path / "run")
+    found = run.correlate(lambda images: images.mean((1, 2, 3)), ["brightness"], samples=8, seed=4)
+    record = json.loads((tmp_path / "run" / "attributes.json").read_text())
+    assert record["correlation"] == found.correlation
+    assert (record["attributes"], record["samples"], record["seed"]) == (["brightness"], 8, 4)
+    assert record["training_steps"] == run.step
+    assert run.correlate(lambda images: images.mean((1, 2, 3)), ["brightness"], samples=8, seed=4) == found
+
+
+def test_predictor_of_the_command_line_is_checked(tmp_path, capsys, digits_folder):
+    with pytest.raises(SystemExit):
+        main(["evaluate", str(digits_folder), "--samples", "60", "--predictor", f"{tmp_path}/none.py:f"])
+    assert "predictor file" in capsys.readouterr().err
+    assert not (digits_folder / "evaluation.json").exists()
+
+
+# On the pretrained MNIST VAE, by the pretrained classifier of digits
+
+
+class LeNet(nn.Module):
+    """The classifier that mnist_lenet.pth holds the weights of."""
+
+    def __init__(self):
+        super().__init__()
+        self.convnet = nn.ModuleDict({"c1": nn.Conv2d(1, 6, 5), "c3": nn.Conv2d(6, 16, 5), "c5": nn.Conv2d(16, 120, 5)})
+        self.fc = nn.ModuleDict({"f6": nn.Linear(120, 84), "f7": nn.Linear(84, 10)})
+
+    def forward(self, images):
+        x = functional.pad(images, (2, 2, 2, 2))
+        x = functional.max_pool2d(self.convnet["c1"](x).relu(), 2)
+        x = functional.max_pool2d(self.convnet["c3"](x).relu(), 2)
+        x = self.convnet["c5"](x).relu().flatten(1)
+        return self.fc["f7"](self.fc["f6"](x).relu()).softmax(1)
+
+
+@pytest.mark.skipif(
+    not (SHARED / "mnist_lenet.pth").is_file(), reason="needs the pretrained MNIST nets in ../shared/data/pretrained"
+)
+def test_digits_that_paths_lead_to(tmp_path):
+    lenet = LeNet()
+    state = torch.load(SHARED / "mnist_lenet.pth", weights_only=True)
+    names = {"convnet.": "convnet.", "fc.": "fc."}
+    assert all(key.startswith(tuple(names)) for key in state)
+    lenet.load_state_dict(state)
+    lenet.eval()
+    generator = generators.load(f"mlp-vae:{SHARED}/mnist_vae.pth,layers=fc3+fc4")
+    with torch.no_grad():
+        certain = lenet(generator.decode(generator.sample(300))).amax(1)
+    assert certain.mean() > 0.75  # it reads what the VAE draws
+
+    config = DiscoverConfig(num_potentials=4, steps=80, batch_size=32, path_steps=8, hidden=(32, 32))
+    run = discover(generator, config, tmp_path / "run", progress=False)
+    digits = [f"digit {d}" for d in range(10)]
+    found = run.correlate(lenet, digits, samples=100, seed=1)
+    correlation, change = torch.tensor(found.correlation), torch.tensor(found.change)
+    assert correlation.shape == change.shape == (4, 10)
+    assert correlation.abs().max() <= 1
+    torch.testing.assert_close(change.sum(1), torch.zeros(4), rtol=0, atol=1e-4)  # shares of one another
+    # What the paths do to digits shows again from other starts.
+    again = run.correlate(lenet, digits, samples=100, seed=2)
+    strong = correlation.abs() > 0.3
+    assert strong.any()
+    assert torch.equal(correlation.sign()[strong], torch.tensor(again.correlation).sign()[strong])
+    name, r = found.strongest(0)
+    assert name in digits
+    assert abs(r) == correlation[0].abs().max()
