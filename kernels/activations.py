@@ -59,20 +59,20 @@ def map_output(v, NAME: tl.constexpr):
 def tanh(a):
     """tanh and its derivative, both to a few units in the last place: near zero, and where tanh saturates."""
     e = tl.exp(-2 * tl.abs(a))
-    one_more = 1 + e
-    slope = 4 * e / (one_more * one_more)
+    part = 1 / (1 + e)
     x = tl.minimum(tl.abs(a), 0.6)
     square = x * x
-    # Near zero 1 - e cancels; Lambert's continued fraction x / (1 + x^2 / (3 + x^2 / (5 + ...))) doesn't.
+    # Near zero 1 - e cancels; Lambert's continued fraction x / (1 + x^2 / (3 + x^2 / (5 + ...))) doesn't, cut off and
+    # written as one fraction.
     if a.dtype == tl.float64:
-        tail = tl.full(a.shape, 17, a.dtype)
-        for i in tl.static_range(8):
-            tail = (15 - 2 * i) + square / tail
-        near = x / tail
+        over = 34459425 + square * (4729725 + square * (135135 + square * (990 + square)))
+        under = 34459425 + square * (16216200 + square * (945945 + square * (13860 + 45 * square)))
     else:
-        near = x * (945 + square * (105 + square)) / (945 + square * (420 + 15 * square))
-    y = tl.where(tl.abs(a) < 0.6, near, (1 - e) / one_more)
-    return tl.where(a < 0, -y, y), slope
+        over = 945 + square * (105 + square)
+        under = 945 + square * (420 + 15 * square)
+    near = tl.abs(a) < 0.6
+    y = tl.where(near, x * over, 1 - e) / tl.where(near, under, 1 + e)
+    return tl.where(a < 0, -y, y), 4 * e * part * part
 
 
 @triton.jit

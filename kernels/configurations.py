@@ -8,7 +8,7 @@ from typing import ClassVar, NamedTuple
 
 import triton.language as tl
 
-from .tiles import BACKWARD_ARRAYS, FORWARD_ARRAYS, VECTORS
+from .tiles import BACKWARD_ARRAYS, FORWARD_ARRAYS, HEADER, VECTORS
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,8 @@ def choose(
     arrays = (BACKWARD_ARRAYS if backward else FORWARD_ARRAYS).value
     tangent_levels = depth - 1 if laplacian != "none" and (backward or depth > 2) else 0
     scratch_size = (
-        VECTORS.value * samples
+        HEADER.value
+        + VECTORS.value * samples
         + arrays * (depth + 1) * samples * stride
         + tangent_levels * kept * stack * samples * stride
     )

@@ -17,7 +17,6 @@ from .tiles import (
     DELTA_BAR,
     FIRST,
     LAPLACIAN_BAR,
-    LAPLACIAN_FACTOR,
     NORMS,
     OUTPUT,
     SCALED_VELOCITY,
@@ -33,59 +32,56 @@ from .tiles import (
     array,
     load_block,
     load_down,
+    load_for_rows,
+    load_place,
     load_places,
+    load_potential,
     load_row,
     load_transposed,
     load_up,
     load_vector,
     multiply,
+    own_partial,
+    rolled,
     store_block,
-    store_vector,
     tangents,
 )
 
 
-@triton.jit
-def clear(p_partial, size):
-    """Begin a partial buffer."""
+@triton.jit(noinline=True)
+def clear(partial, size, scratch):
+    """Begin the tile's partial buffer."""
+    p_partial = own_partial(partial, scratch)
     for i in range(0, size, 1024):
         o_i = i + tl.arange(0, 1024)
-        tl.store(p_partial + o_i, tl.zeros((1024,), p_partial.dtype.element_ty), mask=o_i < size)
-    tl.debug_barrier()
+        tl.store(p_partial + o_i, tl.zeros((1024,), partial.dtype.element_ty), mask=o_i < size)
 
 
 @triton.jit
-def pull_tangents(weights, seeds, directions, potential, scratch, p_partial, C: tl.constexpr):
+def pull_tangents(weights, seeds, directions, partial, scratch, C: tl.constexpr):
     """All that passes through the tangents of layers 2..L, some directions at a time: up, then down again.
 
-    Adds to the weights' and the seeds' gradients, leaves s_l in NORMS and the sums over directions of Y * X_l in SHARE,
-    and puts the tangents' part of v's Laplacian into V_BAR.
+    Adds to the weights' and the seeds' gradients and to v's Laplacian, and leaves s_l in NORMS and the sums over
+    directions of Y * X_l in SHARE.
     """
-    curvature = tl.zeros((C.samples,), scratch.dtype.element_ty)
     for j in range(0, directions, C.stack * C.kept):
-        curvature += keep_tangents(weights, seeds, directions, potential, scratch, j, "bars", C)
-        tl.debug_barrier()
-        pull_kept(weights, seeds, directions, potential, scratch, p_partial, j, C)
-    v_bar = load_vector(scratch, V_BAR, C) + load_vector(scratch, LAPLACIAN_FACTOR, C) * curvature
-    store_vector(scratch, V_BAR, v_bar, C)
+        keep_tangents(weights, seeds, directions, scratch, j, "bars", C)
+        pull_kept(weights, seeds, directions, partial, scratch, j, C)
 
 
 @triton.jit
-def keep_tangents(weights, seeds, directions, potential, scratch, j, KEEP: tl.constexpr, C: tl.constexpr):
-    """Up the layers with directions j, j + 1, .., as many as are kept; their part of v's Laplacian, [samples]."""
-    sums = tl.zeros((C.rows,), scratch.dtype.element_ty)
+def keep_tangents(weights, seeds, directions, scratch, j, KEEP: tl.constexpr, C: tl.constexpr):
+    """Up the layers with directions j, j + 1, .., as many as are kept; adds their part of v's Laplacian."""
     for block in range(tl.minimum(C.kept, tl.cdiv(directions - j, C.stack))):
         for level in tl.static_range(2, C.depth + 1):
-            sums += push_tangents(
-                weights, seeds, directions, potential, scratch, j + block * C.stack, block, level, BACKWARD_ARRAYS,
-                KEEP, C,
+            push_tangents(
+                weights[level - 1], seeds, directions, scratch, j + block * C.stack, block, level,
+                BACKWARD_ARRAYS, KEEP, C,
             )  # fmt: skip
-            if C.depth > 2:
-                tl.debug_barrier()
-    return tl.sum(tl.reshape(sums, (C.stack, C.samples)), 0)
+            tl.debug_barrier()
 
 
-@triton.jit
+@triton.jit(noinline=True)
 def weigh_kept(directions, scratch, C: tl.constexpr):
     """2 sbar_L X_L in place of all directions' X_L, once the Laplacian's cotangent is known."""
     WIDTH: tl.constexpr = C.widths[C.depth]
@@ -93,144 +89,140 @@ def weigh_kept(directions, scratch, C: tl.constexpr):
     o_m = o_r % C.samples
     for block in range(tl.cdiv(directions, C.stack)):
         p_tangents = tangents(scratch, C.depth, block, BACKWARD_ARRAYS, C)
-        for n in range(0, WIDTH, C.columns):
+        for n in range(0, rolled(WIDTH), C.columns):
             o_n = n + tl.arange(0, C.columns)
             b_bend = load_block(array(scratch, BEND, C.depth, C), o_m, o_n, WIDTH, C)  # [rows, columns]
-            rows_bar = tl.load(scratch + LAPLACIAN_BAR * C.samples + o_m)
+            rows_bar = load_for_rows(scratch, LAPLACIAN_BAR, o_m, C)
             x_bar = 2 * rows_bar[:, None] * b_bend * load_block(p_tangents, o_r, o_n, WIDTH, C)
             store_block(p_tangents, o_r, o_n, x_bar, WIDTH, C)
-    tl.debug_barrier()
 
 
 @triton.jit
-def pull_kept(weights, seeds, directions, potential, scratch, p_partial, j, C: tl.constexpr):
+def pull_kept(weights, seeds, directions, partial, scratch, j, C: tl.constexpr):
     """Down the layers with the directions that are kept, from Xbar_L."""
     blocks = tl.minimum(C.kept, tl.cdiv(directions - j, C.stack))
-    for i in tl.static_range(C.depth - 1):
-        tangent_weight_gradient(seeds, directions, potential, scratch, p_partial, j, blocks, C.depth - i, C)
+    for level in tl.static_range(C.depth, 1, -1):
+        tangent_weight_gradient(seeds, directions, partial, scratch, j, blocks, level, C)
         tl.debug_barrier()
         for block in range(blocks):
             pull_level(
-                weights, seeds, directions, potential, scratch, p_partial, j + block * C.stack, block, C.depth - i, C
-            )
-        tl.debug_barrier()
+                weights[level - 1], seeds, directions, partial, scratch, j + block * C.stack, block,
+                level, C,
+            )  # fmt: skip
+            tl.debug_barrier()
 
 
-@triton.jit
-def tangent_weight_gradient(
-    seeds, directions, potential, scratch, p_partial, j, blocks, LEVEL: tl.constexpr, C: tl.constexpr
-):
+@triton.jit(noinline=True)
+def tangent_weight_gradient(seeds, directions, partial, scratch, j, blocks, LEVEL: tl.constexpr, C: tl.constexpr):
     """Wbar_l += Xbar_l (diag(sigma'(a_{l-1})) X_{l-1})^T, over the directions that are kept."""
     WIDTH: tl.constexpr = C.widths[LEVEL]
     BELOW: tl.constexpr = C.widths[LEVEL - 1]
     start = 0
     if C.triangular and LEVEL == 2:
         start = j // C.columns * C.columns
-    for n in range(0, WIDTH, C.columns):
+    for n in range(0, rolled(WIDTH), C.columns):
         o_n = n + tl.arange(0, C.columns)
-        for k in range(start, BELOW, C.columns):
+        for k in range(start, rolled(BELOW), C.columns):
             o_k = k + tl.arange(0, C.columns)
-            p_gradient = p_partial + C.weights_at[LEVEL - 1] + o_n[:, None] * BELOW + o_k[None, :]
+            p_gradient = own_partial(partial, scratch) + C.weights_at[LEVEL - 1] + o_n[:, None] * BELOW + o_k[None, :]
             mask = (o_n < WIDTH)[:, None] & (o_k < BELOW)[None, :]
             total = tl.load(p_gradient, mask=mask, other=0.0)  # [columns, columns]
             for block in range(blocks):
                 p_bar = tangents(scratch, LEVEL, block, BACKWARD_ARRAYS, C)
-                for r in range(0, C.rows, C.inner):
+                for r in range(0, rolled(C.rows), C.inner):
                     o_r = r + tl.arange(0, C.inner)
                     b_bar = load_transposed(p_bar, o_r, o_n, WIDTH, C)  # [columns, inner]
                     b_scaled = load_scaled(
-                        seeds, directions, potential, scratch, j + block * C.stack, block, o_r, o_k, LEVEL - 1,
+                        seeds, directions, scratch, j + block * C.stack, block, o_r, o_k, LEVEL - 1,
                         BACKWARD_ARRAYS, C,
                     )  # fmt: skip
                     total = multiply(b_bar, b_scaled, total, C)
             tl.store(p_gradient, total, mask=mask)
 
 
-@triton.jit
-def pull_level(
-    weights, seeds, directions, potential, scratch, p_partial, j, block, LEVEL: tl.constexpr, C: tl.constexpr
-):
+@triton.jit(noinline=True)
+def pull_level(weight, seeds, directions, partial, scratch, j, block, LEVEL: tl.constexpr, C: tl.constexpr):
     """With Y = W_l^T Xbar_l: Xbar_{l-1} in place of X_{l-1}, or the seeds' gradient at level 1, and the share."""
     WIDTH: tl.constexpr = C.widths[LEVEL]
     BELOW: tl.constexpr = C.widths[LEVEL - 1]
     o_r = tl.arange(0, C.rows)
     o_m = o_r % C.samples
-    p_weight = weights[LEVEL - 1] + potential.to(tl.int64) * (WIDTH * BELOW)
-    for n in range(0, BELOW, C.columns):
+    p_weight = weight + load_potential(scratch) * (WIDTH * BELOW)
+    for n in range(0, rolled(BELOW), C.columns):
         o_n = n + tl.arange(0, C.columns)
         y = tl.zeros((C.rows, C.columns), scratch.dtype.element_ty)
-        for k in range(0, WIDTH, C.inner):
+        for k in range(0, rolled(WIDTH), C.inner):
             o_k = k + tl.arange(0, C.inner)
             b_bar = load_block(tangents(scratch, LEVEL, block, BACKWARD_ARRAYS, C), o_r, o_k, WIDTH, C)  # [rows, inner]
             y = multiply(b_bar, load_down(p_weight, o_k, o_n, BELOW, WIDTH), y, C)
-        x = load_tangents(seeds, directions, potential, scratch, j, block, o_r, o_n, LEVEL - 1, BACKWARD_ARRAYS, C)
+        x = load_tangents(seeds, directions, scratch, j, block, o_r, o_n, LEVEL - 1, BACKWARD_ARRAYS, C)
         add_over_stack(array(scratch, SHARE, LEVEL - 1, C), x * y, o_n, j > 0, BELOW, C)
         scaled = load_block(array(scratch, FIRST, LEVEL - 1, C), o_m, o_n, BELOW, C) * y
         if LEVEL == 2:
             over_samples = tl.sum(tl.reshape(scaled, (C.stack, C.samples, C.columns)), 1)  # [stack, columns]
             o_j = j + tl.arange(0, C.stack)
-            p_seeds = p_partial + C.weights_at[C.depth] + o_j[:, None] * BELOW + o_n[None, :]
+            p_seeds = own_partial(partial, scratch) + C.weights_at[C.depth] + o_j[:, None] * BELOW + o_n[None, :]
             mask = (o_j < directions)[:, None] & (o_n < BELOW)[None, :]
             tl.store(p_seeds, tl.load(p_seeds, mask=mask, other=0.0) + over_samples, mask=mask)
         else:
             b_bend = load_block(array(scratch, BEND, LEVEL - 1, C), o_m, o_n, BELOW, C)
-            rows_bar = tl.load(scratch + LAPLACIAN_BAR * C.samples + o_m)
+            rows_bar = load_for_rows(scratch, LAPLACIAN_BAR, o_m, C)
             x_bar = 2 * rows_bar[:, None] * b_bend * x + scaled
             store_block(tangents(scratch, LEVEL - 1, block, BACKWARD_ARRAYS, C), o_r, o_n, x_bar, BELOW, C)
 
 
 @triton.jit
 def backward(
-    weights, bias_jets, out_weight, norms, potential, slot, place, count, scratch, p_partial,
-    C: tl.constexpr,
+    weights, bias_jets, norms, slot, order, run, run_rows, z_bar, partial, scratch,
+    WITH_Z: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
     """After pull_tangents, and with gamma's cotangent in DELTA_BAR of level 0: up the chain, and down the layers.
 
     Leaves abar_l and pbar_l in A_BAR and VELOCITY_BAR, and adds to the gradients of the weights and the output unit.
     """
     tl.debug_barrier()
-    p_out_bias = p_partial + C.out_bias_at
-    tl.store(p_out_bias, tl.load(p_out_bias) + tl.sum(load_vector(scratch, V_BAR, C), 0))
     for level in tl.static_range(1, C.depth + 1):
-        climb_bars(
-            weights, bias_jets, out_weight, norms, potential, slot, place, count, scratch, p_partial, level, C
-        )  # fmt: skip
+        climb_bars(weights[level - 1], bias_jets[level - 1], norms, slot, partial, scratch, level, C)
         tl.debug_barrier()
-    for i in tl.static_range(C.depth):
-        weight_gradient(scratch, p_partial, C.depth - i, C)
-        if i < C.depth - 1:
-            descend_bars(weights, potential, scratch, C.depth - i, C)
+    for level in tl.static_range(C.depth, 0, -1):
+        weight_gradient(partial, scratch, level, C)
+        if level > 1:
+            descend_bars(weights[level - 1], scratch, level, C)
             tl.debug_barrier()
+    bias_gradient(run, run_rows, scratch, C)
+    if WITH_Z:
+        latent_gradient(weights[0], order, z_bar, scratch, C)
+    tl.debug_barrier()
 
 
-@triton.jit
-def climb_bars(
-    weights, bias_jets, out_weight, norms, potential, slot, place, count, scratch, p_partial,
-    LEVEL: tl.constexpr, C: tl.constexpr,
-):  # fmt: skip
+@triton.jit(noinline=True)
+def climb_bars(weight, bias_jet, norms, slot, partial, scratch, LEVEL: tl.constexpr, C: tl.constexpr):
     """deltabar_l, and what abar_l and pbar_l get from layer l itself."""
     WIDTH: tl.constexpr = C.widths[LEVEL]
     BELOW: tl.constexpr = C.widths[LEVEL - 1]
     LAST: tl.constexpr = C.depth == LEVEL
     v_bar, laplacian_bar = load_vector(scratch, V_BAR, C), load_vector(scratch, LAPLACIAN_BAR, C)
     v_t_bar, v_tt_bar = load_vector(scratch, V_T_BAR, C), load_vector(scratch, V_TT_BAR, C)
+    p_partial = own_partial(partial, scratch)
+    if LAST:
+        add_scalar(p_partial + C.out_bias_at, v_bar)
     o_m = tl.arange(0, C.samples)
-    p_weight = weights[LEVEL - 1] + potential.to(tl.int64) * (WIDTH * BELOW)
-    for n in range(0, WIDTH, C.columns):
+    p_weight = weight + load_potential(scratch) * (WIDTH * BELOW)
+    for n in range(0, rolled(WIDTH), C.columns):
         o_n = n + tl.arange(0, C.columns)
         chain_bar = tl.zeros((C.samples, C.columns), scratch.dtype.element_ty)
-        for k in range(0, BELOW, C.inner):
+        for k in range(0, rolled(BELOW), C.inner):
             o_k = k + tl.arange(0, C.inner)
             b_below = load_block(array(scratch, DELTA_BAR, LEVEL - 1, C), o_m, o_k, BELOW, C)  # [samples, inner]
             chain_bar = multiply(b_below, load_up(p_weight, o_k, o_n, BELOW, WIDTH), chain_bar, C)
         first = load_block(array(scratch, FIRST, LEVEL, C), o_m, o_n, WIDTH, C)
         second = load_block(array(scratch, SECOND, LEVEL, C), o_m, o_n, WIDTH, C)
         delta = load_block(array(scratch, DELTA, LEVEL, C), o_m, o_n, WIDTH, C)
-        weight = tl.zeros_like(first)  # of delta_l sigma''(a_l) in v's derivatives
+        factor = tl.zeros_like(first)  # of delta_l sigma''(a_l) in v's derivatives
         if C.timed:
             p = load_block(array(scratch, VELOCITY, LEVEL, C), o_m, o_n, WIDTH, C)
-            chain_bar += v_tt_bar[:, None] * load_bias(bias_jets, slot, place, count, o_n, LEVEL, 2, C)
-            weight += v_tt_bar[:, None] * p * p
+            chain_bar += v_tt_bar[:, None] * load_bias(bias_jet, slot, scratch, o_n, LEVEL, 2, C)
+            factor += v_tt_bar[:, None] * p * p
             p_bar = 2 * v_tt_bar[:, None] * delta * second * p
             if LAST:
                 chain_bar += v_t_bar[:, None] * p
@@ -238,15 +230,15 @@ def climb_bars(
             store_block(array(scratch, VELOCITY_BAR, LEVEL, C), o_m, o_n, p_bar, WIDTH, C)
         if C.laplacian != "none":
             if LEVEL == 1:
-                squares = load_row(norms + potential.to(tl.int64) * WIDTH, o_n, WIDTH)[None, :]
+                squares = load_row(norms + load_potential(scratch) * WIDTH, o_n, WIDTH)[None, :]
                 along = tl.sum(laplacian_bar[:, None] * delta * second, 0)
                 add_to_row(p_partial + C.norms_at, o_n, along, WIDTH)
             else:
                 squares = load_block(array(scratch, NORMS, LEVEL, C), o_m, o_n, WIDTH, C)
-            weight += laplacian_bar[:, None] * squares
-        delta_bar = chain_bar * first + second * weight
+            factor += laplacian_bar[:, None] * squares
+        delta_bar = chain_bar * first + second * factor
         third = load_block(array(scratch, THIRD, LEVEL, C), o_m, o_n, WIDTH, C)
-        a_bar = chain_bar * delta * second + delta * third * weight
+        a_bar = chain_bar * delta * second + delta * third * factor
         if C.curved and not LAST:
             a_bar += second * load_block(array(scratch, SHARE, LEVEL, C), o_m, o_n, WIDTH, C)
         if LAST:
@@ -258,18 +250,24 @@ def climb_bars(
 
 
 @triton.jit
-def weight_gradient(scratch, p_partial, LEVEL: tl.constexpr, C: tl.constexpr):
+def add_scalar(p, value):
+    """Add a block's sum to one number of the program's own."""
+    tl.store(p, tl.load(p) + tl.sum(value, 0))
+
+
+@triton.jit(noinline=True)
+def weight_gradient(partial, scratch, LEVEL: tl.constexpr, C: tl.constexpr):
     """Wbar_l += abar_l h_{l-1}^T + c_l deltabar_{l-1}^T + pbar_l (sigma'(a_{l-1}) p_{l-1})^T, over the samples."""
     WIDTH: tl.constexpr = C.widths[LEVEL]
     BELOW: tl.constexpr = C.widths[LEVEL - 1]
-    for n in range(0, WIDTH, C.columns):
+    for n in range(0, rolled(WIDTH), C.columns):
         o_n = n + tl.arange(0, C.columns)
-        for k in range(0, BELOW, C.columns):
+        for k in range(0, rolled(BELOW), C.columns):
             o_k = k + tl.arange(0, C.columns)
-            p_gradient = p_partial + C.weights_at[LEVEL - 1] + o_n[:, None] * BELOW + o_k[None, :]
+            p_gradient = own_partial(partial, scratch) + C.weights_at[LEVEL - 1] + o_n[:, None] * BELOW + o_k[None, :]
             mask = (o_n < WIDTH)[:, None] & (o_k < BELOW)[None, :]
             total = tl.load(p_gradient, mask=mask, other=0.0)  # [columns, columns]
-            for m in range(0, C.samples, C.inner):
+            for m in range(0, rolled(C.samples), C.inner):
                 o_m = m + tl.arange(0, C.inner)
                 b_bar = load_transposed(array(scratch, A_BAR, LEVEL, C), o_m, o_n, WIDTH, C)  # [columns, inner]
                 b_below = load_block(array(scratch, OUTPUT, LEVEL - 1, C), o_m, o_k, BELOW, C)  # [inner, columns]
@@ -284,18 +282,18 @@ def weight_gradient(scratch, p_partial, LEVEL: tl.constexpr, C: tl.constexpr):
             tl.store(p_gradient, total, mask=mask)
 
 
-@triton.jit
-def descend_bars(weights, potential, scratch, LEVEL: tl.constexpr, C: tl.constexpr):
+@triton.jit(noinline=True)
+def descend_bars(weight, scratch, LEVEL: tl.constexpr, C: tl.constexpr):
     """What layer l's abar and pbar mean for those of layer l - 1."""
     WIDTH: tl.constexpr = C.widths[LEVEL]
     BELOW: tl.constexpr = C.widths[LEVEL - 1]
     o_m = tl.arange(0, C.samples)
-    p_weight = weights[LEVEL - 1] + potential.to(tl.int64) * (WIDTH * BELOW)
-    for n in range(0, BELOW, C.columns):
+    p_weight = weight + load_potential(scratch) * (WIDTH * BELOW)
+    for n in range(0, rolled(BELOW), C.columns):
         o_n = n + tl.arange(0, C.columns)
         from_a = tl.zeros((C.samples, C.columns), scratch.dtype.element_ty)
         from_p = tl.zeros((C.samples, C.columns), scratch.dtype.element_ty)
-        for k in range(0, WIDTH, C.inner):
+        for k in range(0, rolled(WIDTH), C.inner):
             o_k = k + tl.arange(0, C.inner)
             b_weight = load_down(p_weight, o_k, o_n, BELOW, WIDTH)  # [inner, columns]
             from_a = multiply(load_block(array(scratch, A_BAR, LEVEL, C), o_m, o_k, WIDTH, C), b_weight, from_a, C)
@@ -312,18 +310,18 @@ def descend_bars(weights, potential, scratch, LEVEL: tl.constexpr, C: tl.constex
         store_block(array(scratch, A_BAR, LEVEL - 1, C), o_m, o_n, a_bar, BELOW, C)
 
 
-@triton.jit
-def latent_gradient(weights, potential, order, place, count, scratch, z_bar, C: tl.constexpr):
+@triton.jit(noinline=True)
+def latent_gradient(weight, order, z_bar, scratch, C: tl.constexpr):
     """zbar = W_1^T abar_1 of the tile's samples."""
-    o_sample, valid = load_places(order, place, count, C)
+    o_sample, valid = load_places(order, scratch, C)
     WIDTH: tl.constexpr = C.widths[1]
     DIM: tl.constexpr = C.widths[0]
     o_m = tl.arange(0, C.samples)
-    p_weight = weights[0] + potential.to(tl.int64) * (WIDTH * DIM)
-    for n in range(0, DIM, C.columns):
+    p_weight = weight + load_potential(scratch) * (WIDTH * DIM)
+    for n in range(0, rolled(DIM), C.columns):
         o_n = n + tl.arange(0, C.columns)
         b_bar = tl.zeros((C.samples, C.columns), scratch.dtype.element_ty)
-        for k in range(0, WIDTH, C.inner):
+        for k in range(0, rolled(WIDTH), C.inner):
             o_k = k + tl.arange(0, C.inner)
             b_a_bar = load_block(array(scratch, A_BAR, 1, C), o_m, o_k, WIDTH, C)  # [samples, inner]
             b_bar = multiply(b_a_bar, load_down(p_weight, o_k, o_n, DIM, WIDTH), b_bar, C)
@@ -331,14 +329,15 @@ def latent_gradient(weights, potential, order, place, count, scratch, z_bar, C: 
         tl.store(z_bar + o_sample[:, None] * DIM + o_n[None, :], b_bar, mask=mask)
 
 
-@triton.jit
-def bias_gradient(run, place, count, scratch, run_rows, C: tl.constexpr):
+@triton.jit(noinline=True)
+def bias_gradient(run, run_rows, scratch, C: tl.constexpr):
     """The gradient of the bias jets, summed over each run of the tile's samples that share a bias row.
 
     Samples lie in the order of their rows, and `run` numbers the runs; a tile begins a run of its own.
     """
+    place, count = load_place(scratch)
     first_run = tl.load(run + place)
-    o_run, valid = load_places(run, place, count, C)
+    o_run, valid = load_places(run, scratch, C)
     o_run = tl.where(valid, o_run, -1)  # [samples]
     v_tt_bar = load_vector(scratch, V_TT_BAR, C)
     last_run = tl.max(o_run, 0)
@@ -360,7 +359,7 @@ def sum_runs(
     WIDTH: tl.constexpr = C.widths[LEVEL]
     ROW: tl.constexpr = C.bias_at[C.depth]
     p_rows = run_rows + first_run.to(tl.int64) * ROW + C.bias_at[LEVEL - 1] + ORDER * WIDTH
-    for n in range(0, WIDTH, C.columns):
+    for n in range(0, rolled(WIDTH), C.columns):
         o_n = n + tl.arange(0, C.columns)
         value = load_block(p, tl.arange(0, C.samples), o_n, WIDTH, C)  # [samples, columns]
         if factor is not None:

@@ -4,18 +4,31 @@ A program takes one tile of `samples` samples of one potential after another. Wh
 the program's own scratch in global memory, whose size doesn't depend on the batch and which stays in the second-level
 cache: so any width fits, and matrix products run over blocks of `columns` by `inner`. `C` is the pass that a kernel is
 compiled for, a `configurations.Pass`.
+
+A stage of a pass is a function of its own in the machine's code too (`noinline`). All that it takes and gives lies in
+scratch, so it begins with all registers free; and the compiler's time, which grows with a function's length faster than
+its square, stays short.
 """
 
 import triton
 import triton.language as tl
 
-# Vectors (samples,) at the begin of a program's scratch: cotangents of v and its derivatives.
-V_BAR = tl.constexpr(0)
-LAPLACIAN_BAR = tl.constexpr(1)
-V_T_BAR = tl.constexpr(2)
-V_TT_BAR = tl.constexpr(3)
-LAPLACIAN_FACTOR = tl.constexpr(4)  # what the tangents' part of v's Laplacian is multiplied by in V_BAR
-VECTORS = tl.constexpr(5)
+# A program's scratch begins with its tile, see `open_tile`, in a header of so many elements.
+HEADER = tl.constexpr(16)
+
+# Vectors (samples,) behind it: v and its derivatives, |gamma|^2, the former's cotangents, and what the loss has so far.
+V = tl.constexpr(0)
+V_T = tl.constexpr(1)
+V_TT = tl.constexpr(2)
+LAPLACIAN = tl.constexpr(3)
+SQUARE = tl.constexpr(4)
+V_BAR = tl.constexpr(5)
+LAPLACIAN_BAR = tl.constexpr(6)
+V_T_BAR = tl.constexpr(7)
+V_TT_BAR = tl.constexpr(8)
+LAPLACIAN_FACTOR = tl.constexpr(9)  # what v's Laplacian is multiplied by in V_BAR
+LOSS = tl.constexpr(10)
+VECTORS = tl.constexpr(11)
 
 # Arrays (samples, stride) behind them, one for each level 0..L.
 OUTPUT = tl.constexpr(0)  # h_l; z at level 0
@@ -39,25 +52,37 @@ BACKWARD_ARRAYS = tl.constexpr(14)
 @triton.jit
 def load_vector(scratch, NAME: tl.constexpr, C: tl.constexpr):
     """One number of each sample, [samples]. Between stages it lies here: registers are for blocks."""
-    return tl.load(scratch + NAME * C.samples + tl.arange(0, C.samples))
+    return tl.load(scratch + HEADER + NAME * C.samples + tl.arange(0, C.samples))
+
+
+@triton.jit
+def load_for_rows(scratch, NAME: tl.constexpr, o_m, C: tl.constexpr):
+    """One number of each row's sample, [rows]."""
+    return tl.load(scratch + HEADER + NAME * C.samples + o_m)
 
 
 @triton.jit
 def store_vector(scratch, NAME: tl.constexpr, value, C: tl.constexpr):
     """Write one number of each sample."""
-    tl.store(scratch + NAME * C.samples + tl.arange(0, C.samples), value)
+    tl.store(scratch + HEADER + NAME * C.samples + tl.arange(0, C.samples), value)
+
+
+@triton.jit
+def add_to_vector(scratch, NAME: tl.constexpr, value, C: tl.constexpr):
+    """Add to one number of each sample."""
+    store_vector(scratch, NAME, load_vector(scratch, NAME, C) + value, C)
 
 
 @triton.jit
 def array(scratch, NAME: tl.constexpr, LEVEL: tl.constexpr, C: tl.constexpr):
     """One array of the scratch."""
-    return scratch + VECTORS * C.samples + (NAME * (C.depth + 1) + LEVEL) * (C.samples * C.stride)
+    return scratch + HEADER + VECTORS * C.samples + (NAME * (C.depth + 1) + LEVEL) * (C.samples * C.stride)
 
 
 @triton.jit
 def tangents(scratch, LEVEL: tl.constexpr, block, ARRAYS: tl.constexpr, C: tl.constexpr):
     """X_l of one block of directions (rows, stride); kept for levels 2..L, behind the arrays."""
-    offset = VECTORS * C.samples + ARRAYS * (C.depth + 1) * (C.samples * C.stride)
+    offset = HEADER + VECTORS * C.samples + ARRAYS * (C.depth + 1) * (C.samples * C.stride)
     return scratch + offset + ((LEVEL - 2) * C.kept + block) * (C.rows * C.stride)
 
 
@@ -107,26 +132,69 @@ def add_to_row(p, o_column, value, WIDTH: tl.constexpr):
 
 
 @triton.jit
+def rolled(WIDTH: tl.constexpr):
+    """A loop's end that the compiler doesn't know: otherwise it unrolls loops of blocks, and spills registers for it.
+
+    Grids have one dimension, so the second index is zero.
+    """
+    return tl.program_id(1) + WIDTH
+
+
+@triton.jit
 def multiply(a, b, accumulator, C: tl.constexpr):
     """accumulator + a b, in the pass's precision."""
     return tl.dot(a, b, accumulator, input_precision=C.precision, out_dtype=accumulator.dtype)
 
 
 @triton.jit
-def find_tile(tile, starts, tile_ends, tile_potential, C: tl.constexpr):
-    """A tile's potential, the place of its first sample in the order, and how many samples it has.
+def own_scratch(scratch, scratch_size):
+    """Where this program's scratch begins."""
+    return scratch + tl.program_id(0).to(tl.int64) * tl.multiple_of(scratch_size, 16)
 
-    Potential k's samples lie at starts[k] .. starts[k + 1] of the order, and its tiles end at tile_ends[k].
+
+@triton.jit
+def open_tile(tile, starts, tile_ends, tile_potential, scratch, partial_size, C: tl.constexpr):
+    """Find a tile, and leave what its stages must know of it in scratch; returns its potential.
+
+    That is its potential, the place of its first sample in the order, how many samples it has, and where the program's
+    partial gradients of that potential begin. Potential k's samples lie at starts[k] .. starts[k + 1] of the order, and
+    its tiles end at tile_ends[k].
     """
     potential = tl.load(tile_potential + tile)
     begin = tl.load(tile_ends + potential - 1, mask=potential > 0, other=0)
     place = tl.load(starts + potential) + (tile - begin) * C.samples
-    return potential, place, tl.minimum(tl.load(starts + potential + 1) - place, C.samples)
+    p_header = scratch.to(tl.pointer_type(tl.int64))
+    tl.store(p_header, potential)
+    tl.store(p_header + 1, place)
+    tl.store(p_header + 2, tl.minimum(tl.load(starts + potential + 1) - place, C.samples))
+    tl.store(p_header + 3, (tl.program_id(0) + potential) * partial_size)
+    tl.debug_barrier()
+    return potential.to(tl.int32)
 
 
 @triton.jit
-def load_places(p, place, count, C: tl.constexpr):
+def load_potential(scratch):
+    """The tile's potential."""
+    return tl.load(scratch.to(tl.pointer_type(tl.int64)))
+
+
+@triton.jit
+def load_place(scratch):
+    """The place of the tile's first sample in the order, and how many samples it has."""
+    p_header = scratch.to(tl.pointer_type(tl.int64))
+    return tl.load(p_header + 1), tl.load(p_header + 2)
+
+
+@triton.jit
+def own_partial(partial, scratch):
+    """Where the program's partial gradients of the tile's potential begin."""
+    return partial + tl.multiple_of(tl.load(scratch.to(tl.pointer_type(tl.int64)) + 3), 16)
+
+
+@triton.jit
+def load_places(p, scratch, C: tl.constexpr):
     """What `p` holds for each of the tile's samples, in their order, and which of the block's samples are there."""
+    place, count = load_place(scratch)
     o_m = tl.arange(0, C.samples)
     valid = o_m < count
     return tl.load(p + place + o_m, mask=valid, other=0), valid
