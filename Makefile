@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV ?= .venv
 # Exact versions for the development environment; requirements/lowest.txt has the oldest ones that pyproject.toml admits.
 CONSTRAINTS ?= requirements/known-good.txt
+# Where `make gpu` and `make profile` build and write.
+OUT ?= gpu-results
 # Which tests the sanitizers run: those that reach native code.
 SANITIZE_TESTS ?= tests/native tests/cuda
 # What the package is installed with.
@@ -19,7 +21,7 @@ INSTALL_SELF = $(INSTALL) --no-build-isolation --config-settings=build-dir=build
   --config-settings=cmake.define.FASTFLOW_CUDA_EMULATION=ON --editable '.[$(EXTRAS)]'
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-lowest bench lint format sanitize wheel clean
+.PHONY: help build demo test test-lowest bench gpu profile lint format sanitize wheel clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.* ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.* ## /\1\t/' | expand -t 14
@@ -52,6 +54,13 @@ bench: EXTRAS = dev,viz,logging,bench
 bench: $(READY) ## time the engine beside its peers, in a quarter of an hour, into benchmarks/results/
 	$(call INSTALL_SELF)
 	$(BIN)/python -m benchmarks.cpu
+
+# For the interpreter that is named, as it is: nothing is downloaded, and nothing installed into it.
+gpu: ## on a machine with a GPU: build, test and time in under 8 minutes (PYTHON=python3 OUT=dir)
+	$(PYTHON) -m benchmarks.gpu --out $(OUT)
+
+profile: ## on a machine with a GPU: what Nsight Systems and Nsight Compute see of the kernels (PYTHON=python3 OUT=dir)
+	$(PYTHON) -m benchmarks.gpu_profile --out $(OUT)
 
 lint: $(READY) ## check style, formatting and types
 	$(BIN)/ruff check

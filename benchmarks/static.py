@@ -1,18 +1,23 @@
 """What the GPU kernels compile to, on a machine without a GPU: `python -m benchmarks.static [--json FILE]`.
 
-Every Triton kernel is compiled at each shipped configuration for each architecture, and its cubin read with the
-cuobjdump that comes with Triton. It fails on a register spill, on more shared memory than a block may have, and on a
-tf32 matrix product that doesn't reach the tensor cores.
+Every Triton kernel is compiled at each shipped configuration for each architecture, and every CUDA source by nvcc; the
+machine code is read with the tools that come with Triton. It fails on a register spill, on more shared memory than a
+block may have, and on a tf32 matrix product that doesn't reach the tensor cores; `--against FILE` also on code that has
+become slower, by `benchmarks.sass`'s count, than in an earlier list.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,14 +26,21 @@ from fastflow.kernels.shipped import Shipped, shipped
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from benchmarks.sass import busy
+from fastflow.ops.backends import cuda_missing, cuda_module
+
 # The most dynamic shared memory that one block may ask for, by compute capability.
 SHARED_LIMITS = {80: 163 * 1024, 90: 227 * 1024}
 TENSOR_CORES = re.compile(r"\b(HMMA|HGMMA|QGMMA)\b")
 SPILLS = re.compile(r"\b(STL|LDL)\b")
+SAMPLES = 65536  # of one potential, for which a time is predicted
+SLOWER = 1.1  # a predicted time, beside an earlier one, from which on it is a regression
+CUDA_SOURCES = Path(__file__).parents[1] / "csrc" / "cuda"
+CUDA_KERNELS = re.compile(r"\d+([a-z_]+_kernel)I([df])(?:Lb([01]))?E")
 
 
 class Row(NamedTuple):
-    """One kernel at one configuration on one architecture."""
+    """One kernel at one configuration on one architecture; predicted_us where its loops' trips are known, for sm_90."""
 
     kernel: str
     arch: str
@@ -38,6 +50,8 @@ class Row(NamedTuple):
     shared_bytes: int
     tensor_core: bool
     instructions: int
+    predicted_us: float | None = None
+    bound: str | None = None  # the unit that is busy longest
 
     def faults(self, uses_tensor_cores: bool) -> Iterator[str]:
         """What mustn't be."""
@@ -49,6 +63,11 @@ class Row(NamedTuple):
         if uses_tensor_cores and not self.tensor_core:
             yield "matrix products in tf32 without tensor-core instructions"
 
+    @property
+    def name(self) -> str:
+        """What tells it from the others."""
+        return f"{self.kernel} {self.config} {self.arch}"
+
 
 def compile_one(kernel: Shipped, capability: int) -> Row:
     """Compile for one architecture and read the result."""
@@ -57,59 +76,150 @@ def compile_one(kernel: Shipped, capability: int) -> Row:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
         file.flush()
-        usage = _cuobjdump("--dump-resource-usage", file.name)
-        sass = _cuobjdump("--dump-sass", file.name)
+        usage = _tool("cuobjdump", "--dump-resource-usage", file.name)
+        sass = _tool("nvdisasm", "-c", file.name)
     numbers = {name: int(value) for name, value in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", usage)}
     # The stack holds what was spilled; a kernel without arrays of its own needs it for nothing else.
     spilled = max(numbers["STACK"], numbers["LOCAL"], 4 * len(SPILLS.findall(sass)))
-    instructions = len(re.findall(r"^\s+/\*[0-9a-f]+\*/", sass, re.MULTILINE))
-    return Row(
-        kernel.kernel.__name__, f"sm_{capability}", _configuration(kernel), numbers["REG"], spilled,
-        compiled.metadata.shared, bool(TENSOR_CORES.search(sass)), instructions,
+    name, config = kernel.kernel.__name__, kernel.constexprs.get("C")
+    row = Row(
+        name, f"sm_{capability}", _configuration(kernel), numbers["REG"], spilled, compiled.metadata.shared,
+        bool(TENSOR_CORES.search(sass)), len(re.findall(r"^\s+/\*[0-9a-f]+\*/", sass, re.MULTILINE)),
     )  # fmt: skip
+    if config is None or capability != 90:
+        return row
+    directions = {"exact": min(config.widths[0].value, config.widths[1].value), "probes": 1, "none": 0}
+    sizes = {"directions": directions[config.laplacian.value], "partial_size": config.weights_at[-1].value}
+    units = busy(sass, compiled.asm["ttgir"], name, sizes, kernel.options["num_warps"])
+    predicted = units.microseconds(SAMPLES / config.samples.value)
+    return row._replace(predicted_us=round(predicted, 1), bound=units.bound)
 
 
-def table(rows: Sequence[Row]) -> str:
-    """The rows in Markdown."""
-    lines = [
-        "| kernel | configuration | architecture | registers | spills | shared memory | tensor cores |",
-        "|---|---|---|---|---|---|---|",
-    ]
+def cuda_rows() -> Iterator[Row]:
+    """The CUDA kernels: of the installed module, or compiled anew where a source is younger than that.
+
+    Raises:
+        FileNotFoundError: neither is there, the module or nvcc.
+    """
+    sources = [*CUDA_SOURCES.iterdir()]
+    built = Path(cuda_module.__file__) if cuda_module is not None else None
+    if built is not None and built.stat().st_mtime > max(file.stat().st_mtime for file in sources):
+        usage = _tool("cuobjdump", "--dump-resource-usage", str(built))
+        for capability, part in re.findall(r"arch = sm_(\d+)\n(.*?)(?=\nFatbin|\Z)", usage, re.DOTALL):
+            yield from _cuda_rows(part, int(capability))
+        return
+    if shutil.which("nvcc") is None:
+        raise FileNotFoundError(
+            f"{cuda_missing() or 'the CUDA module is older than its sources'}, and nvcc isn't on PATH"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        for source in sorted(CUDA_SOURCES.glob("*.cu")):
+            for capability in SHARED_LIMITS:
+                cubin = Path(folder) / f"{source.stem}-{capability}.cubin"
+                command = [
+                    "nvcc",
+                    "-std=c++17",
+                    "-O3",
+                    "-cubin",
+                    f"-arch=sm_{capability}",
+                    '-DFASTFLOW_CUDA_ARCHITECTURES=""',
+                ]
+                subprocess.run([*command, "-o", str(cubin), str(source)], check=True)
+                yield from _cuda_rows(_tool("cuobjdump", "--dump-resource-usage", str(cubin)), capability)
+
+
+def _cuda_rows(usage: str, capability: int) -> Iterator[Row]:
+    for function, numbers in re.findall(r"Function (\S+):\n(.*)", usage):
+        kernel = CUDA_KERNELS.search(function)
+        if kernel is None:
+            continue
+        name, number, state = kernel.groups()
+        value = {key: int(text) for key, text in re.findall(r"\b(REG|STACK|LOCAL|SHARED):(\d+)", numbers)}
+        config = f"fp{64 if number == 'd' else 32}"
+        shared = value["SHARED"]
+        if state is not None:
+            config += " state in shared memory" if state == "1" else " state in workspace"
+            shared = max(shared, _planned(name, number == "d", state == "1", capability))
+        spilled = max(value["STACK"], value["LOCAL"])
+        yield Row(name, f"sm_{capability}", config, value["REG"], spilled, shared, tensor_core=False, instructions=0)
+
+
+def _planned(name: str, double: bool, state_in_shared: bool, capability: int) -> int:
+    """Dynamic shared memory of one block, as the module plans it for a small path or one whose state doesn't fit."""
+    width = 64 if state_in_shared else 4096
+    plan = cuda_module.FlowPlan(
+        widths=[128 if state_in_shared else width, width, width], potentials=8, slots=160, batch=128, times=20,
+        activation="tanh", out_activation="tanh", dt=1.0, method="euler", direction="forward", step_length=-1.0,
+        dtype="float64" if double else "float32", backward="bwd" in name, multiprocessors=132,
+        shared_bytes=SHARED_LIMITS[capability],
+    )  # fmt: skip
+    return plan.shared_bytes
+
+
+def regressions(rows: Sequence[Row], before: Sequence[Row]) -> Iterator[str]:
+    """Where rows are worse than those of the same name were; names that aren't in both; what is worse by less passes."""
+    earlier = {row.name: row for row in before}
     for row in rows:
-        memory, cores = f"{row.shared_bytes / 1024:.1f} KiB", "yes" if row.tensor_core else "no"
-        cells = (row.kernel, row.config, row.arch, row.registers, row.spill_bytes, memory, cores)
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(lines)
+        old = earlier.pop(row.name, None)
+        if old is None:
+            yield f"{row.name}: isn't in the earlier list"
+        elif old.predicted_us and row.predicted_us and row.predicted_us > SLOWER * old.predicted_us:
+            yield f"{row.name}: {row.predicted_us} us predicted, {old.predicted_us} before"
+    yield from (f"{name}: is no longer compiled" for name in earlier)
+
+
+def read(file: Path) -> list[Row]:
+    """The rows that `--json` wrote."""
+    return [Row(**row) for row in json.loads(file.read_text(encoding="utf-8"))]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compile what the command line asks for; the exit status tells whether all is well."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.static", description="Compile every GPU kernel.")
     parser.add_argument("--json", type=Path, help="write the rows to this file")
-    parser.add_argument("--markdown", type=Path, help="write a table to this file")
+    parser.add_argument("--against", type=Path, help="fail where code is worse than in this earlier file")
     parser.add_argument("--only", default="", help="only configurations whose kernel or name contains this")
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="compile so many at a time")
     options = parser.parse_args(arguments)
-    chosen = [kernel for kernel in shipped() if options.only in kernel.name]
-    if not chosen:
+    chosen = [place for place, kernel in enumerate(shipped()) if options.only in kernel.name]
+    if not chosen and options.only not in "flow reduce":
         parser.error(f"no shipped configuration contains {options.only!r}")
+    jobs = [(place, capability) for place in chosen for capability in SHARED_LIMITS]
     rows, faults = [], []
-    for number, kernel in enumerate(chosen, 1):
-        for capability in SHARED_LIMITS:
-            row = compile_one(kernel, capability)
-            rows.append(row)
-            found = list(row.faults(kernel.uses_tensor_cores))
-            faults += [f"{row.kernel} {row.config} {row.arch}: {fault}" for fault in found]
-            print(
-                f"[{number}/{len(chosen)}] {row.kernel} {row.config} {row.arch}: {row.registers} registers, "
-                f"{row.shared_bytes} bytes shared{''.join(f', {fault}' for fault in found)}",
-                flush=True,
-            )
+
+    def take(row: Row, uses_tensor_cores: bool, progress: str) -> None:
+        rows.append(row)
+        found = list(row.faults(uses_tensor_cores))
+        faults.extend(f"{row.name}: {fault}" for fault in found)
+        predicted = "" if row.predicted_us is None else f", {row.predicted_us} us predicted"
+        print(
+            f"[{progress}] {row.name}: {row.registers} registers, {row.shared_bytes} bytes shared{predicted}"
+            f"{''.join(f', {fault}' for fault in found)}",
+            flush=True,
+        )
+
+    with ProcessPoolExecutor(options.processes, get_context("spawn")) as pool:
+        for number, (row, uses_tensor_cores) in enumerate(pool.map(_job, jobs), 1):
+            take(row, uses_tensor_cores, f"{number}/{len(jobs)}")
+    try:
+        for row in cuda_rows() if not options.only else ():
+            take(row, False, "cuda")
+    except FileNotFoundError as error:
+        print(f"the CUDA sources are left out: {error}")
     if options.json:
         options.json.write_text(json.dumps([row._asdict() for row in rows], indent=1) + "\n", encoding="utf-8")
-    if options.markdown:
-        options.markdown.write_text(table(rows) + "\n", encoding="utf-8")
-    print(f"{len(rows)} compiled, {len(faults)} faults")
+    if options.against:
+        before = [row for row in read(options.against) if options.only in row.name]
+        before = [row for row in before if row.kernel in {row.kernel for row in rows}]
+        faults += regressions(rows, before)
+    print(f"{len(rows)} compiled, {len(faults)} faults", *faults, sep="\n")
     return 1 if faults else 0
+
+
+def _job(job: tuple[int, int]) -> tuple[Row, bool]:
+    place, capability = job
+    kernel = list(shipped())[place]
+    return compile_one(kernel, capability), kernel.uses_tensor_cores
 
 
 def _configuration(kernel: Shipped) -> str:
@@ -117,9 +227,10 @@ def _configuration(kernel: Shipped) -> str:
     return " ".join([kernel.name.removeprefix(kernel.kernel.__name__).strip(), *flags])
 
 
-def _cuobjdump(*arguments: str) -> str:
+def _tool(name: str, *arguments: str) -> str:
     knobs: Any = triton.knobs
-    return subprocess.run((knobs.nvidia.cuobjdump.path, *arguments), check=True, capture_output=True, text=True).stdout
+    tool = getattr(knobs.nvidia, name).path
+    return subprocess.run((tool, *arguments), check=True, capture_output=True, text=True).stdout
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 # The module fastflow._cuda, where a CUDA compiler is found, and its twin for tests on the host.
 
 set(FASTFLOW_CUDA_OLDEST 12.0) # the first that knows sm_90
-set(FASTFLOW_CUDA_ARCHITECTURES 80-real 90) # code for sm_80 and sm_90; later devices compile the latter's PTX
+# Code for sm_80 and sm_90; later devices compile the latter's PTX.
+set(FASTFLOW_CUDA_ARCHITECTURES 80-real 90 CACHE STRING "What the CUDA module is compiled for")
 set(FASTFLOW_CUDA_SOURCES csrc/cuda/forward.cu csrc/cuda/backward.cu)
 
 # fastflow_find_cuda(RESULT) enables CUDA if its compiler works. What isn't there, too old or broken only makes RESULT false,

@@ -100,13 +100,13 @@ def choose(
 ) -> Launch:  # fmt: skip
     """The blocks for networks of these widths (D, H_1, .., H_L)."""
     widest, depth = max(widths), len(widths) - 1
-    # As wide as no register spills: a backward pass carries more than a forward one, and tensor cores want more for
-    # their operands, for those of three products above all.
-    columns = 16 if widest <= 16 or itemsize == 8 else 32 if widest <= 64 or backward else 64
-    if backward and widest > {"ieee": widest, "tf32": 64, "tf32x3": 32}[precision]:
-        columns = 16
+    # The wider a block, the less often its operands are read again; as wide as no register spills. Three products in
+    # place of one want more for their operands.
+    columns = (
+        16 if widest <= 16 or itemsize == 8 else 32 if widest <= 32 or (backward and precision == "tf32x3") else 64
+    )
     samples = 64 if widest <= 64 and itemsize == 4 else 32
-    inner = 32 if precision == "tf32" and 16 < widest <= 64 else 16
+    inner = 16
     # The tangents' blocks have 64 rows, or half of them in float64. A backward pass keeps those of all directions, or
     # of some at a time where these are many.
     stack = 1 if laplacian == "none" or depth == 1 else (64 if itemsize == 4 else 32) // samples

@@ -12,7 +12,6 @@ from .reduce import reduce_partials_kernel, reduce_runs_kernel
 from .residual import residual_kernel
 from .rotation import rotate_kernel
 
-WIDTHS = ((2, 16), (3, 20), (12, 64, 64), (64, 32, 32, 32), (128, 128, 128), (512, 512, 512))
 PRECISIONS = ("ieee", "tf32", "tf32x3")
 ACTIVATIONS = ("sin", "gelu", "silu", "softplus")  # beside tanh
 
@@ -36,17 +35,26 @@ class Shipped(NamedTuple):
 
 
 def shipped() -> Iterator[Shipped]:
-    """All kernels at typical widths in every precision; and, at one width, every activation, Laplacian and depth."""
-    for widths in WIDTHS:
-        for precision in PRECISIONS:
-            yield from _passes(widths, precision=precision)
+    """All kernels at every choice of blocks, activation, Laplacian and depth that a kernel is compiled for.
+
+    A loss with its gradients has all stages of a jet and its backward, so what varies a stage alone comes in that kernel
+    alone: widths between these have the same blocks and rolled loops, and differ in numbers.
+    """
     middle = (12, 64, 64)
+    for precision in PRECISIONS:
+        yield from _passes(middle, precision=precision)
+        yield from _passes((128, 128, 128), precision=precision, kernels=("jet_fwd", "jet_bwd", "loss"))
+        for widths in ((3, 16), (512, 512, 512)):
+            yield from _passes(widths, precision=precision, kernels=("loss",))
+    yield from _passes((3, 20), kernels=("jet_fwd", "loss"))
+    for precision in ("ieee", "tf32"):
+        yield from _passes((64, 32, 32, 32), precision=precision, kernels=("loss",))
     for activation in ACTIVATIONS:
-        yield from _passes(middle, activation=activation)
+        yield from _passes(middle, activation=activation, kernels=("loss",))
     for laplacian in ("probes", "none"):
-        yield from _passes(middle, laplacian=laplacian)
-    yield from _passes(middle, timed=False, out_activation="identity")
-    yield from _passes((32, 20, 20), triangular=True)
+        yield from _passes(middle, laplacian=laplacian, kernels=("jet_fwd", "jet_bwd"))
+    yield from _passes(middle, timed=False, out_activation="identity", kernels=("loss",))
+    yield from _passes((32, 20, 20), triangular=True, kernels=("loss",))
     yield from _passes(middle, itemsize=8)
     constexprs = {"HEIGHT": 64, "WIDTH": 128, "ROWS": 16, "COLUMNS": 128, "TINY": 1e-6}
     yield _shipped(rotate_kernel, "128x64", 4, constexprs, {"num_warps": 8})
@@ -63,7 +71,9 @@ def _passes(
     triangular: bool = False,
     precision: str = "ieee",
     itemsize: int = 4,
+    kernels: tuple[str, ...] = ("jet_fwd", "jet_bwd", "residual", "loss"),
 ) -> Iterator[Shipped]:
+    """ "residual" is the loss alone, "loss" the loss with its gradients."""
     settings = (widths, activation, out_activation, timed, laplacian, triangular, precision)
     forward, backward = (choose(*settings, backward, itemsize) for backward in (False, True))
     name = "x".join(map(str, widths)) + f" {activation} {out_activation} {laplacian} {precision} fp{8 * itemsize}"
@@ -73,10 +83,13 @@ def _passes(
         constexprs = {"C": launch.config, **flags}
         return _shipped(kernel, name, itemsize, constexprs, launch.options, len(widths) - 1, precision != "ieee")
 
-    yield made(jet_fwd_kernel, forward)
-    yield made(jet_bwd_kernel, backward, WITH_Z=True)
-    if laplacian == "exact":
+    if "jet_fwd" in kernels:
+        yield made(jet_fwd_kernel, forward)
+    if "jet_bwd" in kernels:
+        yield made(jet_bwd_kernel, backward, WITH_Z=True)
+    if "residual" in kernels:
         yield made(residual_kernel, forward, HAS_SOURCE=True, WITH_GRADIENT=False, WITH_Z=False)
+    if "loss" in kernels:
         yield made(residual_kernel, backward, HAS_SOURCE=True, WITH_GRADIENT=True, WITH_Z=True)
 
 

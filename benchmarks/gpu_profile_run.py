@@ -1,0 +1,35 @@
+"""A workload for a profiler to watch: `python -m benchmarks.gpu_profile_run CASE PRECISION`, some calls of the engine."""
+
+from __future__ import annotations
+
+import re
+import sys
+
+import torch
+
+import fastflow as ff
+from benchmarks import engine
+from benchmarks.gpu_part import on_device
+from benchmarks.problem import Case, Problem
+
+CALLS = 3
+
+
+def main(name: str, precision: str) -> None:
+    """Run the case's calls; the first one compiles."""
+    match = re.fullmatch(r"(flow|training)-B(\d+)-D(\d+)-H(\d+)-L(\d+)-K(\d+)", name)
+    if match is None:
+        raise SystemExit(f"no workload of that name: {name!r}")
+    operator, *sizes = match.groups()
+    case = Case(operator, *map(int, sizes), steps=20 if operator == "flow" else 1)
+    problem = on_device(Problem.of(case))
+    prepare = engine.flow if operator == "flow" else engine.bank_training
+    with ff.precision(precision):  # pyright: ignore[reportArgumentType]
+        call = prepare(problem).call
+        for _ in range(CALLS):
+            call()
+    torch.cuda.synchronize()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,186 @@
+"""`make gpu` where there is none: its parts' runner, what it says without a device, its results as text and plot."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import gpu, gpu_report
+from benchmarks.parts import Part, run
+
+ROOT = Path(__file__).parents[2]
+WRITE = "import sys, pathlib; pathlib.Path(sys.argv[1]).write_text('[{\"case\": 1}]'); "
+
+
+def part(name, program, seconds=20.0):
+    return Part(name, "something", [sys.executable, "-c", program, "{result}"], seconds)
+
+
+def test_a_part_that_ends_badly_loses_neither_its_rows_nor_the_others(tmp_path, capfd):
+    parts = [
+        part("good", WRITE + "print('said')"),
+        part("fails", WRITE + "raise SystemExit('what was wrong')"),
+        part("crashes", WRITE + "import os; os.kill(os.getpid(), 11)"),
+        part("hangs", WRITE + "import time; time.sleep(60)", seconds=2.0),
+        Part("isn't there", "something", ["/no/such/program"], 20.0),
+        part("says nothing", "pass"),
+    ]
+    outcomes = {outcome.name: outcome for outcome in run(parts, tmp_path, 100.0)}
+    assert {name: outcome.status for name, outcome in outcomes.items()} == {
+        "good": "ok", "fails": "failed", "crashes": "failed", "hangs": "timed out", "isn't there": "failed",
+        "says nothing": "ok",
+    }  # fmt: skip
+    assert all(outcomes[name].result == [{"case": 1}] for name in ("good", "fails", "crashes", "hangs"))
+    assert outcomes["fails"].message == "exit status 1: what was wrong"
+    assert outcomes["crashes"].message.startswith("signal SIGSEGV")
+    assert outcomes["hangs"].message == "stopped after its 2 s"
+    assert "No such file" in outcomes["isn't there"].message
+    assert outcomes["says nothing"].result is None
+    said = capfd.readouterr().out
+    assert "said" in said
+    assert "[4/6, " in said
+    assert (tmp_path / "logs" / "good.log").read_text() == "said\n"
+
+
+def test_the_children_of_a_part_that_hangs_are_stopped(tmp_path):
+    file = tmp_path / "alive"
+    child = f"import time, pathlib; time.sleep(4); pathlib.Path({str(file)!r}).touch()"
+    program = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    (outcome,) = run([part("hangs", program, seconds=1.0)], tmp_path, 100.0)
+    assert outcome.status == "timed out"
+    subprocess.run([sys.executable, "-c", "import time; time.sleep(4)"], check=True)
+    assert not file.exists()
+
+
+def test_what_there_is_no_time_for_is_left_out(tmp_path):
+    slow, late = run([part("slow", "import time; time.sleep(60)", 2.0), part("late", "pass", 5.0)], tmp_path, 4.0)
+    assert slow.status == "timed out"
+    assert (late.status, late.message) == ("left out", "no time was left")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what it says without a GPU")
+def test_without_a_gpu_it_is_refused_in_a_line(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.gpu", "--out", tmp_path / "out"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 2
+    assert done.stderr.startswith("make gpu: torch finds no CUDA device")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "found", "reason"),
+    [
+        ("torch", "2.10.1+cu128", "torch must be 2.11 or newer, got 2.10.1+cu128"),
+        ("triton", "3.5.0", "triton must be 3.6 or newer, got 3.5.0"),
+        ("nanobind", None, f"{sys.executable} lacks nanobind; install"),
+    ],
+)
+def test_what_is_missing_or_too_old_is_named(monkeypatch, name, found, reason):
+    versions = {"torch": "2.11.0", "triton": "3.6.0", name: found}
+    monkeypatch.setattr(gpu, "_version", lambda asked: versions.get(asked, "1.0"))
+    assert gpu.missing().startswith(reason)
+
+
+def test_a_card_that_is_too_old_is_named(monkeypatch):
+    monkeypatch.setattr(gpu, "_version", lambda name: "9.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Old")
+    assert gpu.missing() == "the kernels need compute capability 8.0, Old has 7.5"
+
+
+def test_parts_fit_into_eight_minutes_and_name_what_is_there(tmp_path):
+    parts = gpu.parts(tmp_path, (9, 0))
+    assert [p.name for p in parts[:2]] == ["build", "tests"]
+    assert gpu.TOTAL < 480
+    assert "--no-build-isolation" in parts[0].command
+    assert "--no-deps" in parts[0].command
+    assert [p.command[3] for p in parts[2:]] == list(gpu.BENCHMARKS)
+    for folder in ("kernels", "cuda", "training"):
+        assert folder in parts[1].command
+        assert (ROOT / "tests" / folder).is_dir()
+
+
+def test_benchmarks_check_before_they_time(monkeypatch):
+    """On the CPU, and with a clock that is always the same."""
+    gpu_part = pytest.importorskip("benchmarks.gpu_part", reason="triton is for Linux alone")
+    monkeypatch.setattr(gpu_part, "on_device", lambda problem: problem)
+    monkeypatch.setattr(gpu_part, "_median", lambda call: {"ms_p20": 1.0, "ms_p50": 2.0, "ms_p80": 3.0})
+    for name in ("reset_peak_memory_stats", "synchronize"):
+        monkeypatch.setattr(torch.cuda, name, lambda: None)
+    for name in ("memory_allocated", "max_memory_allocated"):
+        monkeypatch.setattr(torch.cuda, name, lambda: 0)
+    prepare = gpu_part.TRAINING["fastflow"]
+
+    def wrong(problem):
+        prepared = prepare(problem)
+        return prepared._replace(outputs=lambda out: {k: 1.1 * x for k, x in prepared.outputs(out).items()})
+
+    def broken(problem):
+        raise RuntimeError("no such thing\nat all")
+
+    contenders = {"fastflow": prepare, "wrong": wrong, "broken": broken, "nested": gpu_part.TRAINING["nested autograd"]}
+    case = gpu_part._case("training-B24-D5-H7-L2-K4")
+    good, wrong_row, broken_row, nested = gpu_part.timed(case, contenders)
+    assert good["ms_p50"] == nested["ms_p50"] == 2.0
+    assert good["tflops"] == case.flops / 2.0 * 1e-9
+    assert " is off by " in wrong_row["reason"]
+    assert broken_row["reason"] == "RuntimeError: no such thing"
+    with pytest.raises(SystemExit, match="no part of that name"):
+        gpu_part._case("nonesuch")
+    for name in gpu.BENCHMARKS:
+        assert name in ("ceilings", "flow", "precisions") or gpu_part._case(name).name == name
+
+
+def row(case, contender, ms=None, precision="ieee", **more):
+    timing = {} if ms is None else {"ms_p20": ms, "ms_p50": ms, "ms_p80": ms, "tflops": 30.0, "peak_mib": 1.0}
+    return {"case": case, "contender": contender, "precision": precision, "worst_error": 1e-6, **timing, **more}
+
+
+RESULTS = {
+    "device": {
+        "name": "Some GPU", "capability": [9, 0], "multiprocessors": 132, "memory_gib": 79.6, "driver": "1", "torch": "2",
+        "cuda": "13.0", "triton": "3.7.1", "python": "3.12", "nvcc": True,
+    },
+    "parts": [
+        {"name": "build", "status": "ok", "seconds": 80.0, "message": "", "result": None},
+        {"name": "tests", "status": "failed", "seconds": 9.0, "message": "exit status 1: a | b", "result": None},
+        {
+            "name": "ceilings", "status": "ok", "seconds": 9.0, "message": "",
+            "result": [{"ceiling": "copy", "gb_per_s": 3000.0}, {"ceiling": "fp32", "tflops": 50.0}],
+        },
+        {
+            "name": "training", "status": "timed out", "seconds": 9.0, "message": "stopped after its 9 s",
+            "result": [
+                row("training-B65536-D12-H64-L2-K1", "fastflow", 2.0),
+                row("training-B65536-D12-H64-L2-K1", "torch.compile", 9.0),
+                row("training-B65536-D12-H64-L2-K1", "nested autograd", reason="OutOfMemoryError: no memory"),
+                row("training-B4096-D64-H256-L2-K1", "fastflow", 2.0, "tf32"),
+                row("flow-B128-D128-H64-L2-K1", "fastflow", 0.1, kernels=4, integrator_launches=1),
+            ],
+        },
+    ],
+}  # fmt: skip
+
+
+def test_results_as_markdown():
+    text = gpu_report.markdown(RESULTS)
+    assert "| tests | failed | 9 | exit status 1: a \\| b |" in text
+    assert "| copy | 3000 GB/s |" in text
+    assert "| torch.compile | ieee | 9.000 | 4.5 (3) | 30.0 | 0.60 |" in text
+    assert "OutOfMemoryError: no memory" in text
+    assert "| tf32 | 2.000 | 1.0 | 30.0 |  (0.5) |" in text
+    assert "4 kernels, 1 of them the integrator's" in text
+
+
+def test_results_are_drawn_and_written(tmp_path):
+    assert gpu_report.draw(RESULTS, tmp_path / "results.png")
+    assert (tmp_path / "results.png").read_bytes().startswith(b"\x89PNG")
+    assert not gpu_report.draw({**RESULTS, "parts": []}, tmp_path / "none.png")
+    gpu.write(RESULTS["device"], [], tmp_path)
+    assert json.loads((tmp_path / "results.json").read_text())["parts"] == []
+    assert (tmp_path / "results.md").read_text().startswith("# Some GPU")
