@@ -74,7 +74,8 @@ def missing() -> str | None:
         return "torch finds no CUDA device; run it on a machine with an NVIDIA GPU and a torch built for CUDA"
     capability = torch.cuda.get_device_capability()
     if capability < (8, 0):
-        return f"the kernels need compute capability 8.0, {torch.cuda.get_device_name()} has {capability[0]}.{capability[1]}"
+        name, (major, minor) = torch.cuda.get_device_name(), capability
+        return f"the kernels need compute capability 8.0, {name} has {major}.{minor}"
     return None
 
 

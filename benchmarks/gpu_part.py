@@ -10,6 +10,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +56,9 @@ def main(name: str, file: str) -> None:
 
 def ceilings() -> Iterator[Row]:
     """What the device reaches: copying, and square matrix products in each precision."""
-    source = torch.empty(2**28, device="cuda")
-    target = torch.empty_like(source)
-    ms = _median(lambda: target.copy_(source))
+    source, target = (torch.ones(2**28, device="cuda") for _ in range(2))
+    ms = _median(partial(target.copy_, source))
     yield {"ceiling": "copy", "gb_per_s": 2e-6 * source.numel() * source.element_size() / ms["ms_p50"]}
-    del source, target
     for name, dtype, setting in (
         ("fp32", torch.float32, "highest"),
         ("tf32", torch.float32, "high"),
@@ -67,7 +66,7 @@ def ceilings() -> Iterator[Row]:
     ):
         torch.set_float32_matmul_precision(setting)
         a, b = (torch.randn(8192, 8192, device="cuda", dtype=dtype) for _ in range(2))
-        ms = _median(lambda a=a, b=b: a @ b)
+        ms = _median(partial(torch.matmul, a, b))
         yield {"ceiling": name, "tflops": 2e-9 * 8192**3 / ms["ms_p50"]}
     torch.set_float32_matmul_precision("highest")
 
@@ -78,7 +77,7 @@ def timed(case: Case, contenders: Contenders | None = None) -> Iterator[Row]:
     expected = gate.oracle(problem)
     chosen = contenders or (TRAINING if case.operator == "training" else JET)
     for name, prepare in chosen.items():
-        yield _row(case, name, "ieee", lambda prepare=prepare: prepare(problem), expected)
+        yield _row(case, name, "ieee", partial(prepare, problem), expected)
 
 
 def precisions() -> Iterator[Row]:
@@ -88,7 +87,7 @@ def precisions() -> Iterator[Row]:
         expected = gate.oracle(problem)
         for precision in TOLERANCES:
             with ff.precision(precision):  # pyright: ignore[reportArgumentType]
-                yield _row(case, "fastflow", precision, lambda: engine.bank_training(problem), expected)
+                yield _row(case, "fastflow", precision, partial(engine.bank_training, problem), expected)
 
 
 def flow() -> Iterator[Row]:
@@ -105,7 +104,7 @@ def flow() -> Iterator[Row]:
         if num_potentials > 1:
             contenders["loop, bmm"] = flow_peers.batched_flow
         for name, prepare in contenders.items():
-            row = _row(case, name, "ieee", lambda prepare=prepare: prepare(problem), expected)
+            row = _row(case, name, "ieee", partial(prepare, problem), expected)
             if name == "fastflow" and "ms_p50" in row:
                 row |= launches(engine.flow(problem).call)
             yield row

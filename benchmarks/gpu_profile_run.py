@@ -1,4 +1,4 @@
-"""A workload for a profiler to watch: `python -m benchmarks.gpu_profile_run CASE PRECISION`, some calls of the engine."""
+"""Some calls of the engine for a profiler to watch: `python -m benchmarks.gpu_profile_run CASE PRECISION`."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def markdown(results: Results, drawn: bool = False) -> str:
         "",
         f"Compute capability {'.'.join(map(str, device['capability']))}, {device['multiprocessors']} multiprocessors, "
         f"{device['memory_gib']} GiB, driver {device['driver']}; torch {device['torch']}, CUDA {device['cuda']}, "
-        f"Triton {device['triton']}, Python {device['python']}. Written by `make gpu`; times are medians of the device.",
+        f"Triton {device['triton']}, Python {device['python']}. Written by `make gpu`; times are the device's medians.",
         "",
         "| part | status | seconds | |",
         "|---|---|---|---|",
@@ -43,8 +43,8 @@ def markdown(results: Results, drawn: bool = False) -> str:
     rows = [row for row in _rows(results) if "case" in row]
     if rows:
         lines += [
-            "Ratio: to fastflow in the same precision, in brackets the target. Share: the floor's FLOPs over time and the "
-            "ceiling of that precision.",
+            "Ratio: to fastflow in the same precision, in brackets the target. Share: the floor's FLOPs over time and "
+            "the ceiling of that precision.",
             "",
             "| case | contender | precision | ms | ratio | TFLOP/s | share | peak MiB | worst error | |",
             "|---|---|---|---|---|---|---|---|---|---|",

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -37,7 +38,7 @@ class Outcome(NamedTuple):
 
 
 def run(parts: Sequence[Part], out: Path, total: float, environment: Mapping[str, str] | None = None) -> list[Outcome]:
-    """Run one part after the other, for `total` seconds at most; what is said goes to the terminal and into out/logs."""
+    """Run one part after the other, for `total` seconds at most; what they say goes to the terminal and out/logs."""
     end = time.monotonic() + total
     (out / "logs").mkdir(parents=True, exist_ok=True)
     outcomes = []
@@ -93,10 +94,8 @@ def _copy(stream: TextIO, log: TextIO, tail: deque[str]) -> None:
 
 def _stop(process: subprocess.Popen[str]) -> None:
     """The whole group: a part's own children must not hold the device when the next part begins."""
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()
 
 

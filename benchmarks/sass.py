@@ -113,8 +113,8 @@ def _plain(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9]|_", "", name)
 
 
-# Cycles of one partition's unit for one instruction of a warp, by the instruction's begin; what isn't here is issued and
-# no more. Arithmetic in float32 has a lane for each thread; other units have fewer lanes than a warp has threads.
+# Instructions whose unit has half as many lanes as a warp has threads, by how they begin. Arithmetic in float32 has a
+# lane for each thread, and takes no longer than it takes to be issued.
 _HALF_RATE = ("IADD", "IMNMX", "LOP", "ISETP", "SEL", "SHF", "LEA", "PRMT", "FSEL", "FSETP", "FMNMX", "MOV", "SGXT")
 
 

@@ -109,22 +109,14 @@ def cuda_rows() -> Iterator[Row]:
             yield from _cuda_rows(part, int(capability))
         return
     if shutil.which("nvcc") is None:
-        raise FileNotFoundError(
-            f"{cuda_missing() or 'the CUDA module is older than its sources'}, and nvcc isn't on PATH"
-        )
+        reason = cuda_missing() or "the CUDA module is older than its sources"
+        raise FileNotFoundError(f"{reason}, and nvcc isn't on PATH")
     with tempfile.TemporaryDirectory() as folder:
         for source in sorted(CUDA_SOURCES.glob("*.cu")):
             for capability in SHARED_LIMITS:
                 cubin = Path(folder) / f"{source.stem}-{capability}.cubin"
-                command = [
-                    "nvcc",
-                    "-std=c++17",
-                    "-O3",
-                    "-cubin",
-                    f"-arch=sm_{capability}",
-                    '-DFASTFLOW_CUDA_ARCHITECTURES=""',
-                ]
-                subprocess.run([*command, "-o", str(cubin), str(source)], check=True)
+                options = ["-std=c++17", "-O3", "-cubin", f"-arch=sm_{capability}", '-DFASTFLOW_CUDA_ARCHITECTURES=""']
+                subprocess.run(["nvcc", *options, "-o", str(cubin), str(source)], check=True)
                 yield from _cuda_rows(_tool("cuobjdump", "--dump-resource-usage", str(cubin)), capability)
 
 
@@ -157,7 +149,7 @@ def _planned(name: str, double: bool, state_in_shared: bool, capability: int) ->
 
 
 def regressions(rows: Sequence[Row], before: Sequence[Row]) -> Iterator[str]:
-    """Where rows are worse than those of the same name were; names that aren't in both; what is worse by less passes."""
+    """Where rows are worse than those of the same name were, by more than passes; and names that aren't in both."""
     earlier = {row.name: row for row in before}
     for row in rows:
         old = earlier.pop(row.name, None)

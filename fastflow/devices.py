@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from fastflow.errors import BackendError, InputError
 
@@ -24,3 +25,10 @@ def find_device(name: str | torch.device) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise BackendError(f"device {name} can't be used: torch finds {torch.cuda.device_count()} CUDA devices")
     return device
+
+
+def send(x: Tensor, like: Tensor) -> Tensor:
+    """The tensor where `like` is; from the host to a GPU without waiting for what that is at work on."""
+    if x.device.type == "cpu" and like.is_cuda:
+        x = x.pin_memory()
+    return x.to(like.device, non_blocking=True)

@@ -130,7 +130,10 @@ def _path_networks(
             raise InputError(f"{name} must be a finite number, got {value!r}")
     if step_length is not None and not (math.isfinite(step_length) and step_length > 0):
         raise InputError(f"step_length must be a positive number or None, got {step_length!r}")
-    offsets = torch.tensor(reference.stage_offsets(steps, method), dtype=z0.dtype, device=z0.device)
+    # Counted on the device: a copy of numbers would make the host wait.
+    offsets = torch.arange(reference.num_times(steps, method), dtype=z0.dtype, device=z0.device)
+    if method == "rk4":
+        offsets = 0.5 * offsets
     times = t0 + dt * offsets
     networks = bank.networks((times, torch.zeros_like(offsets, dtype=torch.long)[:1]), index, z0)
     num_networks = networks.mlp.out_bias.shape[0]

@@ -160,6 +160,7 @@ class HamiltonJacobi(LinearQuadratic):
     """
 
     equation = "u_t + |grad|^2 / 2 + f^2"
+    _one: Tensor  # a coefficient where the module is, so that no step copies one there
 
     def __init__(
         self, f: float | Tensor | Field | None = None, *, num_potentials: int | None = None, learnable: bool = False
@@ -167,10 +168,11 @@ class HamiltonJacobi(LinearQuadratic):
         super().__init__()
         self.has_source = f is not None
         self.force = None if f is None else _as_field(f, num_potentials, learnable)
+        self.register_buffer("_one", torch.ones((), dtype=torch.float64), persistent=False)
 
     @override
     def coefficients(self) -> Tensor:
-        return _coefficients(u_t=1.0, kinetic=0.5)
+        return _coefficients(u_t=self._one, kinetic=0.5)
 
     @override
     def source(self, z: Tensor | None, t: Tensor | None, index: Tensor | None) -> Tensor | None:
@@ -215,6 +217,7 @@ class Poisson(LinearQuadratic):
     """
 
     equation = "lap - f"
+    _one: Tensor
     has_source = True
 
     def __init__(
@@ -222,10 +225,11 @@ class Poisson(LinearQuadratic):
     ) -> None:
         super().__init__()
         self.density = _as_field(f, num_potentials, learnable)
+        self.register_buffer("_one", torch.ones((), dtype=torch.float64), persistent=False)
 
     @override
     def coefficients(self) -> Tensor:
-        return _coefficients(laplacian=1.0)
+        return _coefficients(laplacian=self._one)
 
     @override
     def source(self, z: Tensor | None, t: Tensor | None, index: Tensor | None) -> Tensor | None:
@@ -340,9 +344,9 @@ def _coefficients(
     laplacian: float | Tensor = 0.0,
     kinetic: float | Tensor = 0.0,
 ) -> Tensor:
-    """The given coefficients side by side: (5,), or (K, 5) where one of them differs between potentials."""
+    """The given coefficients, at least one a tensor, side by side: (5,), or (K, 5) where one differs by potential."""
     values = (u, u_t, u_tt, laplacian, kinetic)
-    like = next((value for value in values if isinstance(value, Tensor)), torch.zeros((), dtype=torch.float64))
+    like = next(value for value in values if isinstance(value, Tensor))
     # Numbers are written by the device itself: copying them there would wait for it.
     tensors = (value.to(like) if isinstance(value, Tensor) else like.new_full((), value) for value in values)
     return torch.stack(torch.broadcast_tensors(*tensors), -1)

@@ -100,11 +100,11 @@ def choose(
 ) -> Launch:  # fmt: skip
     """The blocks for networks of these widths (D, H_1, .., H_L)."""
     widest, depth = max(widths), len(widths) - 1
-    # The wider a block, the less often its operands are read again; as wide as no register spills. Three products in
-    # place of one want more for their operands.
-    columns = (
-        16 if widest <= 16 or itemsize == 8 else 32 if widest <= 32 or (backward and precision == "tf32x3") else 64
-    )
+    # The wider a block, the less often its operands are read again; as wide as no register spills. Tensor cores want
+    # more for theirs, and three products in place of one more still.
+    columns = 16 if widest <= 16 or itemsize == 8 else 32 if widest <= 32 else 64
+    if precision != "ieee" and (widest <= 64 or (backward and precision == "tf32x3")):
+        columns = min(columns, 32)
     samples = 64 if widest <= 64 and itemsize == 4 else 32
     inner = 16
     # The tangents' blocks have 64 rows, or half of them in float64. A backward pass keeps those of all directions, or

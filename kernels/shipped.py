@@ -37,8 +37,8 @@ class Shipped(NamedTuple):
 def shipped() -> Iterator[Shipped]:
     """All kernels at every choice of blocks, activation, Laplacian and depth that a kernel is compiled for.
 
-    A loss with its gradients has all stages of a jet and its backward, so what varies a stage alone comes in that kernel
-    alone: widths between these have the same blocks and rolled loops, and differ in numbers.
+    A loss with its gradients has all stages of a jet and its backward, so what varies a stage comes in that kernel
+    alone; and widths between these have the same blocks and rolled loops, and differ in numbers.
     """
     middle = (12, 64, 64)
     for precision in PRECISIONS:
@@ -73,7 +73,7 @@ def _passes(
     itemsize: int = 4,
     kernels: tuple[str, ...] = ("jet_fwd", "jet_bwd", "residual", "loss"),
 ) -> Iterator[Shipped]:
-    """ "residual" is the loss alone, "loss" the loss with its gradients."""
+    """Of kernels, `residual` is the loss alone, and `loss` the loss with its gradients."""
     settings = (widths, activation, out_activation, timed, laplacian, triangular, precision)
     forward, backward = (choose(*settings, backward, itemsize) for backward in (False, True))
     name = "x".join(map(str, widths)) + f" {activation} {out_activation} {laplacian} {precision} fp{8 * itemsize}"

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastflow.devices import find_device
+from fastflow.devices import find_device, send
 from fastflow.errors import InputError
 from fastflow.importing import first_line
 from fastflow.objectives import generator_change
@@ -129,7 +129,7 @@ class Generator(nn.Module):
             z = self._sample(count, rng)
             if z.shape != (count, self.mapping_dim):
                 raise InputError(f"sample must give latents ({count}, {self.mapping_dim}), got {tuple(z.shape)}")
-        z = z.to(self._anchor)
+        z = send(z.to(self._anchor.dtype), self._anchor)
         if self.mapping is None:
             return z
         w = self.mapping(z)
@@ -143,7 +143,7 @@ class Generator(nn.Module):
         if self.classes is None:
             return None
         place = torch.randint(len(self.classes), (count,), generator=rng)
-        return torch.tensor(self.classes)[place].to(self._anchor.device)
+        return send(torch.tensor(self.classes)[place], self._anchor)
 
     @cached_property
     def forward_mode(self) -> bool:

@@ -135,7 +135,7 @@ def flow(
 
     Args:
         z0: (B, D), the path's start, or for the reverse flow the forward path's end.
-        slots: (T, K), each potential's bias rows at the path's times in the order of `stage_offsets`.
+        slots: (T, K), each potential's bias rows at the path's times in the order of `num_times`.
         jet: what computes the gradient, with this module's `jet` for its twin.
 
     Returns:
@@ -197,11 +197,9 @@ def visits(path: Tensor, index: Tensor, slots: Tensor, method: Method) -> Visits
     return Visits(points, index.repeat(steps), slots[: steps * stride : stride][:, index].flatten())
 
 
-def stage_offsets(steps: int, method: Method) -> list[float]:
-    """The times, in units of dt, at which a method evaluates the field: its slots' order."""
-    if method == "rk4":
-        return [0.5 * n for n in range(2 * steps + 1)]
-    return [float(n) for n in range(steps + (method == "heun"))]
+def num_times(steps: int, method: Method) -> int:
+    """At how many times a method evaluates the field: evenly spaced ones, half steps apart for rk4, else whole ones."""
+    return {"euler": steps, "heun": steps + 1, "rk4": 2 * steps + 1}[method]
 
 
 def num_steps(times: int, method: str) -> int:

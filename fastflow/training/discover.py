@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from fastflow.devices import send
 from fastflow.errors import InputError
 from fastflow.fields import DivergenceFreeField, NetworkField
 from fastflow.flows import flow, rollout_loss
@@ -110,8 +111,9 @@ class Discovery:
         weights = [
             getattr(config, f"{term}_weight") * factor_at(getattr(config, f"{term}_schedule"), step) for term in TERMS
         ]
-        z0, index, place = z0[mine], index[mine].to(z0.device), place[mine].to(z0.device)
-        return Batch(z0, index, place, torch.tensor(weights).to(z0), None if labels is None else labels[mine])
+        weights = torch.tensor(weights, dtype=z0.dtype)
+        index, place, weights = (send(x, z0) for x in (index[mine], place[mine], weights))
+        return Batch(z0[mine], index, place, weights, None if labels is None else labels[mine])
 
     def losses(self, batch: Batch) -> Losses:
         """The objective on a batch."""

@@ -143,8 +143,8 @@ def row(case, contender, ms=None, precision="ieee", **more):
 
 RESULTS = {
     "device": {
-        "name": "Some GPU", "capability": [9, 0], "multiprocessors": 132, "memory_gib": 79.6, "driver": "1", "torch": "2",
-        "cuda": "13.0", "triton": "3.7.1", "python": "3.12", "nvcc": True,
+        "name": "Some GPU", "capability": [9, 0], "multiprocessors": 132, "memory_gib": 79.6, "driver": "1",
+        "torch": "2", "cuda": "13.0", "triton": "3.7.1", "python": "3.12", "nvcc": True,
     },
     "parts": [
         {"name": "build", "status": "ok", "seconds": 80.0, "message": "", "result": None},

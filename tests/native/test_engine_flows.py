@@ -19,7 +19,7 @@ def case(method, dim=5, hidden=(7, 6), batch=30, networks=3, slots=6, dtype=torc
     mlp = random_mlp(networks, dim, hidden, slots, dtype=dtype, **kwargs)
     mlp = mlp._replace(out_weight=mlp.out_weight * 0.3)
     rng = torch.Generator().manual_seed(2)
-    times = len(reference.stage_offsets(STEPS, method))
+    times = reference.num_times(STEPS, method)
     z0 = torch.randn(batch, dim, generator=rng, dtype=torch.float64).to(dtype)
     index = torch.randint(networks, (batch,), generator=rng)
     slots_of = torch.randint(slots, (times, networks), generator=rng)

@@ -40,7 +40,7 @@ def case(
     mlp = random_mlp(networks, dim, hidden, slots, dtype=dtype, **kwargs)
     mlp = mlp._replace(out_weight=mlp.out_weight * 0.3)
     rng = torch.Generator().manual_seed(2)
-    times = len(reference.stage_offsets(steps, method)) if steps else 0
+    times = reference.num_times(steps, method) if steps else 0
     z0 = torch.randn(batch, dim, generator=rng, dtype=torch.float64).to(dtype)
     index = torch.randint(networks, (batch,), generator=rng)
     return mlp, z0, index, torch.randint(slots, (times, networks), generator=rng)
