@@ -108,12 +108,7 @@ def parts(out: Path, capability: Sequence[int]) -> list[Part]:
         "--disable-pip-version-check", "--target", str(site),
         f"--config-settings=cmake.define.FASTFLOW_CUDA_ARCHITECTURES={architecture}", str(ROOT),
     ]  # fmt: skip
-    # From the folder of the tests, so that the checkout's own fastflow, which isn't built, hides nothing.
-    inside = f"import os, sys, pytest; os.chdir({str(ROOT / 'tests')!r}); sys.exit(pytest.main(sys.argv[1:]))"
-    tests = [
-        sys.executable, "-c", inside, "-m", "gpu", "-q", "-p", "no:cacheprovider", f"--rootdir={ROOT}",
-        f"--junitxml={out / 'tests.xml'}", "kernels", "cuda", "training",
-    ]  # fmt: skip
+    tests = [sys.executable, "-m", "benchmarks.gpu_tests", str(out)]
     return [
         Part("build", "the package with its CUDA module, without a network", build, 200.0),
         Part("tests", "all that are marked gpu", tests, 200.0),

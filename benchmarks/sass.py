@@ -65,13 +65,12 @@ class _Function:
 
     def loops(self) -> list[tuple[int, int]]:
         """First and last line of each loop, by the branches that lead back."""
-        ends: dict[int, int] = {}
+        ends: dict[str, int] = {}
         for place, line in enumerate(self.lines):
             target = re.search(r"\bBRA\S* `\((\S+)\)", line)
-            begin = self.labels.get(target[1], place + 1) if target else place + 1
-            if begin < place:
-                ends[begin] = max(place, ends.get(begin, 0))
-        return sorted(ends.items(), key=lambda loop: (loop[0], -loop[1]))
+            if target and self.labels.get(target[1], place + 1) < place:
+                ends[target[1]] = place
+        return sorted(((self.labels[label], end) for label, end in ends.items()), key=lambda loop: (loop[0], -loop[1]))
 
     def weighted(self, trips: Sequence[tuple[int, int]]) -> Iterator[tuple[str, float]]:
         """Each line and how often it runs; trips: depth and count of the function's loops in their order."""

@@ -30,14 +30,14 @@ def check_latents(z: Tensor, dim: int, like: Tensor, name: str = "z") -> Tensor:
     if not isinstance(z, Tensor) or z.ndim != 2 or z.shape[1] != dim:
         got = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
         raise InputError(f"{name} must be a tensor of shape (B, {dim}), got {got}")
+    if z.device != like.device:
+        raise InputError(f"{name} must be on the parameters' device {like.device}, got {z.device}: move one of them")
     if z.is_floating_point() and torch.is_autocast_enabled(z.device.type):
         z = z.to(like.dtype)
     if like.dtype not in (torch.float32, torch.float64):
         raise InputError(f"the parameters must be float32 or float64, got {like.dtype}: derivatives need the precision")
     if z.dtype != like.dtype:
         raise InputError(f"{name} must have the parameters' dtype {like.dtype}, got {z.dtype}: convert one of them")
-    if z.device != like.device:
-        raise InputError(f"{name} must be on the parameters' device {like.device}, got {z.device}: move one of them")
     # A sum is one pass and finite wherever it matters; only where it isn't, each value is looked at.
     if not _holds(lambda: z.sum().isfinite(), z) and not _holds(lambda: z.isfinite().all(), z):
         raise InputError(f"{name} must be finite, got NaN or infinity")

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import Annotated, Any, NoReturn, cast
 
+import torch
 import tyro
 
 from fastflow import commands
@@ -34,6 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _parse(arguments or ["--help"]).run()
     except (InputError, BackendError, TrainingError, ConvergenceError) as error:
         _fail(str(error))
+    except torch.OutOfMemoryError as error:
+        full = str(error).split(". ")[0].removesuffix(".")
+        _fail(f"{full}; take a smaller --batch-size, or --device cpu")
     except BrokenPipeError:  # who reads our output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:

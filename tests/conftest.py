@@ -1,5 +1,6 @@
 """Fixtures that many tests share."""
 
+import os
 import shutil
 
 import pytest
@@ -7,6 +8,15 @@ import torch
 from support.runs import small_run
 
 from fastflow import generators
+
+
+def pytest_collection_modifyitems(config, items):
+    """Of every so many tests one, where FASTFLOW_TEST_SHARD is "3/8": the fourth of eight runs beside each other."""
+    shard = os.environ.get("FASTFLOW_TEST_SHARD")
+    if shard:
+        this, count = map(int, shard.split("/"))
+        config.hook.pytest_deselected(items=[item for i, item in enumerate(items) if i % count != this])
+        items[:] = items[this::count]
 
 
 @pytest.fixture(autouse=True)

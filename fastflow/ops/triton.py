@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastflow.kernels.configurations import Launch, choose
+from fastflow.kernels.configurations import Launch, choose, round_up
 from fastflow.kernels.jet_bwd import jet_bwd_kernel
 from fastflow.kernels.jet_fwd import jet_fwd_kernel
 from fastflow.kernels.reduce import reduce_partials_kernel, reduce_runs_kernel
@@ -185,7 +185,8 @@ class _Gradient:
         config, networks, rows = launch.config, len(mlp.out_bias), len(mlp.bias_jets[0])
         self.mlp, self.tangents, self.config = mlp, tangents, config
         self.schedule = _schedule(mlp, index, slot, launch, by_row=True)
-        self.partial_size = config.weights_at[-1].value + tangents.seeds.shape[1] * tangents.seeds.shape[2]
+        seeds = tangents.seeds.shape[1] * tangents.seeds.shape[2]
+        self.partial_size = config.weights_at[-1].value + round_up(seeds)
         size = launch.scratch_size + self.partial_size
         self.programs = _programs(z, self.schedule, size, launch.options["num_warps"]) if len(z) else 0
         self.partial = z.new_empty((self.programs + networks) * self.partial_size)
@@ -234,8 +235,9 @@ class _Gradient:
         norms_bar = self.total[:, None, config.norms_at.value : config.norms_at.value + seeds.shape[2]]
         seeds_bar = 2 * norms_bar * seeds
         if config.depth.value > 1:
-            seeds_bar += self.total[:, config.weights_at[-1].value :].reshape(seeds.shape)
-        return seeds_bar.mT if basis is None else seeds_bar.mT @ basis
+            place = config.weights_at[-1].value
+            seeds_bar += self.total[:, place : place + seeds[0].numel()].reshape(seeds.shape)
+        return seeds_bar.mT if basis is None else _product(seeds_bar.mT, basis)
 
 
 def _tangents(mlp: MLP, laplacian: str, probes: Tensor | None) -> Tangents:
@@ -247,7 +249,7 @@ def _tangents(mlp: MLP, laplacian: str, probes: Tensor | None) -> Tangents:
     if laplacian == "hutchinson":
         assert probes is not None
         basis = probes.detach().to(first.dtype) / len(probes) ** 0.5  # so that squares add up to the mean
-        seeds = basis @ first.mT
+        seeds = _product(basis, first.mT)
     elif dim > width and len(mlp.weights) > 1:
         # W_1 = R Q^T: the directions in which the potential bends, fewer than the latents' own, and triangular. With
         # fewer latents than units a rotation would save no direction, only half the second layer's products, which at
@@ -262,6 +264,16 @@ def _tangents(mlp: MLP, laplacian: str, probes: Tensor | None) -> Tangents:
         seeds = first.mT
     seeds = seeds.contiguous()
     return Tangents(seeds, first.square().sum(2) if laplacian == "exact" else seeds.square().sum(1), basis)
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """A small product outside the kernels, in full precision whatever torch has been told for its own."""
+    matmul = torch.backends.cuda.matmul
+    before, matmul.fp32_precision = matmul.fp32_precision, "ieee"
+    try:
+        return a @ b
+    finally:
+        matmul.fp32_precision = before
 
 
 def _launch(mlp: MLP, laplacian: str, tangents: Tangents, precision: str, timed: bool, backward: bool) -> Launch:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import gpu, gpu_report
+from benchmarks import gpu, gpu_report, gpu_tests
 from benchmarks.parts import Part, run
 
 ROOT = Path(__file__).parents[2]
@@ -100,9 +100,19 @@ def test_parts_fit_into_eight_minutes_and_name_what_is_there(tmp_path):
     assert "--no-build-isolation" in parts[0].command
     assert "--no-deps" in parts[0].command
     assert [p.command[3] for p in parts[2:]] == list(gpu.BENCHMARKS)
-    for folder in ("kernels", "cuda", "training"):
-        assert folder in parts[1].command
-        assert (ROOT / "tests" / folder).is_dir()
+    assert parts[1].command[2] == "benchmarks.gpu_tests"
+    assert all((ROOT / "tests" / folder).is_dir() for folder in gpu_tests.FOLDERS)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="they would all run")
+def test_tests_are_shared_among_processes(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(gpu_tests, "FOLDERS", ("training/test_on_gpu.py",))
+    assert gpu_tests.main(tmp_path, processes=2) == 0
+    said = capfd.readouterr().out
+    assert "2 skipped, 1 deselected" in said
+    assert "1 skipped, 2 deselected" in said
+    monkeypatch.setattr(gpu_tests, "FOLDERS", ("nowhere",))
+    assert gpu_tests.main(tmp_path, processes=2) == 1
 
 
 def test_benchmarks_check_before_they_time(monkeypatch):

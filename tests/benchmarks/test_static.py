@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import sass, static_table
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -19,8 +21,8 @@ def static(*arguments):
 
 
 def test_kernels_are_compiled_for_both_architectures(tmp_path):
-    done = static("--only", "reduce", "--json", tmp_path / "rows.json", "--markdown", tmp_path / "rows.md")
-    assert done.returncode == 0, done.stderr
+    done = static("--only", "reduce", "--json", tmp_path / "rows.json")
+    assert done.returncode == 0, done.stdout + done.stderr
     rows = json.loads((tmp_path / "rows.json").read_text())
     assert {(row["kernel"], row["arch"]) for row in rows} == {
         (kernel, arch) for kernel in ("reduce_partials_kernel", "reduce_runs_kernel") for arch in ("sm_80", "sm_90")
@@ -30,7 +32,13 @@ def test_kernels_are_compiled_for_both_architectures(tmp_path):
         assert row["instructions"] > 0
         assert row["spill_bytes"] == 0
         assert not row["tensor_core"]
-    assert len((tmp_path / "rows.md").read_text().splitlines()) == 2 + len(rows)
+
+
+def test_a_kernel_as_in_the_committed_list(tmp_path):
+    """One of those whose time is predicted; `.ci/run` compiles all of them."""
+    done = static("--only", "jet_fwd_kernel 3x20", "--against", static_table.RESULTS)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "us predicted" in done.stdout
 
 
 def test_an_unknown_kernel_is_refused():
@@ -48,9 +56,96 @@ FAULTS = {
 }
 
 
+@pytest.fixture
+def module():
+    # Imported late, after the kernels' tests have said whether this process interprets.
+    return pytest.importorskip("benchmarks.static", reason="triton is for Linux alone")
+
+
 @pytest.mark.parametrize(("change", "uses_tensor_cores", "faults"), FAULTS.values(), ids=FAULTS)
-def test_faults(change, uses_tensor_cores, faults):
-    # Imported here, after the kernels' tests have said whether this process interprets.
-    static_module = pytest.importorskip("benchmarks.static", reason="triton is for Linux alone")
-    row = static_module.Row("kernel", "sm_80", "", 100, 0, 0, True, 10)
+def test_faults(module, change, uses_tensor_cores, faults):
+    row = module.Row("kernel", "sm_80", "", 100, 0, 0, True, 10)
     assert list(row._replace(**change).faults(uses_tensor_cores)) == faults
+
+
+def test_regressions(module):
+    before = [module.Row(name, "sm_90", "c", 100, 0, 0, True, 10, 50.0, "issue") for name in ("same", "slow", "gone")]
+    after = [before[0]._replace(predicted_us=54.0), before[1]._replace(predicted_us=56.0)]
+    after.append(before[0]._replace(kernel="new", predicted_us=None))
+    assert list(module.regressions(after, before)) == [
+        "slow c sm_90: 56.0 us predicted, 50.0 before",
+        "new c sm_90: isn't in the earlier list",
+        "gone c sm_90: is no longer compiled",
+    ]
+
+
+def test_the_committed_list_is_without_faults():
+    rows = json.loads(static_table.RESULTS.read_text())
+    names = {(row["kernel"], row["config"], row["arch"]) for row in rows}
+    assert len(names) == len(rows)
+    assert not [row for row in rows if row["spill_bytes"]]
+    assert not [row for row in rows if " tf32" in row["config"] and not row["tensor_core"]]
+    assert {row["kernel"] for row in rows} >= {"jet_fwd_kernel", "residual_kernel", "flow_fwd_kernel"}
+
+
+def test_the_readme_has_the_committed_list():
+    text = static_table.README.read_text(encoding="utf-8")
+    assert static_table.with_table(text, json.loads(static_table.RESULTS.read_text())) == text
+
+
+TTGIR = """
+tt.func public @kernel(%z: !tt.ptr<f32>, %n: i32) {
+  %c0_i32 = arith.constant 0 : i32 loc(#loc1)
+  %c1_i32 = arith.constant 1 : i32 loc(#loc1)
+  %c16_i32 = arith.constant 16 : i32 loc(#loc1)
+  %c64_i32 = arith.constant 64 : i32 loc(#loc1)
+  %0 = tt.get_program_id y : i32 loc(#loc1)
+  %1 = arith.addi %0, %c64_i32 : i32 loc(#loc1)
+  scf.for %tile = %c0_i32 to %n step %c1_i32  : i32 {
+    scf.for %j = %c0_i32 to %n step %c1_i32  : i32 {
+      tt.call @stage.a__f(%z, %1) : (!tt.ptr<f32>, i32) -> () loc(#loc1)
+    } loc(#loc1)
+  } loc(#loc1)
+} loc(#loc1)
+tt.func private @stage.a__f(%p: !tt.ptr<f32>, %width: i32) {
+  %c0_i32 = arith.constant 0 : i32 loc(#loc1)
+  %c16_i32 = arith.constant 16 : i32 loc(#loc1)
+  scf.for %k = %c0_i32 to %width step %c16_i32  : i32 {
+  } loc(#loc1)
+} loc(#loc1)
+"""
+SASS = """
+kernel:
+.L_x_1:
+.L_x_0:
+        /*0010*/                   CALL.REL.NOINC `($kernel$stage_$_a__f) ;
+        /*0020*/               @P0 BRA `(.L_x_0) ;
+        /*0030*/              @!P0 BRA `(.L_x_1) ;
+$kernel$stage_$_a__f:
+        /*0040*/                   LDS.128 R0, [R2] ;
+.L_x_2:
+        /*0050*/                   FFMA R0, R1, R2, R3 ;
+        /*0060*/                   HMMA.1688.F32.TF32 R4, R8, R10, R4 ;
+        /*0070*/                   MUFU.EX2 R5, R5 ;
+        /*0080*/               @P0 BRA `(.L_x_2) ;
+        /*0090*/                   CALL.REL.NOINC `($__internal_0_$__cuda_sm20_div) ;
+        /*00a0*/                   RET.REL.NODEC R2 `(kernel) ;
+"""
+
+
+def test_instructions_are_weighed_by_their_trips():
+    """Three directions call a stage of four trips; eight warps, two for each partition."""
+    busy = sass.busy(SASS, TTGIR, "kernel", {"n": 3}, warps=8)
+    stage = 3 + 4 * 4  # instructions outside its loop, and inside
+    assert busy.issue == 2 * (1 + 3 * (2 + stage))
+    assert busy.tensor == 2 * 3 * 4 * 4.0
+    assert busy.special == 2 * 3 * 4 * 8.0
+    assert busy.memory == 8 * 3 * 4.0
+    assert busy.bound == "special"
+    assert busy.microseconds(132) == max(busy) / sass.CLOCK
+
+
+def test_loops_that_differ_take_the_trips_of_their_depth():
+    function = sass._functions("f:\n.L_x_0:\n/*00*/ FFMA R0 ;\n/*10*/ BRA `(.L_x_0) ;\n")["f"]
+    assert [weight for _, weight in function.weighted([(1, 2), (1, 4)])] == [3.0, 3.0]
+    assert [weight for _, weight in function.weighted([])] == [1.0, 1.0]

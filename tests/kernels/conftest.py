@@ -5,7 +5,10 @@ import os
 import pytest
 import torch
 
-if not torch.cuda.is_available():
+if torch.cuda.is_available():
+    # What cuBLAS needs under torch.use_deterministic_algorithms, which fills fresh memory below.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+else:
     os.environ["TRITON_INTERPRET"] = "1"  # read when the kernels' modules are imported, which only a call does
 
 
