@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import gpu, gpu_report, gpu_tests
+from benchmarks import gpu, gpu_profile, gpu_report, gpu_tests
 from benchmarks.parts import Part, run
 
 ROOT = Path(__file__).parents[2]
@@ -62,11 +62,12 @@ def test_what_there_is_no_time_for_is_left_out(tmp_path):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what it says without a GPU")
-def test_without_a_gpu_it_is_refused_in_a_line(tmp_path):
-    command = [sys.executable, "-m", "benchmarks.gpu", "--out", tmp_path / "out"]
+@pytest.mark.parametrize(("module", "target"), [("gpu", "make gpu"), ("gpu_profile", "make profile")])
+def test_without_a_gpu_it_is_refused_in_a_line(module, target, tmp_path):
+    command = [sys.executable, "-m", f"benchmarks.{module}", "--out", tmp_path / "out"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 2
-    assert done.stderr.startswith("make gpu: torch finds no CUDA device")
+    assert done.stderr.startswith(f"{target}: torch finds no CUDA device")
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
@@ -91,6 +92,23 @@ def test_a_card_that_is_too_old_is_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Old")
     assert gpu.missing() == "the kernels need compute capability 8.0, Old has 7.5"
+
+
+def test_a_machine_without_profilers_is_told_so(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(gpu, "missing", lambda: None)
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert gpu_profile.main(["--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith("make profile: neither nsys (Nsight Systems) nor ncu (Nsight Compute)")
+
+
+def test_every_profiler_watches_every_workload(tmp_path):
+    parts = gpu_profile.parts(tmp_path, ["nsys", "ncu"])
+    assert len({p.name for p in parts}) == len(parts) == 2 * len(gpu_profile.WORKLOADS) * len(gpu_profile.PRECISIONS)
+    (section,) = gpu_profile.SECTIONS.glob("*.section")
+    text = section.read_text()
+    assert 'Identifier: "Fastflow"' in text
+    assert text.count("{") == text.count("}")
+    assert all("Fastflow" in p.command for p in parts if p.name.startswith("ncu"))
 
 
 def test_parts_fit_into_eight_minutes_and_name_what_is_there(tmp_path):
