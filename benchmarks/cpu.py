@@ -55,11 +55,15 @@ def run(plan: Plan, out: Path) -> dict[str, Any]:
     threads = scaling.speed_ups(plan.scaling_seconds) if len(os.sched_getaffinity(0)) > 1 else {}
     peak.measure(1.0)
     machine = record()
+    rows = [{**row, "fraction": row["gflops"] * 1e9 / peak.best} for row in rows]
+    for row in rows:
+        if row["fraction"] > 1:
+            raise RuntimeError(f"{row['contender']} seems to beat the processor's peak, {row}: the clock is wrong")
     results = {
         "quick": plan.quick,
         "machine": machine,
         "peak_gflops": [rate / 1e9 for rate in peak.measured],
-        "rows": [{**row, "fraction": row["gflops"] * 1e9 / peak.best} for row in rows],
+        "rows": rows,
         "errors": errors,
         "scaling": threads,
         "roofline": points,

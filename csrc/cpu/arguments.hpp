@@ -67,15 +67,16 @@ class Arguments {
         return value.is_none() ? nullptr : array<T>(value, name, expected);
     }
 
-    // Integers in [0, bound).
+    // Integers in [0, bound). A copy: what was checked is what the kernels read, whatever another thread writes meanwhile.
     const std::int64_t* indices(nb::handle value, const std::string& name, const Shape& expected, std::int64_t bound) {
         const std::int64_t* data = array<std::int64_t>(value, name, expected);
         std::int64_t count = 1;
         for (const std::int64_t n : expected) count *= n;
-        for (std::int64_t i = 0; i < count; ++i)
-            if (data[i] < 0 || data[i] >= bound)
-                throw nb::index_error((name + " must lie in [0, " + std::to_string(bound) + "), got " + std::to_string(data[i])).c_str());
-        return data;
+        const std::vector<std::int64_t>& checked = indices_.emplace_back(data, data + count);
+        for (const std::int64_t i : checked)
+            if (i < 0 || i >= bound)
+                throw nb::index_error((name + " must lie in [0, " + std::to_string(bound) + "), got " + std::to_string(i)).c_str());
+        return checked.data();
     }
 
    private:
@@ -137,7 +138,9 @@ class Arguments {
         return Array{nb::cast(array), array.data(), std::move(shape), element, contiguous};
     }
 
-    std::deque<std::pair<nb::handle, Array>> kept_;  // references to its elements stay valid
+    // References to their elements stay valid.
+    std::deque<std::pair<nb::handle, Array>> kept_;
+    std::deque<std::vector<std::int64_t>> indices_;
 };
 
 template <class T, std::size_t N>

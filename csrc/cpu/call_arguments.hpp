@@ -62,6 +62,13 @@ class Items {
     std::vector<nb::object> items_;
 };
 
+// A size that the kernels count in `int`.
+inline int to_int(std::int64_t size, const std::string& what) {
+    constexpr std::int64_t largest = 1 << 28;
+    if (size > largest) throw nb::value_error((what + " must be at most " + std::to_string(largest) + ", got " + std::to_string(size)).c_str());
+    return static_cast<int>(size);
+}
+
 inline int take_threads(Options& options) {
     const int threads = options.take<int>("num_threads");
     if (threads < 1) throw nb::value_error(("num_threads must be at least 1, got " + std::to_string(threads)).c_str());
@@ -79,13 +86,13 @@ Network<T> read_network(Arguments& arguments, nb::handle network, std::int64_t d
     const Items bias_jets(parts[1], "bias_jets", depth);
     if (dim < 1) throw nb::value_error("z must have at least one column");
     net.depth = static_cast<int>(depth);
-    net.width[0] = static_cast<int>(dim);
+    net.width[0] = to_int(dim, "the dimension of z");
     net.potentials = arguments.shape(weights[0], weights.name(0), 3)[0];
     net.slots = arguments.shape(bias_jets[0], bias_jets.name(0), 3)[0];
     for (std::size_t l = 1; l <= depth; ++l) {
         const Shape shape = arguments.shape(weights[l - 1], weights.name(l - 1), 3);
         if (shape[0] < 1 || shape[1] < 1) throw nb::value_error((weights.name(l - 1) + " must not be empty").c_str());
-        net.width[l] = static_cast<int>(shape[1]);
+        net.width[l] = to_int(shape[1], "the width of " + weights.name(l - 1));
         net.weight[l] = arguments.array<T>(weights[l - 1], weights.name(l - 1), {net.potentials, net.width[l], net.width[l - 1]});
         net.bias_jets[l] = arguments.array<T>(bias_jets[l - 1], bias_jets.name(l - 1), {net.slots, 3, net.width[l]});
     }
@@ -105,7 +112,7 @@ void read_derivatives(Network<T>& net, Arguments& arguments, Options& options) {
     if (net.laplacian != Laplacian::probes) return;
     const std::int64_t number = arguments.shape(probes, "probes", 2)[0];
     if (number < 1) throw nb::value_error("probes must not be empty");
-    net.num_probes = static_cast<int>(number);
+    net.num_probes = to_int(number, "the number of probes");
     net.probes = arguments.array<T>(probes, "probes", {number, net.width[0]});
 }
 

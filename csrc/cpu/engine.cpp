@@ -1,5 +1,7 @@
 #include "engine.hpp"
 
+#include <numeric>
+
 #include "schedule.hpp"
 
 namespace fastflow::cpu {
@@ -37,23 +39,21 @@ double run_points(PointCall<T> call, std::int64_t count, const std::int64_t* ind
     call.loss_scale = static_cast<T>(count > 0 ? loss_bar * 2 / static_cast<double>(count) : 0);
 
     std::vector<std::int32_t> runs(backward ? net.slots : 0, 0);
-    std::vector<std::int64_t> first_row(parts.chunks.size() + 1, 0);  // of each chunk's partial rows
-    BiasRows<T> bias(net);
+    BiasRows<T> bias(net, parts.chunks.size());
     if (backward) {
         for_runs(parts, call.slot, [&](std::size_t, std::int64_t s) { ++runs[s]; });
-        for_runs(parts, call.slot, [&](std::size_t c, std::int64_t s) { first_row[c + 1] += runs[s] > 1; });
-        for (std::size_t c = 0; c < parts.chunks.size(); ++c) first_row[c + 1] += first_row[c];
-        bias.resize(first_row.back());
+        for_runs(parts, call.slot, [&](std::size_t c, std::int64_t s) { bias.first[c + 1] += runs[s] > 1; });
+        std::partial_sum(bias.first.begin(), bias.first.end(), bias.first.begin());
+        bias.clear(net, call.gradient, [&](std::int64_t s) { return runs[s] == 1; });
     }
     call.runs = runs.data();
+    threads = useful_threads((backward ? 3 : 1) * multiplications(net) * static_cast<double>(count), threads);
 
     std::vector<double> losses(parts.chunks.size(), 0);
-    run_chunks<T>(net, parts, engine.point_scratch_size(call), threads, {backward, call.gradient, call.coefficients_bar},
+    run_chunks<T>(net, parts, engine.point_scratch_size(call), threads, {backward, call.gradient, call.coefficients_bar}, bias,
                   [&](std::int64_t c, void* packed, void* scratch, void* accumulators) {
-                      engine.run_points(call, parts.chunks[c], packed, scratch,
-                                        {accumulators, bias.rows.data() + first_row[c] * bias.width, bias.slots.data() + first_row[c], &losses[c]});
+                      engine.run_points(call, parts.chunks[c], packed, scratch, {accumulators, bias.rows(c), bias.slots(c), &losses[c]});
                   });
-    if (backward) bias.finish(net, call.gradient, [&](std::int64_t s) { return runs[s] == 1; });
     return mean(losses, static_cast<double>(count));
 }
 
@@ -61,23 +61,24 @@ template <class T>
 double run_flow(FlowCall<T> call, std::int64_t count, const std::int64_t* index, double loss_bar, int threads) {
     const Network<T>& net = call.net;
     const EngineKernels<T>& engine = engine_kernels<T>();
-    BiasRows<T> bias(net);
-    const std::size_t chunk_bytes = call.backward ? engine.accumulators_size(net) + call.times * bias.width * sizeof(T) : 0;
+    const std::size_t chunk_bytes = call.backward ? engine.accumulators_size(net) + call.times * BiasRows<T>::row_width(net) * sizeof(T) : 0;
     const Partition parts = partition(count, net.potentials, index, net.slots, nullptr, chunk_rows(count, engine.tile_rows(net)),
                                       affordable_chunks(chunk_bytes));
     call.order = parts.order.empty() ? nullptr : parts.order.data();
     const double visits = static_cast<double>(count) * call.steps;
     call.loss_scale = static_cast<T>(visits > 0 ? loss_bar * 2 / visits : 0);
 
-    const std::int64_t rows = call.backward ? call.times : 0;  // of each chunk
-    bias.resize(rows * static_cast<std::int64_t>(parts.chunks.size()));
+    BiasRows<T> bias(net, parts.chunks.size());
+    if (call.backward) {
+        for (std::size_t c = 0; c < parts.chunks.size(); ++c) bias.first[c + 1] = bias.first[c] + call.times;
+        bias.clear(net, call.gradient, [](std::int64_t) { return false; });
+    }
+    threads = useful_threads((call.backward ? 3 : 1) * multiplications(net) * visits * (call.method == FlowMethod::rk4 ? 4 : 1), threads);
     std::vector<double> losses(parts.chunks.size(), 0);
-    run_chunks<T>(net, parts, engine.flow_scratch_size(call), threads, {call.backward, call.gradient, call.coefficients_bar},
+    run_chunks<T>(net, parts, engine.flow_scratch_size(call), threads, {call.backward, call.gradient, call.coefficients_bar}, bias,
                   [&](std::int64_t c, void* packed, void* scratch, void* accumulators) {
-                      engine.run_flow(call, parts.chunks[c], packed, scratch,
-                                      {accumulators, bias.rows.data() + c * rows * bias.width, bias.slots.data() + c * rows, &losses[c]});
+                      engine.run_flow(call, parts.chunks[c], packed, scratch, {accumulators, bias.rows(c), bias.slots(c), &losses[c]});
                   });
-    if (call.backward) bias.finish(net, call.gradient, [](std::int64_t) { return false; });
     return mean(losses, visits);
 }
 

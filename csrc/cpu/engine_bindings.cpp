@@ -149,13 +149,14 @@ struct FlowArguments {
         const Shape shape = arguments.shape(path, "path", 3);
         count = shape[0];
         if (shape[1] < 1) throw nb::value_error(("path must have shape (B, steps + 1, D), got " + to_string(shape)).c_str());
-        call.steps = static_cast<int>(shape[1] - 1);
+        call.steps = to_int(shape[1] - 1, "the number of steps");
         call.net = read_network<T>(arguments, network, shape[2], options);
         if (with_jets) read_derivatives(call.net, arguments, options);
         read_method(options);
         threads = take_threads(options);
         options.done();
-        if (with_jets && (call.direction == FlowDirection::reverse || call.sign < 0)) throw nb::value_error("direction must be 'forward' in a rollout");
+        if (with_jets && (call.direction == FlowDirection::reverse || call.sign < 0))
+            throw nb::value_error("direction must be 'forward' in a rollout");
         call.path = arguments.array<T>(path, "path", shape);
         call.slots = arguments.indices(slots, "slots", {call.times, call.net.potentials}, call.net.slots);
         index = arguments.indices(index_, "index", {count}, call.net.potentials);

@@ -17,7 +17,7 @@ void pack(const Network<T>&, std::int64_t potential, void* packed, void* scratch
 template <class T>
 std::size_t accumulators_size(const Network<T>&);
 template <class T>
-void add_accumulators(std::size_t size, void* to, const void* from);
+void add_accumulators(const Network<T>&, void* to, void* from);
 template <class T>
 void finish_gradient(const Network<T>&, std::int64_t potential, void* packed, void* accumulators, const NetworkGradient<T>&, T* coefficients_bar);
 

@@ -32,7 +32,7 @@ struct FlowRunner {
     PointRows<T> stage_points[max_stages], slopes[max_stages];     // where the field is evaluated, and its values there
     PointRows<T> stage_bar;
     T* lengths;   // of the increments before normalisation (capacity,)
-    T* errors;    // of the fixed-point iterations (capacity,)
+    T *movements, *errors;  // of the fixed-point iterations (capacity,)
     T* bias_bar;  // gradients of the bias jets (times, layout.size())
     BiasLayout<T> layout;
     std::int64_t k = 0, begin = 0;  // the chunk's potential, the tile's first position
@@ -67,6 +67,7 @@ struct FlowRunner {
         point = rows(), increment = rows(), increment_bar = rows(), adjoint = rows(), trial = rows(), stage_bar = rows();
         for (int s = 0; s < stages; ++s) stage_points[s] = s == 0 ? point : rows(), slopes[s] = rows();
         lengths = arena.take<T>(tile.capacity);
+        movements = arena.take<T>(tile.capacity);
         errors = arena.take<T>(tile.capacity);
         bias_bar = arena.take<T>(call.backward ? layout.size() * call.times : 0);
     }
@@ -223,7 +224,8 @@ struct FlowRunner {
     }
 
     T residual_at(int i, int n, double* loss) {
-        const T r = residual(call.coefficients + k * num_coefficients, pass.mapping.scalars(i), call.source != nullptr ? call.source[visit_index(i, n)] : T(0));
+        const T source = call.source != nullptr ? call.source[visit_index(i, n)] : T(0);
+        const T r = residual(call.coefficients + k * num_coefficients, pass.mapping.scalars(i), source);
         if (call.residual != nullptr) call.residual[visit_index(i, n)] = r;
         *loss += static_cast<double>(r) * r;
         return r;
@@ -253,33 +255,36 @@ struct FlowRunner {
         pass.backward(accumulators, true, [&](int i) {
             const T r = residual_at(i, n, loss), r_bar = call.loss_scale * r;
             if (call.source_bar != nullptr) call.source_bar[visit_index(i, n)] = r_bar;
-            return pass.mapping.pull_back(i, residual_backward(call.coefficients + k * num_coefficients, pass.mapping.scalars(i), r_bar, accumulators.coefficients),
-                                          stage_bar.row(i));
+            const T* c = call.coefficients + k * num_coefficients;
+            return pass.mapping.pull_back(i, residual_backward(c, pass.mapping.scalars(i), r_bar, accumulators.coefficients), stage_bar.row(i));
         });
         add_bias_bar(stage_time(n, 0));
     }
 
     // Solves rows = function(rows) in place by iteration, each row until it moves by less than the tolerance; `function`
-    // writes its value for all rows to `trial`. Leaves the rows' last movements, relative to `floor` + their size, in `errors`.
+    // writes its value for all rows to `trial`. Leaves in `errors` how far each row is from the solution, relative to `floor`
+    // + its size: movements that shrink by a factor q add up to q / (1 - q) times the last one.
     template <class Function>
     void solve(const PointRows<T>& rows, T floor, Function function) {
-        constexpr int most_iterations = 100;
+        constexpr int most_iterations = 200;
         const T tolerance = 8 * (sizeof(T) == 4 ? T(FLT_EPSILON) : T(DBL_EPSILON));
-        for (int i = 0; i < tile.n; ++i) errors[i] = 1;
+        for (int i = 0; i < tile.n; ++i) errors[i] = movements[i] = 1;
         for (int iteration = 0; iteration < most_iterations; ++iteration) {
             function();
             bool done = true;
             for (int i = 0; i < tile.n; ++i) {
-                if (errors[i] <= tolerance) continue;
+                if (movements[i] <= tolerance) continue;
                 Vec<T> moved{};
                 for (int c = 0; c < columns; c += lanes<T>) {
                     const Vec<T> step = get(trial, i, c) - get(rows, i, c);
                     moved += step * step;
                     store<T>(rows.row(i) + c, get(trial, i, c));
                 }
-                const T distance = __builtin_sqrt(sum_lanes<T>(moved)), size = floor + norm(rows, i);
-                errors[i] = distance == 0 ? T(0) : distance / size;
-                done = done && errors[i] <= tolerance;
+                const T distance = __builtin_sqrt(sum_lanes<T>(moved));
+                const T movement = distance == 0 ? T(0) : distance / (floor + norm(rows, i)), rate = movement / movements[i];
+                movements[i] = movement;
+                errors[i] = movement <= tolerance || rate < T(0.5) ? movement : rate < 1 ? movement * rate / (1 - rate) : T(1);
+                done = done && movement <= tolerance;
             }
             if (done) return;
         }

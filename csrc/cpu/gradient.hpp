@@ -6,23 +6,43 @@
 
 namespace fastflow::cpu::FASTFLOW_ISA {
 
+// Sums of a tile's samples are added here when complete; what all samples of a potential add to a few numbers is added up in
+// double, so that float32 rounds no more than the terms do.
 template <class T>
 struct Accumulators {
     T* weight[max_depth + 1];  // gradient of W_l transposed (width[l - 1], row_stride(width[l]))
     T* seeds;                  // gradient of X_1^T through the tangents (r, row_stride(width[1]))
-    T* seed_norms;             // gradient of the squared row norms of X_1 (padded width[1],)
-    T* out_weight;             // (padded width[depth],)
-    T* out_bias;               // (1,)
-    T* coefficients;           // (num_coefficients,)
+    double* seed_norms;        // gradient of the squared row norms of X_1 (padded width[1],)
+    double* out_weight;        // (padded width[depth],)
+    double* out_bias;          // (1,)
+    double* coefficients;      // (num_coefficients,)
 
     Accumulators(const Network<T>& net, Arena& arena) {
-        for (int l = 1; l <= net.depth; ++l)
-            weight[l] = arena.take<T>(static_cast<std::size_t>(net.width[l - 1]) * row_stride<T>(net.width[l]));
-        seeds = arena.take<T>(static_cast<std::size_t>(num_directions(net)) * row_stride<T>(net.width[1]));
-        seed_norms = arena.take<T>(padded<T>(net.width[1]));
-        out_weight = arena.take<T>(padded<T>(net.width[net.depth]));
-        out_bias = arena.take<T>(1);
-        coefficients = arena.take<T>(num_coefficients);
+        for (int l = 1; l <= net.depth; ++l) weight[l] = arena.take<T>(weight_size(net, l));
+        seeds = arena.take<T>(seeds_size(net));
+        seed_norms = arena.take<double>(padded<T>(net.width[1]));
+        out_weight = arena.take<double>(padded<T>(net.width[net.depth]));
+        out_bias = arena.take<double>(1);
+        coefficients = arena.take<double>(num_coefficients);
+    }
+
+    static std::size_t weight_size(const Network<T>& net, int l) { return static_cast<std::size_t>(net.width[l - 1]) * row_stride<T>(net.width[l]); }
+    static std::size_t seeds_size(const Network<T>& net) { return static_cast<std::size_t>(num_directions(net)) * row_stride<T>(net.width[1]); }
+
+    static void add(double* sums, Vec<T> addend) {
+        for (int i = 0; i < lanes<T>; ++i) sums[i] += addend[i];
+    }
+
+    void add(const Network<T>& net, const Accumulators& other) {
+        const auto add_all = [](auto* sum, const auto* addend, std::size_t size) {
+            for (std::size_t i = 0; i < size; ++i) sum[i] += addend[i];
+        };
+        for (int l = 1; l <= net.depth; ++l) add_all(weight[l], other.weight[l], weight_size(net, l));
+        add_all(seeds, other.seeds, seeds_size(net));
+        add_all(seed_norms, other.seed_norms, padded<T>(net.width[1]));
+        add_all(out_weight, other.out_weight, padded<T>(net.width[net.depth]));
+        add_all(out_bias, other.out_bias, 1);
+        add_all(coefficients, other.coefficients, num_coefficients);
     }
 
     // Writes the gradients of potential k. Changes the accumulators.
@@ -35,10 +55,10 @@ struct Accumulators {
                 for (int j = 0; j < in; ++j) target[static_cast<std::ptrdiff_t>(i) * in + j] = weight[l][static_cast<std::ptrdiff_t>(j) * stride + i];
         }
         const int last = net.width[net.depth];
-        for (int i = 0; i < last; ++i) out.out_weight[k * last + i] = out_weight[i];
-        out.out_bias[k] = *out_bias;
+        for (int i = 0; i < last; ++i) out.out_weight[k * last + i] = static_cast<T>(out_weight[i]);
+        out.out_bias[k] = static_cast<T>(*out_bias);
         if (coefficient_out != nullptr)
-            for (int i = 0; i < num_coefficients; ++i) coefficient_out[k * num_coefficients + i] = coefficients[i];
+            for (int i = 0; i < num_coefficients; ++i) coefficient_out[k * num_coefficients + i] = static_cast<T>(coefficients[i]);
     }
 
    private:
@@ -49,12 +69,13 @@ struct Accumulators {
             for (int c = 0; c < columns; c += lanes<T>) {
                 T* target = seeds + static_cast<std::ptrdiff_t>(j) * stride + c;
                 const Vec<T> seed = load(potential.seeds + static_cast<std::ptrdiff_t>(j) * stride + c);
-                Vec<T> sum = T(2) * load(seed_norms + c) * seed;
+                Vec<T> norm_bar;
+                for (int i = 0; i < lanes<T>; ++i) norm_bar[i] = static_cast<T>(seed_norms[c + i]);
+                Vec<T> sum = T(2) * norm_bar * seed;
                 if (net.depth > 1) sum += load(target);
                 if (potential.basis == nullptr)
-                    store<T>(weight[1] + static_cast<std::ptrdiff_t>(j) * stride + c, load(weight[1] + static_cast<std::ptrdiff_t>(j) * stride + c) + sum);
-                else
-                    store<T>(target, sum);
+                    target = weight[1] + static_cast<std::ptrdiff_t>(j) * stride + c, sum += load(target);
+                store<T>(target, sum);
             }
         if (potential.basis != nullptr)
             accumulate_product<T>(net.width[0], potential.directions, columns, potential.basis, net.width[0], seeds, stride, weight[1], stride);

@@ -13,7 +13,8 @@ struct JetPass {
     Tangents<T> tangents;
     OutputMapping<T> mapping;
 
-    JetPass(const Network<T>& net, const Potential<T>& potential, Arena& arena) : tile(net, potential, arena), tangents(tile, arena), mapping(tile, arena) {}
+    JetPass(const Network<T>& net, const Potential<T>& potential, Arena& arena)
+        : tile(net, potential, arena), tangents(tile, arena), mapping(tile, arena) {}
     JetPass(const JetPass&) = delete;  // its parts refer to each other
 
     // Calls visit(i) for each sample when its scalars are known.

@@ -31,10 +31,9 @@ std::size_t accumulators_size(const Network<T>& net) {
 }
 
 template <class T>
-void add_accumulators(std::size_t size, void* to, const void* from) {
-    T* sum = static_cast<T*>(to);
-    const T* addend = static_cast<const T*>(from);
-    for (std::size_t i = 0; i < size / sizeof(T); i += lanes<T>) store<T>(sum + i, load(sum + i) + load(addend + i));
+void add_accumulators(const Network<T>& net, void* to, void* from) {
+    Arena to_arena{to}, from_arena{from};
+    Accumulators<T>(net, to_arena).add(net, Accumulators<T>(net, from_arena));
 }
 
 template <class T>
@@ -67,7 +66,7 @@ void run_points(const PointCall<T>& call, const Chunk& chunk, void* packed, void
     template std::size_t pack_scratch_size<T>(const Network<T>&);                                                          \
     template void pack<T>(const Network<T>&, std::int64_t, void*, void*);                                                  \
     template std::size_t accumulators_size<T>(const Network<T>&);                                                          \
-    template void add_accumulators<T>(std::size_t, void*, const void*);                                                    \
+    template void add_accumulators<T>(const Network<T>&, void*, void*);                                                    \
     template void finish_gradient<T>(const Network<T>&, std::int64_t, void*, void*, const NetworkGradient<T>&, T*);        \
     template std::int64_t tile_rows<T>(const Network<T>&);                                                                 \
     template std::size_t point_scratch_size<T>(const PointCall<T>&);                                                       \

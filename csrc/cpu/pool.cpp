@@ -5,9 +5,13 @@
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
+#include <functional>
+#include <memory>
 #include <mutex>
 #include <system_error>
 #include <thread>
+#include <utility>
+#include <vector>
 
 namespace fastflow::cpu {
 namespace {
@@ -36,17 +40,12 @@ void wait(std::mutex& mutex, std::condition_variable& wakeup, Done done) {
 class Pool {
    public:
     void run(int threads, std::int64_t count, const Task& task) {
-        threads = std::min(threads, start_workers(threads - 1) + 1);
-        {
-            const std::lock_guard<std::mutex> lock(mutex_);
-            task_ = &task;
-            count_ = count;
-            next_ = 0;
-            invited_ = threads;
-            running_ = workers_;
-            ++round_;
-        }
-        start_.notify_all();
+        const int helpers = start_workers(threads - 1);
+        task_ = &task;
+        count_ = count;
+        next_ = 0;
+        running_ = helpers;
+        for (int i = 0; i < helpers; ++i) invite(*workers_[i]);
         take_tasks(0);
         wait(mutex_, finish_, [this] { return running_ == 0; });
     }
@@ -54,20 +53,38 @@ class Pool {
     std::mutex busy;
 
    private:
-    // Tells how many there are, which is fewer than wanted where the system has no more threads to give.
+    // Woken one by one: a call for a few threads leaves all the others asleep.
+    struct Worker {
+        std::mutex mutex;
+        std::condition_variable wakeup;
+        std::atomic<std::uint64_t> invitations{0};
+    };
+
+    // Tells how many of them there are, which is fewer than wanted where the system has no more threads to give.
     int start_workers(int wanted) {
         try {
-            for (; workers_ < wanted; ++workers_) std::thread(&Pool::work, this, workers_ + 1, round_.load()).detach();
+            while (static_cast<int>(workers_.size()) < wanted) {
+                auto worker = std::make_unique<Worker>();
+                std::thread(&Pool::work, this, static_cast<int>(workers_.size()) + 1, std::ref(*worker)).detach();
+                workers_.push_back(std::move(worker));
+            }
         } catch (const std::system_error&) {
         }
-        return workers_;
+        return std::min(wanted, static_cast<int>(workers_.size()));
     }
 
-    void work(int worker, std::uint64_t seen) {
-        for (;;) {
-            wait(mutex_, start_, [&] { return round_ != seen; });
-            ++seen;
-            if (worker < invited_) take_tasks(worker);
+    static void invite(Worker& worker) {
+        {
+            const std::lock_guard<std::mutex> lock(worker.mutex);
+            ++worker.invitations;
+        }
+        worker.wakeup.notify_one();
+    }
+
+    void work(int number, Worker& self) {
+        for (std::uint64_t seen = 0;; ++seen) {
+            wait(self.mutex, self.wakeup, [&] { return self.invitations != seen; });
+            take_tasks(number);
             if (--running_ == 0) {
                 const std::lock_guard<std::mutex> lock(mutex_);
                 finish_.notify_one();
@@ -79,14 +96,13 @@ class Pool {
         for (std::int64_t i; (i = next_++) < count_;) (*task_)(i, worker);
     }
 
+    std::vector<std::unique_ptr<Worker>> workers_;  // worker i is number i + 1
     std::mutex mutex_;
-    std::condition_variable start_, finish_;
-    std::atomic<std::uint64_t> round_{0};
+    std::condition_variable finish_;
     std::atomic<std::int64_t> next_{0};
     std::atomic<int> running_{0};
     const Task* task_ = nullptr;
     std::int64_t count_ = 0;
-    int invited_ = 0, workers_ = 0;
 };
 
 // Never destroyed: its threads run until the process ends. A forked child has no threads but this one, and whatever state

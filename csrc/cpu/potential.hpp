@@ -73,8 +73,7 @@ struct Potential {
         if (triangular) rotate(height, dim, weight, seeds, stride, basis, arena);
         if (net.laplacian == Laplacian::probes) {
             const T scale = 1 / __builtin_sqrt(static_cast<T>(directions));
-            for (int j = 0; j < directions; ++j)
-                for (int i = 0; i < dim; ++i) basis[j * dim + i] = scale * net.probes[static_cast<std::ptrdiff_t>(j) * dim + i];
+            for (std::ptrdiff_t i = 0; i < static_cast<std::ptrdiff_t>(directions) * dim; ++i) basis[i] = scale * net.probes[i];
             to_probes.pack_transposed(basis, dim);
             from_probes.pack(basis, dim);
         }
@@ -82,13 +81,17 @@ struct Potential {
             for (int j = 0; j < directions; ++j)
                 for (int k = 0; k < stride; ++k) {
                     T sum = 0;
-                    for (int i = basis == nullptr ? j : 0; i < (basis == nullptr ? j + 1 : dim) && k < height; ++i)
-                        sum += weight[static_cast<std::ptrdiff_t>(k) * dim + i] * (basis == nullptr ? T(1) : basis[j * dim + i]);
+                    const T* row = weight + static_cast<std::ptrdiff_t>(k) * dim;
+                    if (k < height && basis == nullptr) sum = row[j];
+                    for (int i = 0; k < height && basis != nullptr && i < dim; ++i) sum += row[i] * basis[static_cast<std::ptrdiff_t>(j) * dim + i];
                     seeds[static_cast<std::ptrdiff_t>(j) * stride + k] = sum;
                 }
         for (int k = 0; k < padded<T>(height); ++k) {
             T sum = 0;
-            for (int j = 0; j < directions; ++j) sum += seeds[static_cast<std::ptrdiff_t>(j) * stride + k] * seeds[static_cast<std::ptrdiff_t>(j) * stride + k];
+            for (int j = 0; j < directions; ++j) {
+                const T seed = seeds[static_cast<std::ptrdiff_t>(j) * stride + k];
+                sum += seed * seed;
+            }
             seed_norms[k] = sum;
         }
     }

@@ -12,7 +12,7 @@ inline T residual(const T* c, const Scalars<T>& s, T source) {
 
 // The cotangents of the scalars; adds those of the coefficients to `c_bar`.
 template <class T>
-inline Scalars<T> residual_backward(const T* c, const Scalars<T>& s, T residual_bar, T* c_bar) {
+inline Scalars<T> residual_backward(const T* c, const Scalars<T>& s, T residual_bar, double* c_bar) {
     const T terms[num_coefficients] = {s.value, s.u_t, s.u_tt, s.laplacian, s.grad_square};
     for (int k = 0; k < num_coefficients; ++k) c_bar[k] += residual_bar * terms[k];
     return {residual_bar * c[0], residual_bar * c[4], residual_bar * c[3], residual_bar * c[1], residual_bar * c[2]};

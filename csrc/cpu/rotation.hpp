@@ -121,8 +121,8 @@ void rotate(int height, int width, const T* weight, T* seeds, int seed_stride, T
         }
     }
     for (int j = 0; j < rank; ++j)
-        for (int i = 0; i < width; ++i)
-            basis[static_cast<std::ptrdiff_t>(j) * width + i] = j < found ? static_cast<T>(scratch.directions[static_cast<std::ptrdiff_t>(j) * n + i]) : T(0);
+        for (std::ptrdiff_t i = 0; i < width; ++i)
+            basis[j * static_cast<std::ptrdiff_t>(width) + i] = j < found ? static_cast<T>(scratch.directions[j * static_cast<std::ptrdiff_t>(n) + i]) : T(0);
 }
 
 }  // namespace fastflow::cpu::FASTFLOW_ISA

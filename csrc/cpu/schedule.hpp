@@ -37,6 +37,23 @@ inline std::int64_t affordable_chunks(std::size_t bytes_per_chunk) {
     return bytes_per_chunk == 0 ? many_chunks : std::min<std::int64_t>(many_chunks, wave_bytes / bytes_per_chunk);
 }
 
+// Multiplications that a point costs: of the value, of its gradient, and of the tangents.
+template <class T>
+double multiplications(const Network<T>& net) {
+    double hidden = 0;
+    for (int l = 2; l <= net.depth; ++l) hidden += static_cast<double>(net.width[l]) * net.width[l - 1];
+    const int directions = net.laplacian == Laplacian::none     ? 0
+                           : net.laplacian == Laplacian::probes ? net.num_probes
+                                                                : std::min(net.width[0], net.width[1]);
+    return (2 + directions) * hidden + 2.0 * net.width[0] * net.width[1];
+}
+
+// Threads worth waking for so many multiplications: one takes as long to come as this many of them.
+inline int useful_threads(double multiplications, int threads) {
+    constexpr double worth_a_thread = 1e6;
+    return static_cast<int>(std::clamp(multiplications / worth_a_thread, 1.0, static_cast<double>(threads)));
+}
+
 // What a call writes gradients to; without gradients, `wanted` is false.
 template <class T>
 struct GradientTarget {
@@ -68,9 +85,66 @@ inline Workspaces& workspaces() {
     return mine;
 }
 
-// Runs task(chunk number, packed potential, scratch, accumulators) for every chunk and writes the gradients of the weights.
+// The gradients of the bias jets that chunks don't write themselves: they leave partial rows, which are added up in order
+// when a wave of potentials is done.
+template <class T>
+class BiasRows {
+   public:
+    std::vector<std::int64_t> first;  // (chunks + 1,): where each chunk's rows begin
+
+    BiasRows(const Network<T>& net, std::size_t chunks) : first(chunks + 1, 0), width_(row_width(net)) {}
+
+    // Of a row: (3, width[l]) of all layers.
+    static std::size_t row_width(const Network<T>& net) {
+        std::size_t width = 0;
+        for (int l = 1; l <= net.depth; ++l) width += 3 * static_cast<std::size_t>(net.width[l]);
+        return width;
+    }
+
+    std::int64_t between(std::int64_t begin, std::int64_t end) const { return first[end] - first[begin]; }
+    std::size_t bytes(std::int64_t begin, std::int64_t end) const { return between(begin, end) * width_ * sizeof(T); }
+
+    void begin_wave(std::int64_t begin, std::int64_t end) {
+        base_ = first[begin];
+        rows_.resize(between(begin, end) * width_);
+        slots_.resize(between(begin, end));
+    }
+
+    T* rows(std::int64_t chunk) { return rows_.data() + (first[chunk] - base_) * width_; }
+    std::int64_t* slots(std::int64_t chunk) { return slots_.data() + (first[chunk] - base_); }
+
+    void end_wave(const Network<T>& net, const NetworkGradient<T>& out) const {
+        const T* row = rows_.data();
+        for (const std::int64_t slot : slots_)
+            for (int l = 1; l <= net.depth; ++l) {
+                const std::size_t size = 3 * static_cast<std::size_t>(net.width[l]);
+                T* target = out.bias_jets[l] + slot * size;
+                for (std::size_t i = 0; i < size; ++i) target[i] += *row++;
+            }
+    }
+
+    // Zeroes the slots for which `written` is false: a chunk writes those alone and whole.
+    template <class Written>
+    static void clear(const Network<T>& net, const NetworkGradient<T>& out, Written written) {
+        for (int l = 1; l <= net.depth; ++l) {
+            const std::size_t size = 3 * static_cast<std::size_t>(net.width[l]);
+            for (std::int64_t s = 0; s < net.slots; ++s)
+                if (!written(s)) std::fill_n(out.bias_jets[l] + s * size, size, T(0));
+        }
+    }
+
+   private:
+    std::size_t width_;
+    std::int64_t base_ = 0;
+    std::vector<T> rows_;
+    std::vector<std::int64_t> slots_;  // of each row
+};
+
+// Runs task(chunk number, packed potential, scratch, accumulators) for every chunk, which may leave rows in `bias`, and writes
+// the gradients.
 template <class T, class Task>
-void run_chunks(const Network<T>& net, const Partition& parts, std::size_t scratch_size, int threads, const GradientTarget<T>& target, Task task) {
+void run_chunks(const Network<T>& net, const Partition& parts, std::size_t scratch_size, int threads, const GradientTarget<T>& target,
+                BiasRows<T>& bias, Task task) {
     const EngineKernels<T>& engine = engine_kernels<T>();
     const std::size_t packed_size = aligned(engine.packed_size(net));
     const std::size_t accumulators_size = target.wanted ? aligned(engine.accumulators_size(net)) : 0;
@@ -78,12 +152,16 @@ void run_chunks(const Network<T>& net, const Partition& parts, std::size_t scrat
     const auto chunks_of = [&](std::int64_t first, std::int64_t last) { return parts.first_chunk[last] - parts.first_chunk[first]; };
 
     for (std::int64_t first = 0, last; first < net.potentials; first = last) {
-        const auto bytes = [&](std::int64_t end) { return packed_size * (end - first) + accumulators_size * chunks_of(first, end); };
-        for (last = first + 1; last < net.potentials && bytes(last + 1) <= wave_bytes;) ++last;
         const std::int64_t first_chunk = parts.first_chunk[first];
+        const auto bytes = [&](std::int64_t end) {
+            return packed_size * (end - first) + accumulators_size * chunks_of(first, end) + bias.bytes(first_chunk, parts.first_chunk[end]);
+        };
+        for (last = first + 1; last < net.potentials && bytes(last + 1) <= wave_bytes;) ++last;
+        const std::int64_t most_tasks = std::max(last - first, chunks_of(first, last));
         char* const packed = workspaces().packed.get(packed_size * (last - first));
-        char* const scratch = workspaces().scratch.get(scratch_step * threads);
+        char* const scratch = workspaces().scratch.get(scratch_step * std::min<std::int64_t>(threads, most_tasks));
         char* const accumulators = workspaces().accumulators.get(accumulators_size * chunks_of(first, last));
+        bias.begin_wave(first_chunk, parts.first_chunk[last]);
 
         parallel_for(threads, last - first, [&](std::int64_t i, int worker) {
             if (chunks_of(first + i, first + i + 1) > 0) engine.pack(net, first + i, packed + i * packed_size, scratch + worker * scratch_step);
@@ -94,11 +172,12 @@ void run_chunks(const Network<T>& net, const Partition& parts, std::size_t scrat
                  accumulators + i * accumulators_size);
         });
         if (!target.wanted) continue;
+        bias.end_wave(net, target.gradient);
         parallel_for(threads, last - first, [&](std::int64_t i, int) {
             const std::int64_t k = first + i, chunks = chunks_of(k, k + 1);
             if (chunks == 0) return zero_gradient(net, k, target);
             char* const sum = accumulators + chunks_of(first, k) * accumulators_size;
-            for (std::int64_t c = 1; c < chunks; ++c) engine.add_accumulators(accumulators_size, sum, sum + c * accumulators_size);
+            for (std::int64_t c = 1; c < chunks; ++c) engine.add_accumulators(net, sum, sum + c * accumulators_size);
             engine.finish_gradient(net, k, packed + i * packed_size, sum, target.gradient, target.coefficients_bar);
         });
     }
@@ -106,39 +185,5 @@ void run_chunks(const Network<T>& net, const Partition& parts, std::size_t scrat
     workspaces().scratch.trim();
     workspaces().accumulators.trim();
 }
-
-// The gradients of the bias jets: chunks leave partial rows, which are added up in order.
-template <class T>
-struct BiasRows {
-    std::size_t width = 0;  // of a row: (3, width[l]) of all layers
-    std::vector<T> rows;
-    std::vector<std::int64_t> slots;  // of each row
-
-    explicit BiasRows(const Network<T>& net) {
-        for (int l = 1; l <= net.depth; ++l) width += 3 * static_cast<std::size_t>(net.width[l]);
-    }
-
-    void resize(std::int64_t count) {
-        rows.resize(count * width);
-        slots.resize(count);
-    }
-
-    // Zeroes the slots for which written(slot) is false and adds the rows.
-    template <class Written>
-    void finish(const Network<T>& net, const NetworkGradient<T>& out, Written written) const {
-        for (int l = 1; l <= net.depth; ++l) {
-            const std::size_t size = 3 * static_cast<std::size_t>(net.width[l]);
-            for (std::int64_t s = 0; s < net.slots; ++s)
-                if (!written(s)) std::fill_n(out.bias_jets[l] + s * size, size, T(0));
-        }
-        const T* row = rows.data();
-        for (const std::int64_t slot : slots)
-            for (int l = 1; l <= net.depth; ++l) {
-                const std::size_t size = 3 * static_cast<std::size_t>(net.width[l]);
-                T* target = out.bias_jets[l] + slot * size;
-                for (std::size_t i = 0; i < size; ++i) target[i] += *row++;
-            }
-    }
-};
 
 }  // namespace fastflow::cpu

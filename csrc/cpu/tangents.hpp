@@ -51,7 +51,7 @@ struct Tangents {
    private:
     // As many as keep the rows of one layer in the first-level cache, and at least one.
     int choose_group() const {
-        constexpr int rows = 96;
+        constexpr int rows = 48;
         const int fit = directions > 0 ? rows / directions : tile.capacity;
         return fit < 1 ? 1 : fit < tile.capacity ? fit : tile.capacity;
     }
@@ -150,7 +150,8 @@ struct Tangents {
                 else  // only the first row + Rows directions reach these columns of X_1^T, the last few of them not all
                     for (int i = 0; i < count; ++i, left += at(1, below.stride), right += at(1, level.stride)) {
                         block.template multiply<true>(row, left, below.stride, right, level.stride);
-                        block.template multiply_triangle<true>(left + tile.at(row, below.stride), below.stride, right + tile.at(row, level.stride), level.stride);
+                        block.template multiply_triangle<true>(left + tile.at(row, below.stride), below.stride, right + tile.at(row, level.stride),
+                                                               level.stride);
                     }
                 block.add_to(accumulators.weight[l] + tile.at(row, level.stride) + column, level.stride);
             });

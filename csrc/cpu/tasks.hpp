@@ -90,7 +90,7 @@ struct EngineKernels {
     void (*pack)(const Network<T>&, std::int64_t potential, void* packed, void* scratch);
 
     std::size_t (*accumulators_size)(const Network<T>&);
-    void (*add_accumulators)(std::size_t size, void* to, const void* from);
+    void (*add_accumulators)(const Network<T>&, void* to, void* from);
     void (*finish_gradient)(const Network<T>&, std::int64_t potential, void* packed, void* accumulators, const NetworkGradient<T>&,
                             T* coefficients_bar);
 

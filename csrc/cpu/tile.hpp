@@ -275,20 +275,18 @@ struct Tile {
     void output_gradient(Accumulators<T>& accumulators) {
         const Level<T>& last = levels[depth];
         for (int c = 0; c < last.columns; c += lanes<T>) {
-            Vec<T> sum = load(accumulators.out_weight + c);
+            Vec<T> sum{};
             for (int i = 0; i < n; ++i)
                 sum += load(delta_bar(depth) + at(i, last.stride) + c) + value_bar[i] * load(outputs(depth) + at(i, last.stride) + c);
-            store<T>(accumulators.out_weight + c, sum);
+            accumulators.add(accumulators.out_weight + c, sum);
         }
-        T sum = 0;
-        for (int i = 0; i < n; ++i) sum += value_bar[i];
-        *accumulators.out_bias += sum;
+        for (int i = 0; i < n; ++i) *accumulators.out_bias += value_bar[i];
         if (!curved) return;
         const Level<T>& front = levels[1];
         for (int c = 0; c < front.columns; c += lanes<T>) {
-            Vec<T> sum = load(accumulators.seed_norms + c);
+            Vec<T> sum{};
             for (int i = 0; i < n; ++i) sum += laplacian_bar[i] * load(delta(1, i) + c) * load(front.second + at(i, front.stride) + c);
-            store<T>(accumulators.seed_norms + c, sum);
+            accumulators.add(accumulators.seed_norms + c, sum);
         }
     }
 
@@ -296,7 +294,8 @@ struct Tile {
     void descend(int l, int skip) {
         const Level<T>& level = levels[l];
         const Level<T>& below = levels[l - 1];
-        multiply_panels((2 - skip) * n, level.right + at(skip * n, level.stride), level.stride, potential.down[l], scratch, below.stride, no_start<T>);
+        const T* bars = level.right + at(skip * n, level.stride);
+        multiply_panels((2 - skip) * n, bars, level.stride, potential.down[l], scratch, below.stride, no_start<T>);
         const T* from_a = scratch + at((1 - skip) * n, below.stride);
         for (int i = 0; i < n; ++i)
             for (int c = 0; c < below.columns; c += lanes<T>) {

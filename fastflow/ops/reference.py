@@ -245,13 +245,20 @@ def _undo(increment: Increment, end: Tensor, step: int) -> tuple[Tensor, Tensor]
 
 
 def _fixed_point(function: Callable[[Tensor], Tensor], start: Tensor, iterations: int = 200) -> tuple[Tensor, Tensor]:
-    tolerance = 4 * torch.finfo(start.dtype).eps
-    z = start
-    error = torch.zeros_like(start[:, 0])
+    """Solve z = function(z) by iteration; with each row's relative distance from the solution, judged by its movements.
+
+    Movements that shrink by a factor q add up to q / (1 - q) times the last one.
+    """
+    tolerance = 8 * torch.finfo(start.dtype).eps
+    z, movement = start, torch.ones_like(start[:, 0])
+    error = movement
     for _ in range(iterations):
         proposal = function(z)
-        error = (proposal - z).norm(dim=1) / (1 + proposal.norm(dim=1))
-        z = proposal
-        if bool((error <= tolerance).all()):
+        moved = (proposal - z).norm(dim=1) / (1 + proposal.norm(dim=1))
+        rate = moved / movement
+        left = torch.where(rate < 1, moved * (rate / (1 - rate)).clamp(min=1), 1)
+        error = torch.where(moved <= tolerance, moved, left)
+        z, movement = proposal, moved
+        if bool((moved <= tolerance).all()):
             break
     return z, error

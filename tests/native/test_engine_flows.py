@@ -7,6 +7,7 @@ from support.networks import random_mlp
 
 from fastflow import _native
 from fastflow.ops import reference
+from fastflow.ops.types import MLP
 
 METHODS = ("euler", "heun", "rk4")
 STEPS = 4
@@ -172,3 +173,22 @@ def test_bad_arguments_are_named(change, error, message):
     net = {"activation": "tanh", "out_activation": "tanh", "num_threads": 1}
     with pytest.raises(error, match=message):
         _native.flow_forward(network(mlp), path=path, error=None, **arguments, **options, **net)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("contraction", [0.3, 0.9, 0.97, 0.995])
+def test_reverse_knows_how_far_it_is_from_the_solution(contraction, dtype):
+    """u = q sin z, whose step back from z = pi / 2 contracts by q: too slowly, in the end, for the iterations allowed."""
+    one = torch.ones(1, 1, 1, dtype=dtype)
+    bias_jets, zeros = torch.zeros(1, 3, 1, dtype=dtype), torch.zeros(1, 1, dtype=torch.int64)
+    mlp = MLP((one,), (bias_jets,), contraction * one[0], torch.zeros(1, dtype=dtype), "sin", "identity")
+    start = torch.full((1, 1), torch.pi / 2, dtype=dtype)
+    options = {"method": "euler", "dt": 1.0, "step_length": None}
+    end = reference.flow(mlp, start, zeros[0], zeros, direction="forward", **options)[0][:, -1]
+    native = Engine(path={**options, "direction": "reverse"}).flow(mlp, end, zeros[0], zeros, 1)
+    for path, error in (native, reference.flow(mlp, end, zeros[0], zeros, direction="reverse", **options)):
+        actual = float((path[0, -1] - start).abs())
+        # Near its end an iteration moves by roundings, which the contraction blows up by 1 / (1 - q).
+        roundings = 20 * torch.finfo(dtype).eps / (1 - contraction)
+        assert actual <= 3 * float(error) * (1 + torch.pi / 2) + roundings
+        assert (float(error) <= torch.finfo(dtype).eps ** 0.5) == (actual < 1e-3 if dtype == torch.float32 else actual < 1e-7)

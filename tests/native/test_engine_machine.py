@@ -1,9 +1,11 @@
 """The native engine and the machine: every instruction set, forks, threads, memory."""
 
+import contextlib
 import os
 import resource
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -98,3 +100,46 @@ def peak_of(batch: int, backward: bool) -> int:
 def test_memory_of_a_million_samples(backward):
     code = f"from native import test_engine_machine as t; print(t.peak_of(1_000_000, {backward}))"
     assert int(in_fresh_process(code)) <= 64 << 20
+
+
+def peak_of_a_flow_backward() -> int:
+    """The same for many potentials, whose bias jets change at every step."""
+    potentials, steps, width = 256, 200, 256
+    mlp = random_mlp(potentials, 4, (width,), slots=1, dtype=torch.float32)
+    z, index, _ = random_samples(mlp, potentials)
+    slots = torch.zeros(steps, potentials, dtype=torch.int64)
+    engine = Engine(path={**FLOW, "method": "euler"})
+    path, _ = engine.flow(mlp, z, index, slots, steps)
+    short = path[:, :2].contiguous()
+    engine.flow_backward(mlp, short, index, slots[:1], short)  # loads what is loaded once
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    engine.flow_backward(mlp, path, index, slots, path)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+
+
+def test_memory_of_many_potentials_and_steps():
+    """One row of bias gradients for each potential and step would take 157 MB."""
+    code = "from native import test_engine_machine as t; print(t.peak_of_a_flow_backward())"
+    assert int(in_fresh_process(code)) <= 64 << 20
+
+
+def test_indices_that_another_thread_changes():
+    """What was checked is what is read: a call with a bad index refuses it or never sees it."""
+    mlp = random_mlp(1, 3, (16,), slots=2)
+    z, index, slot = random_samples(mlp, 2000)
+    stop = threading.Event()
+
+    def spoil() -> None:
+        while not stop.is_set():
+            slot.fill_(1 << 40)
+            slot.fill_(0)
+
+    spoiler = threading.Thread(target=spoil)
+    spoiler.start()
+    try:
+        for _ in range(100):
+            with contextlib.suppress(IndexError):
+                assert Engine().jet(mlp, z, index, slot).u.isfinite().all()
+    finally:
+        stop.set()
+        spoiler.join()
