@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import UninitializedParameter
 
 from fastflow.errors import InputError
+from fastflow.ops.tracing import values_of
 
 Times = float | Tensor | tuple[Tensor, Tensor]
 """One time for all samples, one per sample (B,), or a grid: its distinct times (T,) and each sample's place in it
@@ -19,7 +21,12 @@ def sample_times(t: Times, z: Tensor) -> Tensor:
     """Each sample's time (B,), whichever way the times were given."""
     if isinstance(t, tuple):
         return t[0].to(z)[t[1]]
-    return (t.to(z) if isinstance(t, Tensor) else z.new_full((), t)).expand(z.shape[0])
+    return as_time(t, z).expand(z.shape[0])
+
+
+def as_time(t: float | Tensor, like: Tensor) -> Tensor:
+    """A time or times as a tensor like another; a number by an addition, which torch.compile traces for any number."""
+    return t.to(like) if isinstance(t, Tensor) else like.new_zeros(()) + t
 
 
 def check_latents(z: Tensor, dim: int, like: Tensor, name: str = "z") -> Tensor:
@@ -30,18 +37,39 @@ def check_latents(z: Tensor, dim: int, like: Tensor, name: str = "z") -> Tensor:
     if not isinstance(z, Tensor) or z.ndim != 2 or z.shape[1] != dim:
         got = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
         raise InputError(f"{name} must be a tensor of shape (B, {dim}), got {got}")
+    if z.layout != torch.strided:
+        raise InputError(f"{name} must be a dense tensor, got one of layout {z.layout}: use {name}.to_dense()")
     if z.device != like.device:
         raise InputError(f"{name} must be on the parameters' device {like.device}, got {z.device}: move one of them")
-    if z.is_floating_point() and torch.is_autocast_enabled(z.device.type):
-        z = z.to(like.dtype)
     if like.dtype not in (torch.float32, torch.float64):
         raise InputError(f"the parameters must be float32 or float64, got {like.dtype}: derivatives need the precision")
+    raised = z.is_floating_point() and torch.promote_types(z.dtype, like.dtype) == like.dtype
+    if raised and torch.is_autocast_enabled(z.device.type):
+        z = z.to(like.dtype)
     if z.dtype != like.dtype:
         raise InputError(f"{name} must have the parameters' dtype {like.dtype}, got {z.dtype}: convert one of them")
-    # A sum is one pass and finite wherever it matters; only where it isn't, each value is looked at.
-    if not _holds(lambda: z.sum().isfinite(), z) and not _holds(lambda: z.isfinite().all(), z):
+    if not _all_finite(z):
         raise InputError(f"{name} must be finite, got NaN or infinity")
     return z
+
+
+def check_parameters(parameters: Iterable[tuple[str, Tensor]]) -> Tensor:
+    """The first of these named parameters; raise InputError unless all have values, its dtype and its device."""
+    first = None
+    for name, parameter in parameters:
+        if isinstance(parameter, UninitializedParameter):
+            raise InputError(f"parameter {name} isn't initialised: call the network once before")
+        if first is None:
+            first = name, parameter
+        like = first[1]
+        if parameter.dtype != like.dtype or parameter.device != like.device:
+            raise InputError(
+                f"all parameters must have one dtype and device: {first[0]} is {like.dtype} on {like.device}, {name} "
+                f"is {parameter.dtype} on {parameter.device}"
+            )
+    if first is None:
+        raise InputError("net must have parameters, got none")
+    return first[1]
 
 
 def check_samples(z: Tensor) -> Tensor:
@@ -62,9 +90,7 @@ def check_index(index: int | Tensor, num_potentials: int, z: Tensor) -> Tensor:
         raise InputError(f"index must be an int or a long tensor of shape ({z.shape[0]},), got {got}")
     if index.device != z.device:
         raise InputError(f"index must be on the latents' device {z.device}, got {index.device}")
-    if len(index) and not _holds(lambda: (index.min() >= 0) & (index.max() < num_potentials), index):
-        low, high = int(index.min()), int(index.max())
-        raise InputError(f"index must lie in 0..{num_potentials - 1}, got values from {low} to {high}")
+    _check_range(index, num_potentials, "index")
     return index
 
 
@@ -74,48 +100,73 @@ def check_laplacian(laplacian: str) -> None:
         raise InputError(f"laplacian must be one of exact, hutchinson, none, row_sum, got {laplacian!r}")
 
 
+def is_finite(value: Any, dtype: torch.dtype) -> bool:
+    """Whether this is a number, no flag, and finite in this dtype; torch.compile traces it for any number at once."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= torch.finfo(dtype).max
+
+
+def check_count(value: Any, name: str) -> None:
+    """Raise InputError unless `value` is a whole number of at least one."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")
+
+
 def check_times(t: Times, z: Tensor) -> Times:
     """The times of latents z (B, D), tensors in z's dtype; raise InputError unless they fit."""
     samples = z.shape[0]
     if isinstance(t, tuple):
-        grid, place = t
-        if not (isinstance(grid, Tensor) and grid.ndim == 1 and len(grid)):
+        if len(t) != 2 or not (isinstance(t[0], Tensor) and t[0].ndim == 1 and t[0].shape[0]):
             raise InputError("t as a grid must be a pair (times, place), its times a tensor (T,)")
+        grid, place = t
         if not isinstance(place, Tensor) or place.dtype != torch.long or place.shape != z.shape[:1]:
             raise InputError(f"t as a grid must be a pair (times, place), its place a long tensor ({samples},)")
-        if not _holds(lambda: ((place >= 0) & (place < len(grid))).all(), place):
-            raise InputError(f"t as a grid of {len(grid)} times must have places in 0..{len(grid) - 1}")
+        if place.device != z.device:
+            raise InputError(f"t as a grid must have its place on the latents' device {z.device}, got {place.device}")
+        _check_range(place, grid.shape[0], "t's places in its grid")
         return _finite_times(grid, z), place
     if isinstance(t, Tensor):
         if t.ndim and t.shape != z.shape[:1]:
             raise InputError(f"t must be a number or have shape ({samples},), got {tuple(t.shape)}")
         return _finite_times(t, z)
-    if not isinstance(t, (int, float)):
+    if not isinstance(t, (int, float)) or isinstance(t, bool):
         raise InputError(f"t must be a number or a tensor of shape ({samples},), got {type(t).__name__}")
-    if not math.isfinite(t):
-        raise InputError(f"t must be finite, got {t}")
+    if not is_finite(t, z.dtype):
+        raise InputError(f"t must be finite, and no larger than {z.dtype} can be")
     return t
 
 
 def draw_probes(z: Tensor, num_probes: int, generator: torch.Generator | None) -> Tensor:
     """Rademacher probes (M, D) for latents z (B, D)."""
-    if not isinstance(num_probes, int) or num_probes < 1:
-        raise InputError(f"num_probes must be a whole number of at least 1, got {num_probes!r}")
+    check_count(num_probes, "num_probes")
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise InputError(f"generator must be a torch.Generator or None, got {generator!r}")
     signs = torch.randint(0, 2, (num_probes, z.shape[1]), generator=generator, device=z.device)
     return (2 * signs - 1).to(z.dtype)
 
 
-def _holds(condition: Callable[[], Tensor], x: Tensor) -> bool:
-    """Whether a condition on x holds, or can't be looked at: on a GPU, in a compiled graph, under vmap."""
-    if x.device.type != "cpu" or torch.compiler.is_compiling():
-        return True
-    try:
-        return bool(condition())
-    except RuntimeError:  # vmap's word for a value that depends on the slice
-        return True
+def _seen(x: Tensor) -> Tensor | None:
+    """The values of x, or None where they can't be looked at: on a GPU, or while they are being traced."""
+    return values_of(x) if x.device.type == "cpu" else None
+
+
+def _all_finite(x: Tensor) -> bool:
+    values = _seen(x)
+    # A sum is one pass and finite wherever it matters; only where it isn't, each value is looked at.
+    return values is None or bool(values.sum().isfinite()) or bool(values.isfinite().all())
+
+
+def _check_range(indices: Tensor, count: int, name: str) -> None:
+    values = _seen(indices)
+    if values is not None and values.numel():
+        low, high = (int(bound) for bound in values.aminmax())
+        if low < 0 or high >= count:
+            raise InputError(f"{name} must lie in 0..{count - 1}, got values from {low} to {high}")
 
 
 def _finite_times(t: Tensor, z: Tensor) -> Tensor:
-    if t.is_complex() or not _holds(lambda: t.isfinite().all(), t):
+    if t.device != z.device and t.device.type != "cpu":
+        raise InputError(f"t must be on the CPU or the latents' device {z.device}, got {t.device}")
+    t = t if t.is_complex() else t.to(z.dtype)
+    if t.is_complex() or not _all_finite(t):
         raise InputError("t must be real and finite")
-    return t.to(z)
+    return t.to(z.device)

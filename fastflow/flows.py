@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from fastflow.arguments import check_latents, check_samples
-from fastflow.errors import ConvergenceError, InputError
+from fastflow.arguments import check_count, check_latents, check_samples, is_finite
+from fastflow.errors import InputError
 from fastflow.fields import DivergenceFreeField
 from fastflow.ops import reference
-from fastflow.ops.flow import Path
+from fastflow.ops.flow import Path, stepped
 from fastflow.ops.flow import flow as ops_flow
 from fastflow.ops.jet import jet as ops_jet
+from fastflow.ops.residual_loss import residual_loss
 from fastflow.ops.rollout_loss import Rollout
 from fastflow.ops.rollout_loss import rollout_loss as ops_rollout_loss
 from fastflow.ops.types import MLP, Direction, Jet, Laplacian, Method
-from fastflow.pde import PDE, WAVE, LinearQuadratic, residual
-from fastflow.potentials import Networks, PotentialBank
+from fastflow.pde import PDE, WAVE, LinearQuadratic, residual, source_at
+from fastflow.potentials import Networks, PotentialBank, check_bank
 
 
 def flow(
@@ -54,18 +54,15 @@ def flow(
     """
     if direction not in ("forward", "descent", "reverse"):
         raise InputError(f"direction must be one of forward, descent, reverse, got {direction!r}")
+    check_bank(bank)
     z0 = check_latents(z0, bank.dim, bank.out_bias)
     networks, _ = _path_networks(bank, z0, index, steps, t0, dt, method, step_length)
     route = Path(dt, method, direction, step_length)
     bound = networks.mlp, z0, networks.network, networks.slot
     if companion is None:
-        path, error = ops_flow(*bound, route)
-    else:
-        beside, _ = _path_networks(companion.bank, z0, index, steps, t0, dt, method, step_length)
-        path, error = reference.flow(*bound, *route, jet=_joined(companion, beside))
-    if direction == "reverse":
-        _check_reversed(error)
-    return path
+        return ops_flow(*bound, route)
+    beside, _ = _path_networks(companion.bank, z0, index, steps, t0, dt, method, step_length)
+    return stepped(*bound, route, _joined(companion, beside))
 
 
 def rollout_loss(
@@ -84,17 +81,20 @@ def rollout_loss(
 
     The loss is differentiated through the path too. Arguments are those of `flow` and `pde_loss`.
     """
+    check_bank(bank)
     z0 = check_samples(check_latents(z0, bank.dim, bank.out_bias))
     networks, times = _path_networks(bank, z0, index, steps, t0, dt, method, step_length)
     mlp, network, slots = networks.mlp, networks.network, networks.slot
     if isinstance(pde, LinearQuadratic) and not pde.has_source:
         rollout = Rollout(dt, method, step_length)
         return ops_rollout_loss(mlp, z0, network, slots, networks.coefficients(pde), rollout)
-    path, _ = ops_flow(mlp, z0, network, slots, Path(dt, method, "forward", step_length))
+    path = ops_flow(mlp, z0, network, slots, Path(dt, method, "forward", step_length))
     visits = reference.visits(path, network, slots, method)
-    jet = ops_jet(mlp, *visits)
-    times = times.repeat_interleave(z0.shape[0])
-    return residual(pde, jet, visits.z, times, networks.potential.repeat(steps)).square().mean(), path
+    times, potential = times.repeat_interleave(z0.shape[0]), networks.potential.repeat(steps)
+    if isinstance(pde, LinearQuadratic):
+        source = source_at(pde, visits.z[:, 0], visits.z, times, potential)
+        return residual_loss(mlp, *visits, networks.coefficients(pde), source), path
+    return residual(pde, ops_jet(mlp, *visits), visits.z, times, potential).square().mean(), path
 
 
 def _joined(companion: DivergenceFreeField, beside: Networks) -> Callable[..., Jet]:
@@ -121,14 +121,13 @@ def _path_networks(
     step_length: float | None,
 ) -> tuple[Networks, Tensor]:
     """The networks with slots (T, K) for a path's stage times, and the times (steps,) of its visited points."""
-    if not isinstance(steps, int) or steps < 1:
-        raise InputError(f"steps must be a whole number of at least 1, got {steps!r}")
+    check_count(steps, "steps")
     if method not in ("euler", "heun", "rk4"):
         raise InputError(f"method must be one of euler, heun, rk4, got {method!r}")
     for name, value in (("t0", t0), ("dt", dt)):
-        if not isinstance(value, (int, float)) or not math.isfinite(value):
+        if not is_finite(value, z0.dtype):
             raise InputError(f"{name} must be a finite number, got {value!r}")
-    if step_length is not None and not (math.isfinite(step_length) and step_length > 0):
+    if step_length is not None and not (is_finite(step_length, z0.dtype) and step_length > 0):
         raise InputError(f"step_length must be a positive number or None, got {step_length!r}")
     # Counted on the device: a copy of numbers would make the host wait.
     offsets = torch.arange(reference.num_times(steps, method), dtype=z0.dtype, device=z0.device)
@@ -138,18 +137,5 @@ def _path_networks(
     networks = bank.networks((times, torch.zeros_like(offsets, dtype=torch.long)[:1]), index, z0)
     num_networks = networks.mlp.out_bias.shape[0]
     # A bank lays its bias rows out potential by potential, each with all times.
-    slots = torch.arange(num_networks * len(times), device=z0.device).view(num_networks, -1).T.contiguous()
+    slots = torch.arange(num_networks * times.shape[0], device=z0.device).view(num_networks, -1).T.contiguous()
     return networks._replace(slot=slots), t0 + dt * torch.arange(steps, dtype=z0.dtype, device=z0.device)
-
-
-def _check_reversed(error: Tensor) -> None:
-    if torch.compiler.is_compiling() or not len(error):
-        return
-    failed = ~(error <= math.sqrt(torch.finfo(error.dtype).eps))
-    if bool(failed.any()):
-        worst = int(error.nan_to_num(torch.inf).argmax())
-        raise ConvergenceError(
-            f"the reverse flow didn't converge for {int(failed.sum())} of {len(error)} samples (worst: sample {worst}, "
-            f"relative error {float(error[worst]):.1e}): the potential bends too sharply for steps this long; use a "
-            "smaller dt, or a shorter step_length"
-        )

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from fastflow.arguments import check_laplacian, check_latents, check_times, draw_probes, sample_times
+from fastflow.arguments import (
+    as_time,
+    check_laplacian,
+    check_latents,
+    check_parameters,
+    check_times,
+    draw_probes,
+    sample_times,
+)
 from fastflow.errors import InputError
 from fastflow.ops.jet import jet
 from fastflow.ops.native import MAX_DEPTH
+from fastflow.ops.tracing import values_of
 from fastflow.ops.types import MLP, Jet, Laplacian
+
+_Kind = TypeVar("_Kind", bound=nn.Module)
 
 
 class Sin(nn.Module):
@@ -58,27 +69,30 @@ def mlp_jet(
     check_laplacian(laplacian)
     if laplacian == "row_sum":
         raise InputError("laplacian must be one of exact, hutchinson, none for mlp_jet, got 'row_sum'")
-    first = next((module for module in net if isinstance(module, nn.Linear)), None)
+    if not isinstance(net, nn.Sequential):
+        raise InputError(f"net must be an nn.Sequential, got {type(net).__name__}")
+    first = next((module for module in net.modules() if isinstance(module, nn.Linear)), None)
     if first is None:
         raise InputError("net must have Linear layers, got none")
+    like = check_parameters(net.named_parameters())
+    layers = _parse(net)
+    if isinstance(layers, str) and fallback is None:
+        raise InputError(f"{layers}; fallback='reference' computes it by nested automatic differentiation")
     dim = first.in_features - (t is not None)
     if dim < 1:
-        raise InputError("net has one input, which t would take: give it one more for x")
-    x = check_latents(x, dim, first.weight, "x")
-    t = None if t is None else sample_times(check_times(t, x), x) if isinstance(t, Tensor) and t.ndim else t
+        raise InputError("net must have an input for x" + (", and one more for t" if t is not None else ""))
+    x = check_latents(x, dim, like, "x")
+    times = None if t is None else check_times(t, x)
+    if isinstance(times, tuple):
+        raise InputError("t must be a number or a tensor of shape (B,) for mlp_jet, got a grid")
     probes = draw_probes(x, num_probes, generator) if laplacian == "hutchinson" else None
-
-    parsed = _parse(net)
-    if isinstance(parsed, str):
-        if fallback is None:
-            raise InputError(f"{parsed}; fallback='reference' computes it by nested automatic differentiation")
-        nested = _nested_jet(net, x, t, laplacian, probes)
-        return nested if with_u_tt else nested._replace(u_tt=torch.zeros_like(nested.u_tt))
+    if isinstance(layers, str):
+        result = _nested_jet(net, x, times, laplacian, probes)
+        return result if with_u_tt else result._replace(u_tt=torch.zeros_like(result.u_tt))
     with torch.autocast(x.device.type, enabled=False):
-        mlp = _bind(parsed, t, x)
-        index = torch.zeros(len(x), dtype=torch.long, device=x.device)
-        slot = torch.arange(len(x), device=x.device) if isinstance(t, Tensor) and t.ndim else index
-        return jet(mlp, x, index, slot, laplacian, probes, with_u_tt)
+        if isinstance(times, Tensor) and times.ndim:
+            return _jet_at_times(layers, x, times, laplacian, probes, with_u_tt)
+        return _jet(_bind(layers, x, times), x, laplacian, probes, with_u_tt)
 
 
 class _Layers(NamedTuple):
@@ -89,33 +103,41 @@ class _Layers(NamedTuple):
 
 def _parse(net: nn.Sequential) -> _Layers | str:
     """The layers that the engine takes, or why it can't take them."""
+    if not _computes(net, nn.Sequential):
+        return f"net must be a plain nn.Sequential, got {type(net).__name__} with a forward of its own"
     linears: list[nn.Linear] = []
     activation = None
     modules = list(net)
-    out_activation = "tanh" if len(modules) > 1 and type(modules[-1]) is nn.Tanh else "identity"
+    if _has_hooks(net):
+        return "net has hooks, which the engine wouldn't call"
+    for place, module in enumerate(modules):
+        if _has_hooks(module):
+            return f"net has hooks on layer {place}, {type(module).__name__}, which the engine wouldn't call"
+    out_activation = "tanh" if len(modules) > 1 and _computes(modules[-1], nn.Tanh) else "identity"
     body = modules[:-1] if out_activation == "tanh" else modules
     for place, module in enumerate(body):
-        if module._forward_hooks or module._forward_pre_hooks:
-            return f"net has hooks on layer {place}, {module}, which the engine wouldn't call"
+        shown = " ".join(str(module).split())  # one line, of a nested Sequential too
         if place % 2 == 0:
-            if not isinstance(module, nn.Linear):
-                return f"net must have a Linear layer at place {place}, got {module}"
+            if not _computes(module, nn.Linear):
+                return f"net must have a Linear layer at place {place}, got {shown}"
             if linears and module.in_features != linears[-1].out_features:
                 return (
                     f"layer {place} takes {module.in_features} inputs, the one before gives {linears[-1].out_features}"
                 )
+            if module.out_features < 1:
+                return f"layer {place} must have at least one output, got {shown}"
             linears.append(module)
         else:
             name = _activation_name(module)
             if name is None:
                 return (
-                    f"the engine can't take layer {place}, {module}: expected Tanh, GELU(), SiLU, Softplus() or a sine"
+                    f"the engine can't take layer {place}, {shown}: expected Tanh, GELU(), SiLU, Softplus() or a sine"
                 )
             if activation not in (None, name):
-                return f"the engine takes one activation for all layers: layer {place} is {module}, after {activation}"
+                return f"the engine takes one activation for all layers: layer {place} is {shown}, after {activation}"
             activation = name
     if len(body) % 2 == 0 or linears[-1].out_features != 1:
-        return f"net must end in Linear(., 1), got {body[-1]}"
+        return f"net must end in Linear(., 1), got {type(body[-1]).__name__}"
     if len(linears) < 2:
         return "net must have a hidden layer, got Linear(., 1) alone"
     if len(linears) > MAX_DEPTH + 1:
@@ -124,46 +146,89 @@ def _parse(net: nn.Sequential) -> _Layers | str:
     return _Layers(linears, activation, out_activation)
 
 
+def _computes(module: nn.Module, kind: type[_Kind]) -> TypeGuard[_Kind]:
+    """Whether a module's forward is `kind`'s: that of a subclass may be another, a parametrised layer's is the same."""
+    return type(module).forward is kind.forward and "forward" not in vars(module)
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(len(kind) > 0 for kind in hooks)
+
+
 def _activation_name(module: nn.Module) -> str | None:
-    kind = type(module)
-    if kind is nn.Tanh:
+    if _computes(module, nn.Tanh):
         return "tanh"
-    if kind is nn.GELU and module.approximate == "none":
-        return "gelu"
-    if kind is nn.SiLU:
+    if _computes(module, nn.GELU):
+        return "gelu" if module.approximate == "none" else None
+    if _computes(module, nn.SiLU):
         return "silu"
-    if kind is nn.Softplus and module.beta == 1:
-        return "softplus"
-    if kind.__name__ in ("Sin", "Sine") and (kind is Sin or torch.compiler.is_compiling() or _is_sine(module)):
+    if _computes(module, nn.Softplus):
+        # Beyond its threshold torch's is the identity, from 20 on to within 2e-9.
+        return "softplus" if module.beta == 1 and module.threshold >= 20 else None
+    if _computes(module, Sin) or (type(module).__name__ in ("Sin", "Sine") and _is_sine(module)):
         return "sin"
     return None
 
 
 def _is_sine(module: nn.Module) -> bool:
-    """Whether a module called Sine computes sin(x), and not sin(30 x) as some do."""
+    """Whether a module called Sine computes sin(x), and not sin(30 x) as some do, or something that learns."""
+    if next(module.parameters(), None) is not None:
+        return False
     x = torch.tensor([-1.3, 0.2, 0.9])
     with torch.no_grad():
         y = module(x)
-    return isinstance(y, Tensor) and y.shape == x.shape and bool(torch.allclose(y, x.sin()))
+    if not isinstance(y, Tensor) or y.shape != x.shape:
+        return False
+    close = (y - x.sin()).abs().amax() < 1e-5
+    values = values_of(close)
+    if values is None:  # in a graph, which then asks whenever it runs
+        torch.ops.aten._assert_async.msg(close, "a module called Sine must compute sin(x), net's computes another")
+        return True
+    return bool(values)
 
 
-def _bind(layers: _Layers, t: float | Tensor | None, x: Tensor) -> MLP:
-    """One network whose parameters are the layers' own, with biases evaluated at the time or times t."""
+def _jet(mlp: MLP, x: Tensor, laplacian: Laplacian, probes: Tensor | None, with_u_tt: bool) -> Jet:
+    """The jets of a bank's only network with its only row of biases."""
+    index, slot = torch.zeros(2, x.shape[0], dtype=torch.long, device=x.device)
+    return jet(mlp, x, index, slot, laplacian, probes, with_u_tt)
+
+
+def _jet_at_times(
+    layers: _Layers, x: Tensor, t: Tensor, laplacian: Laplacian, probes: Tensor | None, with_u_tt: bool
+) -> Jet:
+    """The jets at a time for each sample: t is a coordinate like those of x, along which nothing bends the Laplacian.
+
+    So all samples share one row of biases, whose derivative with respect to time is the first layer's last column.
+    """
+    if laplacian == "exact":
+        # The mean over D probes of length sqrt(D) along the axes of x is the sum over these axes.
+        laplacian, probes = "hutchinson", x.shape[1] ** 0.5 * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+    probes = None if probes is None else nn.functional.pad(probes, (0, 1))  # and none along t
+    mlp = _bind(layers, x, None)
+    time_weight = mlp.weights[0][0, :, -1]
+    zeros = torch.zeros_like(time_weight)
+    bias = mlp.bias_jets[0] + torch.stack((zeros, time_weight, zeros))
+    mlp = mlp._replace(bias_jets=(bias, *mlp.bias_jets[1:]), has_time=True)
+    result = _jet(mlp, torch.cat((x, t[:, None]), 1), laplacian, probes, with_u_tt)
+    return result._replace(grad=result.grad[:, :-1])
+
+
+def _bind(layers: _Layers, x: Tensor, t: float | Tensor | None) -> MLP:
+    """One network whose parameters are the layers' own, with one row of biases, evaluated at the time t."""
     *hidden, last = layers.linears
-    rows = len(x) if isinstance(t, Tensor) and t.ndim else 1
     weights, bias_jets = [], []
     for place, linear in enumerate(hidden):
         weight = linear.weight
-        bias = weight.new_zeros(linear.out_features) if linear.bias is None else linear.bias
-        value, velocity = bias.expand(rows, -1), torch.zeros_like(bias).expand(rows, -1)
+        bias = x.new_zeros(linear.out_features) if linear.bias is None else linear.bias
+        velocity = torch.zeros_like(bias)
         if place == 0 and t is not None:
-            weight, time_weight = weight[:, :-1], weight[:, -1]
-            value = value + torch.as_tensor(t, dtype=x.dtype, device=x.device).reshape(-1, 1) * time_weight
-            velocity = time_weight.expand(rows, -1)
+            weight, velocity = weight[:, :-1], weight[:, -1]
+            bias = bias + as_time(t, x) * velocity
         weights.append(weight[None])
-        bias_jets.append(torch.stack((value, velocity, torch.zeros_like(velocity)), 1))
-    out_bias = last.weight.new_zeros(1) if last.bias is None else last.bias
-    settings: tuple[Any, ...] = (layers.activation, layers.out_activation, t is not None)
+        bias_jets.append(torch.stack((bias, velocity, torch.zeros_like(bias)))[None])
+    out_bias = x.new_zeros(1) if last.bias is None else last.bias
+    settings = (layers.activation, layers.out_activation, t is not None)
     return MLP(tuple(weights), tuple(bias_jets), last.weight, out_bias, *settings)
 
 
@@ -174,7 +239,10 @@ def _nested_jet(
     times = sample_times(0.0 if t is None else t, x)
 
     def u(point: Tensor, time: Tensor) -> Tensor:
-        return net(point if t is None else torch.cat((point, time[None])))[0]
+        value = net(point if t is None else torch.cat((point, time[None])))
+        if value.shape != (1,):
+            raise InputError(f"net must give one value for each sample, got shape {tuple(value.shape)}")
+        return value[0]
 
     gradient = torch.func.grad(u)
 

@@ -15,8 +15,8 @@ from fastflow.errors import InputError
 from fastflow.fields import DivergenceFreeField
 from fastflow.ops.residual_loss import residual_loss
 from fastflow.ops.types import Jet, Laplacian
-from fastflow.pde import PDE, WAVE, LinearQuadratic, residual
-from fastflow.potentials import PotentialBank
+from fastflow.pde import PDE, WAVE, LinearQuadratic, residual, source_at
+from fastflow.potentials import PotentialBank, check_bank
 
 
 def pde_loss(
@@ -35,13 +35,19 @@ def pde_loss(
     z, t, index and the rest are those of `PotentialBank.jet`; `pde` is an equation, or any callable of a jet. Under
     "hutchinson" the estimate is squared, so the loss is larger by the estimate's variance in the mean.
     """
+    check_bank(bank)
     z = check_samples(check_latents(z, bank.dim, bank.out_bias))
     if isinstance(pde, LinearQuadratic) and laplacian == "exact":
-        t = check_times(t, z)
-        networks = bank.networks(t, index, z)
-        source = pde.source(z, sample_times(t, z), networks.potential)
-        source = None if source is None else source.to(z).expand(z.shape[:1])
-        return residual_loss(networks.mlp, z, networks.network, networks.slot, networks.coefficients(pde), source)
+        losses, sizes = [], []
+        for piece, times, potential in bank.pieces(z, check_times(t, z), index):
+            networks = bank.networks(times, potential, piece)
+            source = source_at(pde, piece[:, 0], piece, sample_times(times, piece), networks.potential)
+            arguments = (networks.network, networks.slot, networks.coefficients(pde), source)
+            losses.append(residual_loss(networks.mlp, piece, *arguments))
+            sizes.append(piece.shape[0])
+        if len(losses) == 1:
+            return losses[0]
+        return (torch.stack(losses) * torch.tensor(sizes, device=z.device)).sum() / z.shape[0]
     jet = bank.jet(z, t, index, laplacian=laplacian, num_probes=num_probes, generator=generator)
     return residual(pde, jet, z, sample_times(t, z), check_index(index, bank.num_potentials, z)).square().mean()
 
@@ -54,6 +60,7 @@ def initial_loss(
     companion: DivergenceFreeField | None = None,
 ) -> Tensor:
     """Mean |grad u_k(z0, t0)|^2: a potential starts at rest, and with its companion, if there is one."""
+    check_bank(bank)
     velocity = bank.jet(z0, t0, index, laplacian="none", with_u_tt=False).grad
     if companion is not None:
         velocity = velocity + companion(z0, t0, index)

@@ -70,8 +70,8 @@ class LinearQuadratic(PDE):
             scalars = [scalar[:, None] for scalar in scalars]
         u, u_t, u_tt, kinetic = scalars
         terms = (c[0] * u, c[1] * u_t, c[2] * u_tt, c[3] * jet.laplacian, c[4] * kinetic)
-        source = self.source(z, t, index)
-        return terms if source is None else (*terms, source.to(jet.u))
+        source = source_at(self, jet.u, z, t, index)
+        return terms if source is None else (*terms, source.view_as(u))
 
 
 class Wave(LinearQuadratic):
@@ -286,6 +286,22 @@ EQUATIONS: dict[str, type[PDE]] = {
 """The equations by the names that configurations use."""
 
 
+def source_at(
+    pde: LinearQuadratic, like: Tensor, z: Tensor | None, t: Tensor | None, index: Tensor | None
+) -> Tensor | None:
+    """The equation's source at each sample, of the shape (B,), dtype and device of `like`."""
+    source = pde.source(z, t, index)
+    if source is None:
+        return None
+    if not isinstance(source, Tensor) or source.shape not in (torch.Size(), like.shape):
+        got = f"shape {tuple(source.shape)}" if isinstance(source, Tensor) else type(source).__name__
+        raise InputError(
+            f"the field of {type(pde).__name__} must give a tensor with one value per sample, shape "
+            f"{tuple(like.shape)}, or one for all, shape (), got {got}"
+        )
+    return source.to(like).expand_as(like)
+
+
 def residual(pde: PDE | Callable[[Jet], Tensor], jet: Jet, z: Tensor, t: Tensor, index: Tensor) -> Tensor:
     """The residual (B,) of an equation, or of any callable of a jet."""
     if isinstance(pde, type) or not callable(pde):
@@ -353,7 +369,11 @@ def _coefficients(
 
 
 def _as_field(f: float | Tensor | Field, num_potentials: int | None, learnable: bool) -> Field:
-    return ConstantField(f, num_potentials, learnable) if isinstance(f, (int, float, Tensor)) else f
+    if isinstance(f, (int, float, Tensor)):
+        return ConstantField(f, num_potentials, learnable)
+    if not callable(f):
+        raise InputError(f"f must be a number, one per potential, or a function of (z, t, index), got {f!r}")
+    return f
 
 
 def _per_sample(values: Tensor, index: Tensor | None) -> Tensor:

@@ -10,13 +10,29 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from fastflow.arguments import Times, check_index, check_laplacian, check_latents, check_times, draw_probes
+from fastflow.arguments import (
+    Times,
+    as_time,
+    check_count,
+    check_index,
+    check_laplacian,
+    check_latents,
+    check_parameters,
+    check_times,
+    draw_probes,
+)
 from fastflow.errors import InputError
 from fastflow.ops.activations import OUT_ACTIVATIONS, check_activation, derivatives
 from fastflow.ops.grouping import group
 from fastflow.ops.jet import jet
+from fastflow.ops.settings import any_requires_grad
+from fastflow.ops.tracing import forward_mode, values_of
 from fastflow.ops.types import MLP, Jet, Laplacian
 from fastflow.pde import LinearQuadratic
+
+# How many biases, of all samples and layers, there are at once where pieces of the samples do: with their derivatives
+# and what their computation holds, a few tens of MiB.
+MAX_BIASES = 2**18
 
 TimeInput = Literal["sinusoidal", "linear", "none"]
 
@@ -76,8 +92,7 @@ class PotentialBank(nn.Module):
         if not isinstance(hidden, Sequence) or len(hidden) == 0:
             raise InputError(f"hidden must name the width of at least one layer, such as (64, 64), got {hidden!r}")
         for name, size in (("num_potentials", num_potentials), ("dim", dim), *(("hidden", h) for h in hidden)):
-            if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-                raise InputError(f"{name} must be a whole number of at least 1, got {size!r}")
+            check_count(size, name)
         check_activation(activation)
         check_activation(out_activation, OUT_ACTIVATIONS, "out_activation")
         if time not in ("sinusoidal", "linear", "none"):
@@ -139,14 +154,55 @@ class PotentialBank(nn.Module):
         z = check_latents(z, self.dim, self.out_bias)
         check_laplacian(laplacian)
         probes = draw_probes(z, num_probes, generator) if laplacian == "hutchinson" else None
-        networks = self.networks(check_times(t, z), index, z)
-        return jet(networks.mlp, z, networks.network, networks.slot, laplacian, probes, with_u_tt)
+
+        def part(z: Tensor, t: Times, index: int | Tensor) -> Jet:
+            networks = self.networks(t, index, z)
+            return jet(networks.mlp, z, networks.network, networks.slot, laplacian, probes, with_u_tt)
+
+        pieces = self.pieces(z, check_times(t, z), index)
+        if len(pieces) == 1:
+            return part(*pieces[0])
+        whole, end = None, 0
+        for piece in pieces:
+            result = part(*piece)
+            # Written where it belongs at once: results that wait for the last one would scatter the memory.
+            whole = whole or Jet(*(x.new_empty(z.shape[0], *x.shape[1:]) for x in result))
+            start, end = end, end + piece[0].shape[0]
+            for all_values, values in zip(whole, result, strict=True):
+                all_values[start:end] = values
+        assert whole is not None
+        return whole
+
+    def pieces(self, z: Tensor, t: Times, index: int | Tensor) -> list[tuple[Tensor, Times, int | Tensor]]:
+        """Samples z (B, D), their times and potentials: all together, or in pieces where that bounds the memory.
+
+        A time for each sample takes a row of biases for each, most of a call's memory. Where no graph keeps the rows,
+        as many at once are enough as keep the engine busy.
+        """
+        index = index if isinstance(index, int) else check_index(index, self.num_potentials, z)
+        if not isinstance(t, Tensor) or t.ndim == 0:
+            return [(z, t, index)]
+        if values_of(z) is None or forward_mode() or any_requires_grad(z, t, *self.parameters()):
+            return [(z, t, index)]
+        return self._halved(z, t, index)
+
+    def _halved(self, z: Tensor, t: Tensor, index: int | Tensor) -> list[tuple[Tensor, Times, int | Tensor]]:
+        if z.shape[0] <= 1:
+            return [(z, t, index)]
+        # As `group` lays them out: for each potential as many as for the most frequent one.
+        rows = z.shape[0] if isinstance(index, int) else self.num_potentials * int(torch.bincount(index).max())
+        if rows * sum(self.hidden) <= MAX_BIASES:
+            return [(z, t, index)]
+        ends = (slice(z.shape[0] // 2), slice(z.shape[0] // 2, None))
+        halves = (self._halved(z[end], t[end], index if isinstance(index, int) else index[end]) for end in ends)
+        return [piece for half in halves for piece in half]
 
     def networks(self, t: Times, index: int | Tensor, z: Tensor) -> Networks:
         """The stacked networks with their biases evaluated at the times `t` of samples z (B, D).
 
         One index for all samples selects that network alone, so nothing is computed for the others.
         """
+        check_parameters(self.named_parameters())
         potential = check_index(index, self.num_potentials, z)
         chosen = slice(index, index + 1) if isinstance(index, int) else slice(None)
         *weights, out_weight, out_bias = (p[chosen] for p in (*self.weights, self.out_weight, self.out_bias))
@@ -155,11 +211,7 @@ class PotentialBank(nn.Module):
             grouping = group(network, out_bias.shape[0])
             times, slot = grouping.pack(t), grouping.place
         else:
-            grid, place = (
-                t
-                if isinstance(t, tuple)
-                else ((t.to(out_bias) if isinstance(t, Tensor) else out_bias.new_full((), t)).reshape(1), 0)
-            )
+            grid, place = t if isinstance(t, tuple) else (as_time(t, out_bias).reshape(1), 0)
             times = grid.expand(out_bias.shape[0], -1)
             slot = network * grid.shape[0] + place
         with torch.autocast(z.device.type, enabled=False):  # what is differentiated twice keeps its precision
@@ -173,7 +225,8 @@ class PotentialBank(nn.Module):
         jets = []
         for bias in self.biases:
             value = bias[potential, None].expand(*times.shape, -1)  # (K, N, H)
-            jets.append([value, torch.zeros_like(value), torch.zeros_like(value)])
+            zero = value.new_zeros(()).expand_as(value)
+            jets.append([value, zero, zero])
         if self.time == "linear":
             weight = self.time_weight[potential, None].expand_as(jets[0][0])
             jets[0] = [jets[0][0] + times[..., None] * weight, weight, jets[0][2]]
@@ -197,6 +250,12 @@ class PotentialBank(nn.Module):
             (slope * a_t) @ weight_out,
             (slope * a_tt + curvature * a_t**2) @ weight_out,
         ]
+
+
+def check_bank(bank: PotentialBank) -> None:
+    """Raise InputError unless it is a bank."""
+    if not isinstance(bank, PotentialBank):
+        raise InputError(f"bank must be a PotentialBank, got {type(bank).__name__}")
 
 
 def sinusoidal_embedding(t: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -167,6 +167,12 @@ def test_rollout_loss_is_differentiated_through_the_path():
         ({"direction": "backward"}, "direction must be one of forward, descent, reverse"),
         ({"dt": float("nan")}, "dt must be a finite number"),
         ({"step_length": -1.0}, "step_length must be"),
+        ({"step_length": "a"}, "step_length must be"),
+        ({"step_length": True}, "step_length must be"),
+        ({"step_length": torch.tensor(0.1)}, "step_length must be"),
+        ({"steps": True}, "steps must be"),
+        ({"t0": 10**400}, "t0 must be a finite number"),
+        ({"bank": None}, "bank must be a PotentialBank, got NoneType"),
         ({"index": 3}, r"index must lie in 0\.\.2"),
         ({"index": torch.tensor([0, 1, 2, 3, 0])}, r"index must lie in 0\.\.2"),
         ({"index": torch.zeros(4, dtype=torch.long)}, "index must be"),
@@ -179,4 +185,4 @@ def test_rollout_loss_is_differentiated_through_the_path():
 def test_bad_arguments_are_named(arguments, message):
     z0, index = starts()
     with pytest.raises(ff.InputError, match=message):
-        ff.flow(bank_of(), **{"z0": z0, "index": index, **arguments})
+        ff.flow(**{"bank": bank_of(), "z0": z0, "index": index, **arguments})

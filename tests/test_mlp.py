@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from support.memory import extra_memory
 from torch import Tensor, nn
 from torch.func import grad, hessian
 
@@ -88,18 +89,8 @@ def test_fallback_computes_the_same(laplacian, timed):
 
 
 def test_a_sine_of_ones_own_is_taken_if_it_is_one():
-    class Sine(nn.Module):
-        def __init__(self, frequency: float = 1.0) -> None:
-            super().__init__()
-            self.frequency = frequency
-
-        def forward(self, x: Tensor) -> Tensor:
-            return torch.sin(self.frequency * x)
-
     x, _ = points()
     torch.testing.assert_close(ff.mlp_jet(network(Sine), x), ff.mlp_jet(network(ff.Sin), x))
-    with pytest.raises(ff.InputError, match="can't take layer 1"):
-        ff.mlp_jet(network(lambda: Sine(30.0)), x)
 
 
 BAD_NETWORKS = {
@@ -132,11 +123,89 @@ def test_the_first_layer_that_cannot_be_taken_is_named(make, message):
         ff.mlp_jet(make(), points()[0])
 
 
-def test_hooks_are_not_skipped_in_silence():
-    net = network()
-    net[0].register_forward_hook(lambda *_: None)
-    with pytest.raises(ff.InputError, match="hooks on layer 0"):
+HOOKS = ["register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook",
+         "register_full_backward_pre_hook"]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", HOOKS)
+@pytest.mark.parametrize("place", [0, 1, 5, None])
+def test_hooks_are_not_skipped_in_silence(kind, place):
+    net = nn.Sequential(*network(), nn.Tanh())
+    getattr(net if place is None else net[place], kind)(lambda *_: None)
+    with pytest.raises(ff.InputError, match="net has hooks" + ("" if place is None else f" on layer {place}")):
         ff.mlp_jet(net, points()[0])
+
+
+class Doubled(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+class Residual(nn.Sequential):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + x.sum(-1, keepdim=True)
+
+
+class Sine(nn.Module):
+    def __init__(self, frequency: float = 1.0, learned: bool = False) -> None:
+        super().__init__()
+        self.frequency = nn.Parameter(torch.tensor(frequency)) if learned else frequency
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sin(self.frequency * x)
+
+
+def replaced(place: int, module: nn.Module) -> nn.Sequential:
+    layers = list(network())
+    layers[place] = module
+    return nn.Sequential(*layers).double()
+
+
+def rewired() -> nn.Sequential:
+    net = network()
+    net[0].forward = lambda x: torch.zeros(len(x), 8).double()
+    return net
+
+
+# Networks that look like one that the engine takes, and compute something else.
+IMPOSTORS = {
+    "linear": (lambda: replaced(0, Doubled(3, 8)), "Linear layer at place 0, got Doubled"),
+    "linear of an instance": (rewired, "Linear layer at place 0"),
+    "sequential": (lambda: Residual(*network()), "Residual with a forward of its own"),
+    "softplus threshold": (lambda: network(lambda: nn.Softplus(threshold=0.1)), "can't take layer 1, Softplus"),
+    "sine of another frequency": (lambda: network(lambda: Sine(30.0)), "can't take layer 1, Sine"),
+    "sine of a learned frequency": (lambda: network(lambda: Sine(1.0, learned=True)), "can't take layer 1, Sine"),
+}
+
+
+@pytest.mark.parametrize(("make", "message"), IMPOSTORS.values(), ids=IMPOSTORS.keys())
+def test_what_computes_another_network_is_refused(make, message):
+    with pytest.raises(ff.InputError, match=message):
+        ff.mlp_jet(make(), points()[0])
+
+
+@pytest.mark.parametrize("name", ["weight_norm", "spectral_norm", "orthogonal"])
+def test_parametrised_layers_are_taken(name):
+    net, (x, _) = network(), points()
+    getattr(nn.utils.parametrizations, name)(net[2])
+    net.eval()
+    jet = ff.mlp_jet(net, x)
+    torch.testing.assert_close(jet.u, net(x)[:, 0])
+    jet.laplacian.sum().backward()
+    assert all(p.grad is not None for name, p in net.named_parameters() if name.startswith("2.param"))
+
+
+def test_parameters_of_several_kinds_are_refused():
+    x, _ = points()
+    for place in (2, 4):
+        net = network()
+        net[place].float()
+        with pytest.raises(ff.InputError, match=f"0.weight is torch.float64 on cpu, {place}.weight is torch.float32"):
+            ff.mlp_jet(net, x)
+        net = network()
+        net[place].to("meta")
+        with pytest.raises(ff.InputError, match=f"{place}.weight is torch.float64 on meta"):
+            ff.mlp_jet(net, x)
 
 
 @pytest.mark.parametrize(
@@ -147,9 +216,56 @@ def test_hooks_are_not_skipped_in_silence():
         ({"x": torch.full((5, 3), torch.nan).double()}, "x must be finite"),
         ({"laplacian": "row_sum"}, "laplacian must be one of"),
         ({"fallback": "nested"}, "fallback must be"),
+        ({"x": torch.zeros(5, 3).double().to_sparse()}, "x must be a dense tensor"),
+        ({"net": nn.Linear(3, 1)}, "net must be an nn.Sequential, got Linear"),
+        ({"net": None}, "net must be an nn.Sequential, got NoneType"),
+        ({"net": nn.Sequential(nn.LazyLinear(4), nn.Tanh(), nn.Linear(4, 1))}, "parameter 0.weight isn't initialised"),
+        (
+            {"net": nn.Sequential(nn.Sequential(nn.Linear(4, 4), nn.Tanh()), nn.Linear(4, 1))},
+            r"Linear layer at place 0, got Sequential\( \(0\)",
+        ),
+        (
+            {"net": nn.Sequential(nn.Linear(3, 2), nn.Tanh(), nn.Linear(2, 3)).double(), "fallback": "reference"},
+            r"one value for each sample, got shape \(3,\)",
+        ),
     ],
-    ids=["width", "dtype", "nan", "laplacian", "fallback"],
+    ids=["width", "dtype", "nan", "laplacian", "fallback", "sparse", "layer", "none", "lazy", "nested", "outputs"],
 )
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ff.InputError, match=message):
-        ff.mlp_jet(network(), **{"x": points()[0], **arguments})
+        ff.mlp_jet(**{"net": network(), "x": points()[0], **arguments})
+
+
+@pytest.mark.parametrize(
+    ("t", "message"),
+    [
+        (float("nan"), "t must be finite"),
+        (10**400, "t must be finite"),
+        (1j, "t must be a number"),
+        ("a", "t must be a number"),
+        (True, "t must be a number"),
+        ((1, 2), "t as a grid must be a pair"),
+        ((torch.zeros(2), torch.zeros(5, dtype=torch.long)), "got a grid"),
+        (torch.zeros(4), r"t must be a number or have shape \(5,\)"),
+        (torch.tensor(torch.nan), "t must be real and finite"),
+        (torch.zeros(5, device="meta"), "t must be on the CPU or the latents' device cpu, got meta"),
+    ],
+    ids=["nan", "huge", "complex", "text", "flag", "pair", "grid", "count", "nan tensor", "meta"],
+)
+def test_bad_times_are_refused(t, message):
+    with pytest.raises(ff.InputError, match=message):
+        ff.mlp_jet(network(inputs=4), points()[0], t)
+
+
+@pytest.mark.parametrize("laplacian", ["exact", "hutchinson", "none"])
+def test_a_time_for_each_sample_takes_no_memory_for_each(laplacian):
+    """Its biases would be a quarter of a gigabyte."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(13, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 1))
+    x, t = torch.randn(150_000, 12), torch.rand(150_000)
+
+    def train() -> None:
+        jet = ff.mlp_jet(net, x, t, laplacian=laplacian)
+        (jet.u_t - jet.laplacian).square().mean().backward()
+
+    assert extra_memory(train) < 128 << 20

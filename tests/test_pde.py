@@ -133,6 +133,27 @@ def test_fields_reach_the_losses():
     torch.testing.assert_close(loss, torch.stack(parts).mean())
 
 
+@pytest.mark.parametrize(
+    ("field", "got"),
+    [
+        (lambda z, t, index: 3.0, "float"),
+        (lambda z, t, index: torch.zeros(7), r"shape \(7,\)"),
+        (lambda z, t, index: z, r"shape \(\d, 3\)"),
+    ],
+    ids=["float", "count", "matrix"],
+)
+@pytest.mark.parametrize("equation", [ff.pde.Poisson, ff.pde.HamiltonJacobi])
+def test_a_field_must_give_a_value_for_each_sample(equation, field, got):
+    bank, z, pde = ff.PotentialBank(2, D), torch.zeros(4, D), equation(field)
+    message = f"the field of {equation.__name__} must give a tensor with one value per sample, .* got {got}"
+    with pytest.raises(ff.InputError, match=message):
+        ff.pde_loss(bank, z, 0.0, 1, pde)
+    with pytest.raises(ff.InputError, match=message):
+        ff.rollout_loss(bank, z, 1, 2, pde)
+    with pytest.raises(ff.InputError, match=message):
+        pde(bank.jet(z, 0.0, 1), z, torch.zeros(4), torch.ones(4, dtype=torch.long))
+
+
 def test_one_may_write_an_equation():
     class Telegraph(PDE):
         equation = "u_tt + u_t - lap + u"
@@ -219,8 +240,23 @@ def test_normalized_residual_does_not_depend_on_scale():
             "constants for 5 potentials, the bank has 2",
         ),
         (lambda: ff.pde_loss(ff.PotentialBank(2, 1), torch.ones(0, 1), 0.0, 0), "at least one sample"),
+        (lambda: ff.pde_loss(nn.Linear(3, 1), torch.ones(3, 1), 0.0, 0), "bank must be a PotentialBank, got Linear"),
+        (lambda: ff.pde.HamiltonJacobi("a"), "f must be a number, one per potential, or a function"),
     ],
-    ids=["nan", "matrix", "wrong count", "text", "none", "porous medium", "name", "class", "too many", "empty"],
+    ids=[
+        "nan",
+        "matrix",
+        "wrong count",
+        "text",
+        "none",
+        "porous medium",
+        "name",
+        "class",
+        "too many",
+        "empty",
+        "bank",
+        "field",
+    ],
 )
 def test_bad_constants_are_refused(make, message):
     with pytest.raises(ff.InputError, match=message):

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from support.memory import extra_memory
 from torch import Tensor, nn
 from torch.func import grad, hessian
 
@@ -76,6 +77,61 @@ def test_a_number_for_the_time_is_not_rounded():
 def test_half_precision_banks_are_refused():
     with pytest.raises(ff.InputError, match="parameters must be float32 or float64"):
         ff.PotentialBank(1, 2).bfloat16().jet(torch.zeros(1, 2).bfloat16(), 0.0, 0)
+
+
+@pytest.mark.parametrize("index", [0, torch.tensor([0, 1])], ids=["one", "each"])
+@pytest.mark.parametrize("name", ["weights.1", "out_weight", "time_bias_in"])
+def test_parameters_of_several_kinds_are_refused(name, index):
+    z = torch.zeros(2, 4, dtype=torch.float64)
+    for change in (torch.float32, "meta"):
+        bank = bank_of()
+        parameter = bank.get_parameter(name)
+        owner, _, last = name.rpartition(".")
+        setattr(bank.get_submodule(owner), last, nn.Parameter(parameter.detach().to(change)))
+        for call in (bank.jet, ff.pde_loss, ff.flow):
+            arguments = {bank.jet: (z, 0.0, index), ff.pde_loss: (bank, z, 0.0, index), ff.flow: (bank, z, index)}
+            with pytest.raises(ff.InputError, match=f"one dtype and device: .*{name} is torch.float"):
+                call(*arguments[call])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_bank_whose_output_saturates_still_has_a_direction(dtype):
+    """tanh(12) is 1 in float32; its slope, which scales the gradient, is 1.5e-10 and no zero."""
+    bank = bank_of().to(dtype)
+    with torch.no_grad():
+        bank.out_bias.fill_(12.0)
+    z, _, index = samples()
+    paths = []
+    for backend in ("native", "reference"):
+        with ff.use_backend(backend):
+            paths.append(ff.flow(bank, z.to(dtype), index, 3, step_length=1.0))
+    lengths = paths[1].diff(dim=1).norm(dim=2)
+    torch.testing.assert_close(lengths, torch.ones_like(lengths))
+    torch.testing.assert_close(*paths, rtol=1e-4 if dtype == torch.float32 else 1e-9, atol=1e-5)
+
+
+@pytest.mark.parametrize("index", [1, "each its own"])
+def test_a_time_for_each_of_many_samples_takes_little_memory(index):
+    """Without a graph: the biases of this many samples would be half a gigabyte."""
+    torch.manual_seed(0)
+    bank = ff.PotentialBank(4, 12, (64, 64)).requires_grad_(False)
+    z, t, each = torch.randn(150_000, 12), torch.rand(150_000), torch.arange(150_000) % 4
+    index = each if index == "each its own" else index
+    for call in (lambda: bank.jet(z, t, index), lambda: ff.pde_loss(bank, z, t, index)):
+        call()  # loads what is loaded once
+        assert extra_memory(call) < 64 << 20
+
+
+def test_pieces_of_samples_give_what_all_together_do(monkeypatch):
+    bank, (z, t, index) = bank_of(), samples()
+    for index_ in (index, 1):
+        whole = bank.jet(z, t, index_), ff.pde_loss(bank, z, t, index_)
+        monkeypatch.setattr("fastflow.potentials.MAX_BIASES", 50)
+        with torch.no_grad():
+            assert len(bank.pieces(z, t, index_)) > 1
+            pieces = bank.jet(z, t, index_), ff.pde_loss(bank, z, t, index_)
+        monkeypatch.undo()
+        torch.testing.assert_close(pieces, whole)
 
 
 def test_a_bank_can_be_called():
@@ -201,7 +257,10 @@ def test_bad_sizes_and_names_are_refused(options, message):
         ({"t": torch.tensor([0.0, math.nan])}, "t must be real and finite"),
         ({"t": torch.tensor([0j, 1j])}, "t must be real and finite"),
         ({"t": ([0.0], [0, 0])}, "t as a grid must be"),
-        ({"t": (torch.zeros(1), torch.tensor([0, 1]))}, r"places in 0\.\.0"),
+        (
+            {"t": (torch.zeros(1), torch.tensor([0, 1]))},
+            r"t's places in its grid must lie in 0\.\.0, got values",
+        ),
         ({"index": True}, "index must be"),
         ({"index": 3}, r"index must lie in 0\.\.2, got 3"),
         ({"index": -1}, "index must lie in"),
@@ -211,6 +270,13 @@ def test_bad_sizes_and_names_are_refused(options, message):
         ({"index": torch.tensor([0])}, "index must be"),
         ({"laplacian": "trace"}, "laplacian must be one of"),
         ({"laplacian": "hutchinson", "num_probes": 0}, "num_probes must be"),
+        ({"laplacian": "hutchinson", "num_probes": True}, "num_probes must be"),
+        ({"laplacian": "hutchinson", "generator": 3}, "generator must be"),
+        ({"t": 1e300 * 1e10}, "t must be finite"),
+        ({"t": 10**400}, "t must be finite"),
+        ({"t": torch.zeros(2, device="meta")}, "t must be on the CPU or the latents' device cpu, got meta"),
+        ({"t": (torch.zeros(1),)}, "t as a grid must be a pair"),
+        ({"z": torch.zeros(2, 4, dtype=torch.float64).to_sparse()}, "z must be a dense tensor"),
     ],
     ids=lambda value: "" if isinstance(value, str) else next(iter(value)),
 )

@@ -21,14 +21,22 @@ def derivatives(name: str, a: Tensor) -> Derivatives:
     return _TABLE[name](a)
 
 
+def out_derivatives(name: str, a: Tensor) -> Derivatives:
+    """The same for the output map `name`, of OUT_ACTIVATIONS.
+
+    Its slope scales a potential's whole gradient, so it keeps its digits where the map saturates.
+    """
+    if name == "identity":
+        return a, torch.ones_like(a), torch.zeros_like(a)
+    y = torch.tanh(a)
+    slope = 4 * torch.sigmoid(2 * a) * torch.sigmoid(-2 * a)  # 1 - y^2 without its cancellation
+    return y, slope, -2 * y * slope
+
+
 def check_activation(name: str, allowed: tuple[str, ...] = ACTIVATIONS, argument: str = "activation") -> None:
     """Raise InputError unless `name` is one of `allowed`."""
     if name not in allowed:
         raise InputError(f"{argument} must be one of {', '.join(allowed)}, got {name!r}")
-
-
-def _identity(a: Tensor) -> Derivatives:
-    return a, torch.ones_like(a), torch.zeros_like(a)
 
 
 def _tanh(a: Tensor) -> Derivatives:
@@ -61,7 +69,6 @@ def _softplus(a: Tensor) -> Derivatives:
 
 
 _TABLE: dict[str, Callable[[Tensor], Derivatives]] = {
-    "identity": _identity,
     "tanh": _tanh,
     "sin": _sin,
     "gelu": _gelu,

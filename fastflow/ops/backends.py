@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fastflow.errors import BackendError, InputError
+from fastflow.ops.tracing import forward_mode
 from fastflow.ops.types import MLP
 
 native_module: Any = None
@@ -37,9 +38,18 @@ except ImportError as error:
 
 Precision = Literal["ieee", "tf32", "tf32x3"]
 
-# Plain globals, in force for the whole process: torch.compile can guard on them, which it can't on context variables.
-_forced: str | None = None
-_precision: Precision = "ieee"
+
+class _Choice:
+    """A context's choice of a backend or a precision, equal to no other context's."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+# The choices in force, the innermost last. They are in force for the whole process, for autograd's threads as well, and
+# in plain lists, on which torch.compile can guard, as it can't on context variables. Threads may leave in any order.
+_backends: list[_Choice] = []
+_precisions: list[_Choice] = []
 
 
 def backends() -> dict[str, str | None]:
@@ -51,6 +61,8 @@ def backends() -> dict[str, str | None]:
 def use_backend(name: str) -> Iterator[None]:
     """Compute with the backend `name` inside the context: "reference", "native" or "triton".
 
+    It is in force for every thread of the process; of several contexts, the one entered last counts.
+
     Raises:
         InputError: there is no backend of that name.
         BackendError: it is missing here; the message has the reason.
@@ -60,51 +72,48 @@ def use_backend(name: str) -> Iterator[None]:
         raise InputError(f"backend must be one of {', '.join(known)}, got {name!r}")
     if known[name] is not None:
         raise BackendError(f"backend {name!r} can't be used: {known[name]}")
-    global _forced
-    previous, _forced = _forced, name
-    try:
+    with _entered(_backends, name):
         yield
-    finally:
-        _forced = previous
 
 
 @contextmanager
 def precision(name: Precision) -> Iterator[None]:
     """How GPU kernels multiply float32 matrices inside the context: "ieee" (the default), "tf32" or "tf32x3".
 
+    It is in force for every thread of the process, like `use_backend`.
+
     Raises:
         InputError: another name.
     """
     if name not in ("ieee", "tf32", "tf32x3"):
         raise InputError(f"precision must be one of ieee, tf32, tf32x3, got {name!r}")
-    global _precision
-    previous, _precision = _precision, name
-    try:
+    with _entered(_precisions, name):
         yield
-    finally:
-        _precision = previous
 
 
 def current_precision() -> Precision:
     """The precision in force."""
-    return _precision
+    return _innermost(_precisions) or "ieee"
 
 
 def backend_for(tensor: Tensor, mlp: MLP) -> str:
     """The backend that computes `mlp` on this tensor: the one in force, or the tensor's device's own.
 
     A network that the Triton kernels can't take is an error where they were asked for, and otherwise goes to the
-    reference with a warning that says why.
+    reference with a warning that says why. Under forward-mode differentiation it is the reference, since kernels have
+    no tangents: value and derivative by the plain formulas cost less than the value twice.
     """
-    kind = tensor.device.type
-    if _forced == "native" and kind != "cpu":
+    if forward_mode():
+        return "reference"
+    kind, forced = tensor.device.type, _innermost(_backends)
+    if forced == "native" and kind != "cpu":
         raise BackendError(f"backend 'native' computes on the CPU, the latents are on {tensor.device}")
-    if _forced == "triton":
+    if forced == "triton":
         reason = _unfit(tensor, mlp)
         if reason is not None:
             raise BackendError(f"backend 'triton' can't compute this: {reason}; use ff.use_backend('reference')")
-    if _forced is not None:
-        return _forced
+    if forced is not None:
+        return forced
     if kind == "cpu":
         return "native" if _native_missing is None else "reference"
     if kind != "cuda":
@@ -133,6 +142,22 @@ MAX_WIDTH = 512
 MAX_DEPTH = 8
 OLDEST_CAPABILITY = (8, 0)
 TRITON_INSTALLED = find_spec("triton") is not None
+
+
+@contextmanager
+def _entered(choices: list[_Choice], name: str) -> Iterator[None]:
+    choice = _Choice(name)
+    choices.append(choice)
+    try:
+        yield
+    finally:
+        choices.remove(choice)
+
+
+def _innermost(choices: list[_Choice]) -> Any:
+    for choice in choices[-1:]:  # one look at the list, which other threads change
+        return choice.name
+    return None
 
 
 def _triton_missing() -> str | None:

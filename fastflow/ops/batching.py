@@ -44,7 +44,7 @@ def unfold(output: Tensor, size: int) -> Tensor:
 def map_slices(
     size: int, dims: Sequence[Any], arguments: Sequence[Any], function: Callable[..., Any]
 ) -> tuple[Any, Any]:
-    """Apply `function` to each slice of the mapped tensors and stack its outputs: correct for every operator."""
+    """Apply `function` to each slice of the mapped tensors and stack what it gives: correct for every operator."""
 
     def slice_of(argument: Any, dim: Any, v: int) -> Any:
         if isinstance(argument, list) and dim is not None:
@@ -52,8 +52,19 @@ def map_slices(
         return argument.select(dim, v) if isinstance(argument, Tensor) and dim is not None else argument
 
     slices = [function(*(slice_of(x, d, v) for x, d in zip(arguments, dims, strict=True))) for v in range(size)]
+    if isinstance(slices[0], Tensor):
+        return torch.stack(slices), 0
     stacked = tuple(torch.stack(outputs) for outputs in zip(*slices, strict=True))
     return stacked, (0,) * len(stacked)
+
+
+def slice_by_slice(operator: Any) -> Callable[..., Any]:
+    """The vmap rule, as `register_vmap` takes it, that calls a custom operator once for each slice."""
+
+    def rule(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
+        return map_slices(info.batch_size, in_dims, arguments, operator)
+
+    return rule
 
 
 def _front(x: Tensor, dim: int | None, size: int) -> Tensor:

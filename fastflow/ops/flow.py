@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from math import sqrt
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from fastflow.errors import ConvergenceError
 from fastflow.ops import reference
 from fastflow.ops.backends import backend_for, integrator_for
-from fastflow.ops.batching import map_slices
+from fastflow.ops.batching import map_slices, slice_by_slice
 from fastflow.ops.jet import jet
 from fastflow.ops.settings import Settings, any_requires_grad, empty_gradients, second_backward_may_follow
+from fastflow.ops.tracing import forward_mode
 from fastflow.ops.twin import differentiate_backward
-from fastflow.ops.types import MLP, Direction, Method
+from fastflow.ops.types import MLP, Direction, Jet, Method
+
+NO_FORWARD_MODE = "the reverse flow has no forward-mode derivative: differentiate it backward, as torch.func.grad does"
 
 
 class Path(NamedTuple):
@@ -25,17 +31,43 @@ class Path(NamedTuple):
     step_length: float | None
 
 
-def flow(mlp: MLP, z0: Tensor, index: Tensor, slots: Tensor, path: Path) -> tuple[Tensor, Tensor]:
-    """What `reference.flow` computes, by the backend of z0's device."""
+def flow(mlp: MLP, z0: Tensor, index: Tensor, slots: Tensor, path: Path) -> Tensor:
+    """The path that `reference.flow` computes, by the backend of z0's device.
+
+    Raises:
+        ConvergenceError: a reverse flow didn't converge.
+        RuntimeError: forward-mode differentiation of a reverse flow.
+    """
     backend = backend_for(z0, mlp)
     integrator = integrator_for(z0, backend)
     if integrator is None:
-        return reference.flow(mlp, z0, index, slots, *path, jet=reference.jet if backend == "reference" else jet)
+        return stepped(mlp, z0, index, slots, path, reference.jet if backend == "reference" else jet)
     settings, tensors = Settings.of(mlp, integrator), mlp.tensors()
     if any_requires_grad(z0, *tensors):
-        points, error = _Flow.apply(settings, path, index, slots, z0, *tensors)
-        return points, error
+        return _Flow.apply(settings, path, index, slots, z0, *tensors)
     return torch.ops.fastflow.flow(z0, index, slots, tensors, *settings, *path)
+
+
+def stepped(mlp: MLP, z0: Tensor, index: Tensor, slots: Tensor, path: Path, jet: Callable[..., Jet]) -> Tensor:
+    """The same step by step, with the gradient that `jet` computes; raises what `flow` does."""
+    if path.direction == "reverse" and forward_mode():
+        raise RuntimeError(NO_FORWARD_MODE)
+    points, error = reference.flow(mlp, z0, index, slots, *path, jet=jet)
+    return _converged(points, error, path.direction)
+
+
+def _converged(points: Tensor, error: Tensor, direction: str) -> Tensor:
+    """The path; raise ConvergenceError if it is a reverse one whose `error` is more than rounding."""
+    if direction == "reverse":
+        failed = ~(error <= sqrt(torch.finfo(error.dtype).eps))
+        if bool(failed.any()):
+            worst = int(error.nan_to_num(torch.inf).argmax())
+            raise ConvergenceError(
+                f"the reverse flow didn't converge for {int(failed.sum())} of {len(error)} samples (worst: sample "
+                f"{worst}, relative error {float(error[worst]):.1e}): the potential bends too sharply for steps this "
+                "long; use a smaller dt, or a shorter step_length"
+            )
+    return points
 
 
 @torch.library.custom_op("fastflow::flow", mutates_args=())
@@ -53,20 +85,18 @@ def _flow(
     method: str,
     direction: str,
     step_length: float | None,
-) -> tuple[Tensor, Tensor]:
+) -> Tensor:
     settings = Settings(activation, out_activation, has_time, backend, precision)
-    return settings.compute("flow", tensors, z0, index, slots, dt, method, direction, step_length)
+    points, error = settings.compute("flow", tensors, z0, index, slots, dt, method, direction, step_length)
+    return _converged(points, error, direction)
 
 
 @_flow.register_fake
-def _(z0: Tensor, index: Tensor, slots: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    steps = reference.num_steps(slots.shape[0], rest[-3])
-    return z0.new_empty(z0.shape[0], steps + 1, z0.shape[1]), z0.new_empty(z0.shape[0])
+def _(z0: Tensor, index: Tensor, slots: Tensor, *rest: Any) -> Tensor:
+    return z0.new_empty(z0.shape[0], reference.num_steps(slots.shape[0], rest[-3]) + 1, z0.shape[1])
 
 
-@_flow.register_vmap
-def _(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
-    return map_slices(info.batch_size, in_dims, arguments, torch.ops.fastflow.flow)
+_flow.register_vmap(slice_by_slice(torch.ops.fastflow.flow))
 
 
 @torch.library.custom_op("fastflow::flow_backward", mutates_args=())
@@ -96,24 +126,23 @@ def _(points: Tensor, index: Tensor, slots: Tensor, points_bar: Tensor, tensors:
     return empty_gradients(points[:, 0], *tensors, like=points)
 
 
+_flow_backward.register_vmap(slice_by_slice(torch.ops.fastflow.flow_backward))
+
+
 class _Flow(torch.autograd.Function):
     @staticmethod
-    def forward(
-        settings: Settings, path: Path, index: Tensor, slots: Tensor, z0: Tensor, *tensors: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def forward(settings: Settings, path: Path, index: Tensor, slots: Tensor, z0: Tensor, *tensors: Tensor) -> Tensor:
         return torch.ops.fastflow.flow(z0, index, slots, list(tensors), *settings, *path)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.settings, ctx.path, *tensors = inputs
-        points, error = output
-        ctx.mark_non_differentiable(error)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(points, *tensors)
+        ctx.save_for_backward(output, *tensors)
 
     @staticmethod
     def backward(ctx: Any, *bars: Tensor | None) -> tuple[Tensor | None, ...]:
-        points_bar, _ = bars
+        (points_bar,) = bars
         points, index, slots, *inputs = ctx.saved_tensors
         if points_bar is None:
             return (None,) * (4 + len(inputs))

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fastflow.ops.tracing import has_one_value
+
 
 class Grouping(NamedTuple):
     """B samples laid out as (K, N), padded with copies of sample 0; `pack` and `unpack` go there and back.
@@ -29,10 +31,10 @@ class Grouping(NamedTuple):
 def group(index: Tensor, num_groups: int) -> Grouping:
     """Group samples by `index` (B,), whose values lie in [0, num_groups).
 
-    N is the largest group's size. While torch.compile traces, sizes may not depend on values and N is B.
+    N is the largest group's size, and B where sizes may not depend on values: while tracing, and under vmap.
     """
     batch = index.shape[0]
-    if num_groups == 1 or torch.compiler.is_compiling():
+    if num_groups == 1 or not has_one_value(index):
         samples = torch.arange(batch, device=index.device)
         return Grouping(samples.expand(num_groups, batch), index * batch + samples)
     counts = torch.bincount(index, minlength=num_groups)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastflow.ops import reference
 from fastflow.ops.backends import backend_for
-from fastflow.ops.batching import Folded, fold, map_slices, unfold
+from fastflow.ops.batching import Folded, fold, map_slices, slice_by_slice, unfold
 from fastflow.ops.settings import Settings, any_requires_grad, empty_gradients, second_backward_may_follow
 from fastflow.ops.twin import differentiate_backward
 from fastflow.ops.types import MLP, Jet, Laplacian
@@ -114,6 +114,9 @@ def _jet_backward(
 @_jet_backward.register_fake
 def _(z: Tensor, index: Tensor, slot: Tensor, tensors: list[Tensor], *rest: Any) -> list[Tensor]:
     return empty_gradients(z if rest[-1] else None, *tensors, like=z)
+
+
+_jet_backward.register_vmap(slice_by_slice(torch.ops.fastflow.jet_backward))
 
 
 class _Jet(torch.autograd.Function):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastflow.ops.activations import derivatives
+from fastflow.ops.activations import derivatives, out_derivatives
 from fastflow.ops.grouping import group
 from fastflow.ops.types import MLP, Direction, Jet, Laplacian, Method
 
@@ -82,7 +82,7 @@ def jet(
     # Output unit.
     out_weight = mlp.out_weight[:, None]  # (K, 1, H_L)
     a_out = (h * out_weight).sum(2) + mlp.out_bias[:, None]  # (K, N)
-    u, out_slope, out_curvature = derivatives(mlp.out_activation, a_out)
+    u, out_slope, out_curvature = out_derivatives(mlp.out_activation, a_out)
     into_output = slopes[-1] * out_weight  # (K, N, H_L)
     p_out = (into_output * p).sum(2)
     x_out = (into_output[:, :, None] * tangents).sum(3)  # (K, N, r)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastflow.ops import reference
 from fastflow.ops.backends import backend_for
-from fastflow.ops.batching import map_slices
+from fastflow.ops.batching import map_slices, slice_by_slice
 from fastflow.ops.flow import Path, flow
 from fastflow.ops.residual_loss import residual_loss
 from fastflow.ops.settings import Settings, any_requires_grad, empty_gradients, second_backward_may_follow
@@ -37,7 +37,7 @@ def rollout_loss(
         return reference.rollout_loss(mlp, z0, index, slots, coefficients, *rollout)
     if backend != "native":
         dt, method, step_length = rollout
-        path, _ = flow(mlp, z0, index, slots, Path(dt, method, "forward", step_length))
+        path = flow(mlp, z0, index, slots, Path(dt, method, "forward", step_length))
         return residual_loss(mlp, *reference.visits(path, index, slots, method), coefficients), path
     tensors = mlp.tensors()
     differentiated = any_requires_grad(z0, coefficients, *tensors)
@@ -115,6 +115,9 @@ def _(
     *_: Any,
 ) -> list[Tensor]:
     return empty_gradients(points[:, 0], coefficients, *tensors, like=points)
+
+
+_rollout_loss_backward.register_vmap(slice_by_slice(torch.ops.fastflow.rollout_loss_backward))
 
 
 class _RolloutLoss(torch.autograd.Function):

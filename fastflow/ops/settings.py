@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastflow.ops.backends import current_precision
+from fastflow.ops.tracing import forward_mode
 from fastflow.ops.types import MLP
 from fastflow.profiling import profiled
 
@@ -59,8 +60,8 @@ def any_requires_grad(*tensors: Tensor | None) -> bool:
 
 
 def second_backward_may_follow() -> bool:
-    """Whether a backward runs under create_graph or torch.func, and so must itself be an autograd function.
+    """Whether a backward runs under create_graph, torch.func or forward mode: then it must be an autograd function too.
 
     A compiled graph has no second backward, and dynamo can't trace one function inside another's backward.
     """
-    return torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    return (torch.is_grad_enabled() or forward_mode()) and not torch.compiler.is_compiling()

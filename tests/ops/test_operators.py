@@ -1,4 +1,4 @@
-"""The native operators as citizens of torch: twins, opcheck, gradients of both orders, compile, func, export."""
+"""The native operators against their twins: values, gradients of both orders, opcheck, threads, networks under vmap."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 import pytest
 import torch
 from support.networks import random_mlp, random_samples
-from torch import Tensor, nn
+from torch import Tensor
 
 import fastflow as ff
 from fastflow.ops import reference
@@ -19,7 +19,7 @@ from fastflow.ops.types import MLP
 
 # One row for each dtype. float64: sums of a few thousand terms, in another order than the twin's. float32: the same,
 # and the engine's own activations, good to about two units in the last place.
-TOLERANCES = {torch.float64: {"rtol": 1e-10, "atol": 1e-12}, torch.float32: {"rtol": 2e-4, "atol": 2e-5}}
+TOLERANCES = {torch.float64: {"rtol": 1e-10, "atol": 1e-12}, torch.float32: {"rtol": 5e-5, "atol": 2e-5}}
 
 Function = Callable[..., Sequence[Tensor]]
 
@@ -89,7 +89,7 @@ def flow_operator(dtype: torch.dtype, batch: int, method: str = "rk4", step_leng
     mlp, slots, path = network(dtype), path_slots(method), Path(0.5, method, "forward", step_length)
     z0, index, _ = random_samples(mlp, batch)
     return Operator(
-        lambda z0, *t: flow(mlp.with_tensors(t), z0, index, slots, path)[:1],
+        lambda z0, *t: (flow(mlp.with_tensors(t), z0, index, slots, path),),
         lambda z0, *t: reference.flow(mlp.with_tensors(t), z0, index, slots, *path)[:1],
         [z0, *mlp.tensors()],
     )
@@ -180,9 +180,8 @@ def test_every_kind_of_flow_equals_its_twin(method, direction, step_length):
     mlp, slots, path = network(torch.float64), path_slots(method), Path(0.5, method, direction, step_length)
     z0, index, _ = random_samples(mlp, 6, seed=4)
     inputs = [x.requires_grad_() for x in (z0, *mlp.tensors())]
-    computed, error = flow(mlp, z0, index, slots, path)
+    computed = flow(mlp, z0, index, slots, path)
     expected, _ = reference.flow(mlp, z0, index, slots, *path)
-    assert error.max() < 1e-13
     torch.testing.assert_close(computed, expected, **TOLERANCES[torch.float64])
     gradients = (torch.autograd.grad(weighed((points,)), inputs) for points in (computed, expected))
     torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-11)
@@ -192,7 +191,7 @@ def test_the_reverse_flow_refuses_a_second_derivative():
     mlp, slots = network(torch.float64), path_slots("euler")
     z0, index, _ = random_samples(mlp, 3)
     z0.requires_grad_()
-    points, _ = flow(mlp, z0, index, slots, Path(0.5, "euler", "reverse", None))
+    points = flow(mlp, z0, index, slots, Path(0.5, "euler", "reverse", None))
     (gradient,) = torch.autograd.grad(points.square().sum(), z0, create_graph=True)
     with pytest.raises(RuntimeError, match="no second derivative"):
         gradient.sum().backward()
@@ -206,7 +205,7 @@ def test_opcheck(operator):
     tensors, settings = mlp.tensors(), Settings.of(mlp, "native")
     coefficients, slots = z.new_ones(3, 5), path_slots("euler")
     path, bar = (0.5, "euler", "forward", None), z.new_ones(4, 4, 4)
-    points = torch.ops.fastflow.flow(z, index, slots, tensors, *settings, *path)[0]
+    points = torch.ops.fastflow.flow(z, index, slots, tensors, *settings, *path)
     rollout = (0.5, "euler", None)
     arguments = {
         "jet": (z, index, slot, tensors, None, *settings, "exact", False),
@@ -221,70 +220,18 @@ def test_opcheck(operator):
     torch.library.opcheck(getattr(torch.ops.fastflow, operator).default, arguments)
 
 
-def bank_and_samples() -> tuple[ff.PotentialBank, Tensor, Tensor]:
-    torch.manual_seed(0)
-    return ff.PotentialBank(3, 4, (6, 5)).double(), torch.randn(8, 4, dtype=torch.float64), torch.arange(8) % 3
-
-
-LOSSES = {
-    "jet": lambda bank, z, index: sum(x.square().mean() for x in bank.jet(z, 0.5, index)),
-    "pde_loss": lambda bank, z, index: ff.pde_loss(bank, z, torch.linspace(0, 1, 8).double(), index),
-    "flow": lambda bank, z, index: ff.flow(bank, z, index, 3).square().mean(),
-    "rollout_loss": lambda bank, z, index: ff.rollout_loss(bank, z, index, 3)[0],
-    "rollout_loss and path": lambda bank, z, index: sum(x.square().mean() for x in ff.rollout_loss(bank, z, index, 3)),
-    "one index": lambda bank, z, index: ff.pde_loss(bank, z, 0.5, 1, ff.objectives.WAVE),
-}
-every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
-
-
-# What is traced is the same for both backends, and generating code takes ten times as long: one loss is enough.
-COMPILED = [(loss, "aot_eager") for loss in LOSSES.values()] + [(LOSSES["pde_loss"], "inductor")]
-COMPILED_IDS = [*LOSSES, "pde_loss by inductor"]
-
-
-@pytest.mark.parametrize(("loss", "backend"), COMPILED, ids=COMPILED_IDS)
-def test_compiled_training_equals_eager_training(loss, backend):
-    gradients = []
-    for compiled in (False, True):
-        bank, z, index = bank_and_samples()
-        function = torch.compile(loss, fullgraph=True, backend=backend) if compiled else loss
-        value = function(bank, z, index)
-        value.backward()
-        gradients.append([value.detach(), *(p.grad for p in bank.parameters() if p.grad is not None)])
-    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-12, atol=1e-14)
-
-
-@every_loss
-def test_threads_do_not_change_a_bit(loss):
+@every_operator
+def test_threads_do_not_change_a_bit(make):
+    operator = make(torch.float32, 3000)  # many tiles of samples, which threads share
+    inputs = [x.requires_grad_() for x in operator.inputs]
     results = []
-    before = torch.get_num_threads()
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            bank, z, index = bank_and_samples()
-            value = loss(bank, z, index)
-            value.backward()
-            results.append([value.detach(), *(p.grad for p in bank.parameters() if p.grad is not None)])
-    finally:
-        torch.set_num_threads(before)
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        outputs = operator.function(*inputs)
+        gradients = torch.autograd.grad(outputs, inputs, [torch.full_like(x, 0.7) for x in outputs])
+        results.append([*outputs, *gradients])
     for other in results[1:]:
         assert all(torch.equal(x, y) for x, y in zip(results[0], other, strict=True))
-
-
-@every_loss
-def test_func_grad_equals_backward(loss):
-    bank, z, index = bank_and_samples()
-    (expected,) = torch.autograd.grad(loss(bank, z.requires_grad_(), index), z)
-    computed = torch.func.grad(lambda z: loss(bank, z, index))(z.detach())
-    torch.testing.assert_close(computed, expected)
-
-
-@every_loss
-def test_vmap_over_latents_equals_a_loop(loss):
-    bank, z, index = bank_and_samples()
-    batches = torch.stack((z, 2 * z, -z))
-    mapped = torch.vmap(lambda z: loss(bank, z, index))(batches)
-    torch.testing.assert_close(mapped, torch.stack([loss(bank, z, index) for z in batches]))
 
 
 def test_vmap_over_networks_equals_a_loop():
@@ -301,46 +248,6 @@ def test_vmap_over_networks_equals_a_loop():
     mapped = torch.vmap(torch.func.grad(lambda *tensors: laplacian(*tensors).sum()))(*ensemble)
     alone = [torch.func.grad(lambda *tensors: laplacian(*tensors).sum())(*(x[v] for x in ensemble)) for v in range(2)]
     torch.testing.assert_close(mapped, torch.stack(alone))
-
-
-def test_jacrev_of_the_gradient_is_the_hessian():
-    bank, z, index = bank_and_samples()
-    jacobian = torch.func.vmap(torch.func.jacrev(lambda z, k: bank.jet(z[None], 0.5, k[None]).grad[0]))(z, index)
-    torch.testing.assert_close(jacobian, jacobian.mT)
-    laplacian = bank.jet(z, 0.5, index).laplacian
-    torch.testing.assert_close(jacobian.diagonal(dim1=1, dim2=2).sum(1), laplacian)
-
-
-def test_autocast_keeps_the_parameters_precision():
-    torch.manual_seed(0)
-    bank, index = ff.PotentialBank(3, 4, (6, 5)), torch.arange(8) % 3
-    encoder = nn.Linear(4, 4)
-    x = torch.randn(8, 4)
-    with torch.autocast("cpu", torch.bfloat16):
-        z = encoder(x)
-        loss = ff.pde_loss(bank, z, 0.5, index) + ff.rollout_loss(bank, z, index, 2)[0]
-    assert z.dtype == torch.bfloat16
-    assert loss.dtype == torch.float32
-    plain = ff.pde_loss(bank, z.detach().float(), 0.5, index) + ff.rollout_loss(bank, z.detach().float(), index, 2)[0]
-    torch.testing.assert_close(loss, plain)
-    loss.backward()
-    assert encoder.weight.grad.isfinite().all()
-    assert encoder.weight.grad.abs().max() > 0
-
-
-def test_a_model_with_jets_exports():
-    class Model(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.bank = ff.PotentialBank(2, 4, (6, 5)).requires_grad_(False)
-
-        def forward(self, z: Tensor, index: Tensor) -> Tensor:
-            return self.bank.jet(z, 0.5, index).laplacian + ff.flow(self.bank, z, index, 2)[:, -1].sum(1)
-
-    torch.manual_seed(0)
-    model, z, index = Model(), torch.randn(6, 4), torch.arange(6) % 2
-    exported = torch.export.export(model, (z, index))
-    torch.testing.assert_close(exported.module()(z, index), model(z, index))
 
 
 def test_more_than_eight_layers_say_what_to_do():

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, hessian, jacrev
 
-from fastflow.ops.activations import derivatives
+from fastflow.ops.activations import derivatives, out_derivatives
 from fastflow.ops.types import MLP, Jet
 
 
@@ -46,7 +46,7 @@ def value(mlp: MLP, z: Tensor, index: int, slot: int, t: Tensor) -> Tensor:
     for weight, bias_jet in zip(mlp.weights, mlp.bias_jets, strict=True):
         bias, velocity, acceleration = bias_jet[slot]
         h = derivatives(mlp.activation, weight[index] @ h + bias + velocity * t + acceleration * t**2 / 2)[0]
-    return derivatives(mlp.out_activation, mlp.out_weight[index] @ h + mlp.out_bias[index])[0]
+    return out_derivatives(mlp.out_activation, mlp.out_weight[index] @ h + mlp.out_bias[index])[0]
 
 
 def nested_jet(mlp: MLP, z: Tensor, index: Tensor, slot: Tensor, row_sum: bool = False) -> Jet:

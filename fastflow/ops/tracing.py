@@ -1,0 +1,28 @@
+"""What torch is doing with the code that runs: tracing it, mapping it over slices, differentiating it forward."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
+
+
+def values_of(x: Tensor) -> Tensor | None:
+    """The values behind x, under vmap those of all slices; None while there are none, because x is being traced."""
+    if torch.compiler.is_compiling() or get_proxy_mode() is not None:
+        return None
+    values = torch.func.debug_unwrap(x, recurse=True)
+    return None if isinstance(values, FakeTensor) else values
+
+
+def has_one_value(x: Tensor) -> bool:
+    """Whether sizes may depend on x's values: they are there, and not one for each slice of a vmap."""
+    values = values_of(x)
+    return values is not None and values.ndim == x.ndim
+
+
+def forward_mode() -> bool:
+    """Whether tensors may carry tangents, of torch.func.jvp or torch.autograd.forward_ad."""
+    return forward_ad._current_level >= 0
