@@ -178,7 +178,7 @@ def test_bad_arguments_are_named(change, error, message):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("contraction", [0.3, 0.9, 0.97, 0.995])
 def test_reverse_knows_how_far_it_is_from_the_solution(contraction, dtype):
-    """u = q sin z, whose step back from pi / 2 contracts by q: too slowly, in the end, for the iterations allowed."""
+    """The step back of u = q sin z from pi / 2 contracts by q: too slowly, in the end, for the iterations allowed."""
     one = torch.ones(1, 1, 1, dtype=dtype)
     bias_jets, zeros = torch.zeros(1, 3, 1, dtype=dtype), torch.zeros(1, 1, dtype=torch.int64)
     mlp = MLP((one,), (bias_jets,), contraction * one[0], torch.zeros(1, dtype=dtype), "sin", "identity")
