@@ -69,10 +69,21 @@ class Row(NamedTuple):
         return f"{self.kernel} {self.config} {self.arch}"
 
 
-def compile_one(kernel: Shipped, capability: int) -> Row:
-    """Compile for one architecture and read the result."""
-    source = ASTSource(kernel.kernel, kernel.signature, kernel.constexprs, kernel.attrs)
-    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=kernel.options)
+def compile_one(kernel: Shipped) -> list[Row]:
+    """Compile for each architecture and read the results."""
+    source: Any = ASTSource(kernel.kernel, kernel.signature, kernel.constexprs, kernel.attrs)
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for capability in SHARED_LIMITS:
+            compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=kernel.options)
+            rows.append(_row(kernel, compiled, capability))
+            # What Triton makes of Python is the same for all of them, and made once.
+            source = str(Path(folder) / "kernel.ttir")
+            Path(source).write_text(compiled.asm["ttir"], encoding="utf-8")
+    return rows
+
+
+def _row(kernel: Shipped, compiled: Any, capability: int) -> Row:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
         file.flush()
@@ -173,10 +184,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", default="", help="only configurations whose kernel or name contains this")
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="compile so many at a time")
     options = parser.parse_args(arguments)
-    chosen = [place for place, kernel in enumerate(shipped()) if options.only in kernel.name]
-    if not chosen and options.only not in "flow reduce":
+    jobs = [place for place, kernel in enumerate(shipped()) if options.only in kernel.name]
+    if not jobs:
         parser.error(f"no shipped configuration contains {options.only!r}")
-    jobs = [(place, capability) for place in chosen for capability in SHARED_LIMITS]
     rows, faults = [], []
 
     def take(row: Row, uses_tensor_cores: bool, progress: str) -> None:
@@ -191,8 +201,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
 
     with ProcessPoolExecutor(options.processes, get_context("spawn")) as pool:
-        for number, (row, uses_tensor_cores) in enumerate(pool.map(_job, jobs), 1):
-            take(row, uses_tensor_cores, f"{number}/{len(jobs)}")
+        for number, (compiled, uses_tensor_cores) in enumerate(pool.map(_job, jobs), 1):
+            for row in compiled:
+                take(row, uses_tensor_cores, f"{number}/{len(jobs)}")
     try:
         for row in cuda_rows() if not options.only else ():
             take(row, False, "cuda")
@@ -208,10 +219,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if faults else 0
 
 
-def _job(job: tuple[int, int]) -> tuple[Row, bool]:
-    place, capability = job
+def _job(place: int) -> tuple[list[Row], bool]:
     kernel = list(shipped())[place]
-    return compile_one(kernel, capability), kernel.uses_tensor_cores
+    return compile_one(kernel), kernel.uses_tensor_cores
 
 
 def _configuration(kernel: Shipped) -> str:
