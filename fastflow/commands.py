@@ -54,7 +54,7 @@ class Info:
         else:
             for name, value in _native.build_info().items():
                 print(f"native {name.replace('_', ' ')}: {', '.join(value) if isinstance(value, list) else value}")
-            print(f"native instruction set in use: {_native.instruction_set()}")
+            print(f"native instruction set in use: {'none' if backends()['native'] else _native.instruction_set()}")
         reason = cuda_missing()
         if reason is not None:
             print(f"cuda flow integrator: missing, {reason}")

@@ -49,7 +49,8 @@ def mlp_jet(
     Args:
         net: Linear layers with one activation between each two, the same everywhere: Tanh, GELU() (exact), SiLU,
             Softplus(), `ff.Sin` or a class called Sin or Sine that computes the sine. It ends in Linear(., 1), which a
-            Tanh may follow. Parameters are read where they are, and gradients go back to them.
+            Tanh may follow. Parameters are read where they are, parametrised ones too, and gradients go back to them.
+            Only parameters are read: a layer with hooks or a forward of its own is refused.
         x: inputs (B, D) of the parameters' dtype.
         t: if given, the net's last input, for x (B, D) and a first layer of D + 1 inputs; a number or (B,). The
             Laplacian is over x alone, and u_t and u_tt are the derivatives with respect to t. Without it they are zero.

@@ -21,8 +21,11 @@ native_module: Any = None
 _native_missing: str | None = None
 try:
     native_module = import_module("fastflow._native")
+    native_module.instruction_set()
 except ImportError as error:
     _native_missing = f"the native module didn't load: {error}"
+except ValueError as error:  # of FASTFLOW_ISA
+    _native_missing = str(error)
 
 cuda_module: Any = None  # the flow integrator, which takes the place of stepping beside the Triton kernels
 _cuda_missing: str | None = None
@@ -115,7 +118,9 @@ def backend_for(tensor: Tensor, mlp: MLP) -> str:
     if forced is not None:
         return forced
     if kind == "cpu":
-        return "native" if _native_missing is None else "reference"
+        if native_module is not None and _native_missing is not None:
+            raise BackendError(f"backend 'native' can't be used: {_native_missing}")
+        return "reference" if native_module is None else "native"
     if kind != "cuda":
         return "reference"
     reason = _unfit(tensor, mlp)

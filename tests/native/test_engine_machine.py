@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import resource
 import subprocess
 import sys
 import threading
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from native.engine import Engine, check_all
+from support.memory import extra_memory
 from support.networks import random_mlp, random_samples
 
 from fastflow import _native
@@ -86,14 +86,10 @@ def peak_of(batch: int, backward: bool) -> int:
     )
     Engine().jet(mlp, z[:10].clone(), index[:10], slot[:10])  # loads what is loaded once
     coefficients, source = torch.ones(1, 5), torch.ones(batch)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    engine = Engine(num_threads=2)
     if backward:
-        Engine(num_threads=2).residual_backward(mlp, z, index, slot, coefficients, source)
-        outputs = batch * (1 + 12 + 1) * 4
-    else:
-        Engine(num_threads=2).jet(mlp, z, index, slot)
-        outputs = batch * (4 + 12) * 4
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 - outputs
+        return extra_memory(lambda: engine.residual_backward(mlp, z, index, slot, coefficients, source))
+    return extra_memory(lambda: engine.jet(mlp, z, index, slot))
 
 
 @pytest.mark.parametrize("backward", [False, True])
@@ -112,9 +108,7 @@ def peak_of_a_flow_backward() -> int:
     path, _ = engine.flow(mlp, z, index, slots, steps)
     short = path[:, :2].contiguous()
     engine.flow_backward(mlp, short, index, slots[:1], short)  # loads what is loaded once
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    engine.flow_backward(mlp, path, index, slots, path)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    return extra_memory(lambda: engine.flow_backward(mlp, path, index, slots, path))
 
 
 def test_memory_of_many_potentials_and_steps():

@@ -1,5 +1,8 @@
 """Who computes what on which device: cards that are too old, networks that are too wide, tensors in the wrong place."""
 
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -27,6 +30,26 @@ def card(monkeypatch):
         monkeypatch.setattr(backends, "_interpreting", lambda: False)
 
     return pretend
+
+
+@pytest.mark.parametrize("isa", ["avx1024", "baseline"])
+def test_an_instruction_set_that_is_not_there_is_an_error_in_one_line(isa):
+    def run(*command: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "FASTFLOW_ISA": isa}
+        return subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, check=False)
+
+    info = run("-m", "fastflow", "info")
+    assert (info.returncode, info.stderr) == (0, "")
+    call = "ff.PotentialBank(1, 2).jet(torch.zeros(1, 2), 0.0, 0)"
+    jet = run("-c", f"import torch, fastflow as ff\n{call}")
+    assert run("-c", f"import torch, fastflow as ff\nwith ff.use_backend('reference'): {call}").returncode == 0
+    if isa == "baseline":
+        assert "native instruction set in use: baseline\n" in info.stdout
+        assert jet.returncode == 0
+    else:
+        reason = "FASTFLOW_ISA is 'avx1024', which is not an instruction set of this build"
+        assert f"backend native: missing, {reason}" in info.stdout
+        assert f"BackendError: backend 'native' can't be used: {reason}" in jet.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize("capability", [(8, 0), (8, 9), (9, 0), (12, 0)], ids=str)

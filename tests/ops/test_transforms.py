@@ -53,6 +53,14 @@ def test_autocast_keeps_the_parameters_precision():
     assert encoder.weight.grad.abs().max() > 0
 
 
+def test_autocast_lowers_nothing():
+    bank = ff.PotentialBank(1, 4, (6, 5))
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(ff.InputError, match=r"dtype torch.float32, got .*64"):
+        bank.jet(torch.zeros(2, 4, dtype=torch.float64), 0.0, 0)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert bank.double().jet(torch.zeros(2, 4), 0.0, 0).u.dtype == torch.float64
+
+
 @every_loss
 @pytest.mark.parametrize("trained", [False, True])
 def test_forward_mode_equals_reverse_mode(loss, trained):
