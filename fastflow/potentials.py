@@ -26,7 +26,7 @@ from fastflow.ops.activations import OUT_ACTIVATIONS, check_activation, derivati
 from fastflow.ops.grouping import group
 from fastflow.ops.jet import jet
 from fastflow.ops.settings import any_requires_grad
-from fastflow.ops.tracing import forward_mode, values_of
+from fastflow.ops.tracing import forward_mode, has_one_value
 from fastflow.ops.types import MLP, Jet, Laplacian
 from fastflow.pde import LinearQuadratic
 
@@ -182,7 +182,8 @@ class PotentialBank(nn.Module):
         index = index if isinstance(index, int) else check_index(index, self.num_potentials, z)
         if not isinstance(t, Tensor) or t.ndim == 0:
             return [(z, t, index)]
-        if values_of(z) is None or forward_mode() or any_requires_grad(z, t, *self.parameters()):
+        given = [z, t] if isinstance(index, int) else [z, t, index]
+        if forward_mode() or any_requires_grad(*given, *self.parameters()) or not all(map(has_one_value, given)):
             return [(z, t, index)]
         return self._halved(z, t, index)
 

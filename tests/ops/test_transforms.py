@@ -156,6 +156,17 @@ def test_gradients_for_each_sample(index_of):
         torch.testing.assert_close({name: gradient[b] for name, gradient in mapped.items()}, alone)
 
 
+def test_vmap_over_everything_without_a_graph():
+    bank, z, index = bank_and_samples()
+    t, indices = times_like(z), torch.stack((index, index.flip(0)))
+    with torch.no_grad():
+        mapped = torch.vmap(lambda z, t, index: bank.jet(z, t, index).u)(
+            torch.stack((z, -z)), torch.stack((t, t)), indices
+        )
+    expected = [bank.jet(z, t, index).u for z, index in zip((z, -z), indices, strict=True)]
+    torch.testing.assert_close(mapped, torch.stack(expected))
+
+
 @every_path
 def test_vmap_over_cotangents_equals_a_loop(path):
     bank, z, index = bank_and_samples(3)
