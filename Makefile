@@ -38,8 +38,10 @@ build: $(READY) ## set up .venv with the package, its native module and the tool
 demo: $(READY) ## run the whole story on bundled real data and write demo/report.html
 	$(BIN)/fastflow demo --out demo
 
+# A file's tests stay in one of two processes, of one thread each.
+test: export OMP_NUM_THREADS = 1
 test: $(GENERATORS) ## run the tests that need no GPU
-	$(BIN)/pytest -m "not gpu"
+	$(BIN)/pytest -m "not gpu" --numprocesses 2 --dist loadfile --benchmark-disable
 
 # The packages whose classes generators are tested on. A test whose package is absent says so and is skipped.
 $(GENERATORS): $(READY) requirements/generators.txt
