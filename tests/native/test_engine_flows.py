@@ -158,7 +158,6 @@ def test_no_steps_or_no_samples(direction, batch):
         ({"step_length": -1.0}, ValueError, "step_length must not be negative"),
         ({"dt": None}, TypeError, "dt"),
     ],
-    ids=str,
 )
 def test_bad_arguments_are_named(change, error, message):
     mlp, z0, index, slots = case("euler")
