@@ -19,6 +19,11 @@ def pytest_collection_modifyitems(config, items):
         items[:] = items[this::count]
 
 
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+
+
 @pytest.fixture(autouse=True)
 def _same_threads():
     """A test that changes the number of threads, as the benchmarks do, changes it for itself alone."""

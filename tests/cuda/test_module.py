@@ -1,18 +1,20 @@
 """The compiled CUDA module, on machines with a GPU and without."""
 
+import os
+import re
 import subprocess
 import sys
 from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-import torch
 from support.cuda_cases import case, options
 
 import fastflow as ff
 from fastflow.errors import BackendError, InputError
 from fastflow.ops import backends, cuda
 
+TESTS = Path(__file__).parents[1]
 built = pytest.mark.skipif(backends.cuda_module is None, reason=str(backends.cuda_missing()))
 
 
@@ -44,16 +46,23 @@ def test_tensors_must_be_on_the_device():
         cuda.flow(*case(), **options())
 
 
-@built
-@pytest.mark.skipif(torch.cuda.is_available(), reason="only a machine without a GPU refuses a launch")
-def test_launching_without_a_driver_is_an_error():
+def launch() -> None:
+    """What the operator does on a device, with addresses that no kernel may read."""
     mlp, z0, _, slots = case()
     machine = cuda.Machine(backends.cuda_module, nullcontext(), 0, 132, 2**17)
     plan = cuda._plan(machine, mlp, z0, slots, *options().values(), backward=False)
     addresses = dict.fromkeys(("out_weight", "out_bias", "order", "offsets", "slot_of", "z0", "path", "error"), 0)
     layers = {"weights": [0, 0], "bias_jets": [0, 0]}
-    with pytest.raises(RuntimeError, match=r"could not .*use_backend"):
-        backends.cuda_module.flow_forward(plan=plan, workspace=0, stream=0, **layers, **addresses)
+    backends.cuda_module.flow_forward(plan=plan, workspace=0, stream=0, **layers, **addresses)
+
+
+@built
+def test_launching_without_a_device_is_an_error():
+    program = f"import sys; sys.path.insert(0, {str(TESTS)!r}); from cuda.test_module import launch; launch()"
+    hidden = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, env=hidden)
+    assert done.returncode == 1
+    assert re.search(r"RuntimeError: .*could not .*use_backend", done.stderr)
 
 
 @built

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from support.pretrained import MNIST_VAE, needs_mnist
 from support.runs import small_run
 from torch import nn
 
@@ -14,11 +15,6 @@ from fastflow.errors import InputError
 from fastflow.generators import DCGAN, MLPVAE, SNGAN, SNGAN32, SNGAN64, ConvVAE
 from fastflow.generators.state_dicts import read_state_dict
 from fastflow.runs import load_run
-
-SHARED = Path(__file__).parents[3] / "shared" / "data" / "pretrained"
-needs_mnist = pytest.mark.skipif(
-    not (SHARED / "mnist_vae.pth").is_file(), reason="needs the pretrained MNIST nets in ../shared/data/pretrained"
-)
 
 
 @pytest.fixture(autouse=True)
@@ -133,7 +129,7 @@ def test_safetensors_are_read_too(tmp_path):
 
 @needs_mnist
 def test_pretrained_mnist_vae_by_the_names_of_its_layers(tmp_path):
-    generator = generators.load(f"mlp-vae:{SHARED}/mnist_vae.pth,layers=fc3+fc4")
+    generator = generators.load(f"mlp-vae:{MNIST_VAE},layers=fc3+fc4")
     assert (generator.latent_dim, generator.image_shape) == (20, (1, 28, 28))
     images = generator.decode(generator.sample(200))
     assert 0.05 < images.mean() < 0.25  # white strokes on black
@@ -148,14 +144,14 @@ def test_pretrained_mnist_vae_in_its_authors_own_terms(tmp_path):
         "import torch\n"
         "from fastflow.generators import from_callable\n"
         "def make():\n"
-        f"    w = torch.load({str(SHARED / 'mnist_vae.pth')!r}, weights_only=True)\n"
+        f"    w = torch.load({str(MNIST_VAE)!r}, weights_only=True)\n"
         "    def layer(x, name): return torch.nn.functional.linear(x, w[f'{name}.weight'], w[f'{name}.bias'])\n"
         "    def decode(z): return layer(layer(z, 'fc3').relu(), 'fc4').sigmoid().view(-1, 1, 28, 28)\n"
         "    return from_callable(decode, 20)\n"
     )
     generator = generators.load(f"{tmp_path}/mine.py:make")
     z = generator.sample(4)
-    by_names = generators.load(f"mlp-vae:{SHARED}/mnist_vae.pth,layers=fc3+fc4")
+    by_names = generators.load(f"mlp-vae:{MNIST_VAE},layers=fc3+fc4")
     torch.testing.assert_close(generator.decode(z), by_names.decode(z))
 
 

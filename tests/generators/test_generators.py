@@ -232,7 +232,6 @@ def test_device_is_checked(device):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_function_over_modules_may_name_their_device():
     net = nn.Linear(4, 4).cuda()
     generator = from_callable(lambda z: net(z).reshape(-1, 1, 2, 2), 4, device="cuda")

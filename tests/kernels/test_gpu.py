@@ -9,7 +9,7 @@ from support.kernel_cases import Case, check, make, twin_jet, twin_loss
 
 import fastflow as ff
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+pytestmark = pytest.mark.gpu
 
 CASES = [
     Case(3, 1000, 12, (64, 64), dtype=torch.float32),

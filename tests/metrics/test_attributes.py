@@ -1,10 +1,10 @@
 """Attributes: which path changes what, on attributes that are known and on digits that a real classifier reads."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
+from support.pretrained import MNIST_LENET, MNIST_VAE, needs_mnist
 from support.runs import small_run
 from torch import nn
 from torch.nn import functional
@@ -17,8 +17,6 @@ from fastflow.generators import from_callable
 from fastflow.metrics.attributes import attribute_correlation
 from fastflow.runs import discover
 from fastflow.training.settings import DiscoverConfig
-
-SHARED = Path(__file__).parents[3] / "shared" / "data" / "pretrained"
 
 
 def halves(z):
@@ -139,17 +137,15 @@ class LeNet(nn.Module):
         return self.fc["f7"](self.fc["f6"](x).relu()).softmax(1)
 
 
-@pytest.mark.skipif(
-    not (SHARED / "mnist_lenet.pth").is_file(), reason="needs the pretrained MNIST nets in ../shared/data/pretrained"
-)
+@needs_mnist
 def test_digits_that_paths_lead_to(tmp_path):
     lenet = LeNet()
-    state = torch.load(SHARED / "mnist_lenet.pth", weights_only=True)
+    state = torch.load(MNIST_LENET, weights_only=True)
     names = {"convnet.": "convnet.", "fc.": "fc."}
     assert all(key.startswith(tuple(names)) for key in state)
     lenet.load_state_dict(state)
     lenet.eval()
-    generator = generators.load(f"mlp-vae:{SHARED}/mnist_vae.pth,layers=fc3+fc4")
+    generator = generators.load(f"mlp-vae:{MNIST_VAE},layers=fc3+fc4")
     with torch.no_grad():
         certain = lenet(generator.decode(generator.sample(300))).amax(1)
     assert certain.mean() > 0.75  # it reads what the VAE draws

@@ -7,7 +7,7 @@ from support.runs import metrics, small_config, small_run
 from fastflow import generators
 from fastflow.training.discover import Discovery
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+pytestmark = pytest.mark.gpu
 STEPS = 5
 
 
