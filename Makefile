@@ -88,4 +88,4 @@ wheel: $(READY) ## build the source distribution, and from it the wheel, in dist
 	$(BIN)/python -m build --outdir dist
 
 clean: ## remove everything that the targets above made
-	rm -rf $(VENV) .venv-lowest build dist demo .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-lowest build dist demo gpu-results .pytest_cache .ruff_cache

@@ -7,7 +7,6 @@ as they come: what was measured before an end of any kind stays.
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -48,7 +47,7 @@ def main(name: str, file: str) -> None:
     """Run the part and write its rows."""
     rows: list[Row] = []
     produce = {"ceilings": ceilings, "flow": flow, "precisions": precisions}.get(name)
-    for row in produce() if produce is not None else timed(_case(name)):
+    for row in produce() if produce is not None else timed(Case.parse(name)):
         rows.append(row)
         print(", ".join(f"{key} {value}" for key, value in row.items() if value is not None), flush=True)
         Path(file).write_text(json.dumps(rows), encoding="utf-8")
@@ -154,7 +153,7 @@ def on_device(problem: Problem) -> Problem:
 
 def _row(case: Case, name: str, precision: str, prepare: Callable[[], Prepared], expected: dict[str, Tensor]) -> Row:
     """Check, then time; a contender that fails or is wrong has the reason for its row."""
-    row: Row = {"case": case.name, "contender": name, "precision": precision}
+    row: Row = {"case": case.name, "width": case.width, "contender": name, "precision": precision}
     try:
         prepared = prepare()
         found = gate.errors(gate.answers(prepared), expected)
@@ -178,14 +177,6 @@ def _median(call: Callable[[], Any]) -> Row:
     """Milliseconds of the device: 20th, 50th and 80th percentile."""
     low, middle, high = do_bench(call, warmup=50, rep=300, quantiles=[0.2, 0.5, 0.8])
     return {"ms_p20": low, "ms_p50": middle, "ms_p80": high}
-
-
-def _case(name: str) -> Case:
-    match = re.fullmatch(r"(jet|training)-B(\d+)-D(\d+)-H(\d+)-L(\d+)-K(\d+)", name)
-    if match is None:
-        raise SystemExit(f"no part of that name: {name!r}")
-    operator, *sizes = match.groups()
-    return Case(operator, *map(int, sizes))
 
 
 if __name__ == "__main__":

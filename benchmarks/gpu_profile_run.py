@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 
 import torch
@@ -17,13 +16,9 @@ CALLS = 3
 
 def main(name: str, precision: str) -> None:
     """Run the case's calls; the first one compiles."""
-    match = re.fullmatch(r"(flow|training)-B(\d+)-D(\d+)-H(\d+)-L(\d+)-K(\d+)", name)
-    if match is None:
-        raise SystemExit(f"no workload of that name: {name!r}")
-    operator, *sizes = match.groups()
-    case = Case(operator, *map(int, sizes), steps=20 if operator == "flow" else 1)
+    case = Case.parse(name, steps=20 if name.startswith("flow") else 1)
     problem = on_device(Problem.of(case))
-    prepare = engine.flow if operator == "flow" else engine.bank_training
+    prepare = engine.flow if case.operator == "flow" else engine.bank_training
     with ff.precision(precision):  # pyright: ignore[reportArgumentType]
         call = prepare(problem).call
         for _ in range(CALLS):

@@ -87,11 +87,10 @@ def _line(row: Row, rows: list[Row], ceilings: dict[str, float]) -> str:
     note = row.get("reason") or ""
     if row.get("kernels") is not None:
         note = f"{row['kernels']} kernels, {row['integrator_launches']} of them the integrator's"
-    wide = int(row["case"].split("-H")[1].split("-")[0]) >= 128
     cells = [
         row["case"], row["contender"], row["precision"], _number(row.get("ms_p50"), 3),
         _number(ratio, 1) + (f" ({target:g})" if target else ""), _number(row.get("tflops"), 1),
-        _number(share, 2) + (f" ({TF32_TARGET:g})" if row["precision"] == "tf32" and wide else ""),
+        _number(share, 2) + (f" ({TF32_TARGET:g})" if row["precision"] == "tf32" and row["width"] >= 128 else ""),
         _number(row.get("peak_mib"), 0), f"{row['worst_error']:.0e}" if "worst_error" in row else "", _cell(note),
     ]  # fmt: skip
     return f"| {' | '.join(cells)} |"

@@ -8,6 +8,7 @@ differentiated all the same: a jet is asked for u_t, and training's wave residua
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -42,6 +43,19 @@ class Case(NamedTuple):
     def name(self) -> str:
         """Such as jet-B4096-D12-H64-L2-K1."""
         return f"{self.operator}-B{self.batch}-D{self.dim}-H{self.width}-L{self.depth}-K{self.num_potentials}"
+
+    @staticmethod
+    def parse(name: str, steps: int = 1) -> Case:
+        """The case of that name; a name doesn't tell the steps.
+
+        Raises:
+            ValueError: it is none.
+        """
+        match = re.fullmatch(r"(\w+)-B(\d+)-D(\d+)-H(\d+)-L(\d+)-K(\d+)", name)
+        if match is None or match[1] not in floors.PER_SAMPLE:
+            raise ValueError(f"{name!r} names no case")
+        operator, *sizes = match.groups()
+        return Case(operator, *map(int, sizes), steps=steps)
 
     @property
     def flops(self) -> int:

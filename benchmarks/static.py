@@ -34,7 +34,7 @@ SHARED_LIMITS = {80: 163 * 1024, 90: 227 * 1024}
 TENSOR_CORES = re.compile(r"\b(HMMA|HGMMA|QGMMA)\b")
 SPILLS = re.compile(r"\b(STL|LDL)\b")
 SAMPLES = 65536  # of one potential, for which a time is predicted
-SLOWER = 1.1  # a predicted time, beside an earlier one, from which on it is a regression
+SLOWER = 1.1  # times an earlier predicted time or number of instructions: more is a regression
 CUDA_SOURCES = Path(__file__).parents[1] / "csrc" / "cuda"
 CUDA_KERNELS = re.compile(r"\d+([a-z_]+_kernel)I([df])(?:Lb([01]))?E")
 
@@ -110,18 +110,18 @@ def cuda_rows() -> Iterator[Row]:
     """The CUDA kernels: of the installed module, or compiled anew where a source is younger than that.
 
     Raises:
-        FileNotFoundError: neither is there, the module or nvcc.
+        FileNotFoundError: the module isn't there, which plans each launch, or is older, and nvcc isn't there.
     """
-    sources = [*CUDA_SOURCES.iterdir()]
-    built = Path(cuda_module.__file__) if cuda_module is not None else None
-    if built is not None and built.stat().st_mtime > max(file.stat().st_mtime for file in sources):
+    if cuda_module is None:
+        raise FileNotFoundError(cuda_missing())
+    sources, built = [*CUDA_SOURCES.iterdir()], Path(cuda_module.__file__)
+    if built.stat().st_mtime > max(file.stat().st_mtime for file in sources):
         usage = _tool("cuobjdump", "--dump-resource-usage", str(built))
         for capability, part in re.findall(r"arch = sm_(\d+)\n(.*?)(?=\nFatbin|\Z)", usage, re.DOTALL):
             yield from _cuda_rows(part, int(capability))
         return
     if shutil.which("nvcc") is None:
-        reason = cuda_missing() or "the CUDA module is older than its sources"
-        raise FileNotFoundError(f"{reason}, and nvcc isn't on PATH")
+        raise FileNotFoundError("the CUDA module is older than its sources, and nvcc isn't on PATH")
     with tempfile.TemporaryDirectory() as folder:
         for source in sorted(CUDA_SOURCES.glob("*.cu")):
             for capability in SHARED_LIMITS:
@@ -166,8 +166,11 @@ def regressions(rows: Sequence[Row], before: Sequence[Row]) -> Iterator[str]:
         old = earlier.pop(row.name, None)
         if old is None:
             yield f"{row.name}: isn't in the earlier list"
-        elif old.predicted_us and row.predicted_us and row.predicted_us > SLOWER * old.predicted_us:
+            continue
+        if old.predicted_us and row.predicted_us and row.predicted_us > SLOWER * old.predicted_us:
             yield f"{row.name}: {row.predicted_us} us predicted, {old.predicted_us} before"
+        if row.instructions > SLOWER * old.instructions:
+            yield f"{row.name}: {row.instructions} instructions, {old.instructions} before"
     yield from (f"{name}: is no longer compiled" for name in earlier)
 
 
@@ -200,23 +203,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
             flush=True,
         )
 
-    with ProcessPoolExecutor(options.processes, get_context("spawn")) as pool:
-        for number, (compiled, uses_tensor_cores) in enumerate(pool.map(_job, jobs), 1):
-            for row in compiled:
-                take(row, uses_tensor_cores, f"{number}/{len(jobs)}")
+    for number, (compiled, uses_tensor_cores) in enumerate(_compiled(jobs, options.processes), 1):
+        for row in compiled:
+            take(row, uses_tensor_cores, f"{number}/{len(jobs)}")
+    with_cuda = not options.only
     try:
-        for row in cuda_rows() if not options.only else ():
+        for row in cuda_rows() if with_cuda else ():
             take(row, False, "cuda")
     except FileNotFoundError as error:
+        with_cuda = False
         print(f"the CUDA sources are left out: {error}")
-    if options.json:
+    if options.json and not (with_cuda or options.only):
+        faults.append(f"{options.json} isn't written: it would be without the CUDA kernels")
+    elif options.json:
         options.json.write_text(json.dumps([row._asdict() for row in rows], indent=1) + "\n", encoding="utf-8")
     if options.against:
         before = [row for row in read(options.against) if options.only in row.name]
-        before = [row for row in before if row.kernel in {row.kernel for row in rows}]
-        faults += regressions(rows, before)
+        # Nobody counts the instructions of a CUDA kernel.
+        faults += regressions(rows, [row for row in before if with_cuda or row.instructions])
     print(f"{len(rows)} compiled, {len(faults)} faults", *faults, sep="\n")
     return 1 if faults else 0
+
+
+def _compiled(jobs: Sequence[int], processes: int) -> Iterator[tuple[list[Row], bool]]:
+    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+        yield from pool.map(_job, jobs)
 
 
 def _job(place: int) -> tuple[list[Row], bool]:

@@ -34,7 +34,7 @@ class Shipped(NamedTuple):
 
 
 def shipped() -> Iterator[Shipped]:
-    """All kernels at every choice of blocks, activation, Laplacian and depth that a kernel is compiled for.
+    """All kernels at every choice of blocks, activation and Laplacian, and at one, two and three layers.
 
     A loss with its gradients has all stages of a jet and its backward, so what varies a stage comes in that kernel
     alone; and widths between these have the same blocks and rolled loops, and differ in numbers.

@@ -6,7 +6,7 @@ sample's logits then don't depend on which others share its batch, or its proces
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -19,7 +19,19 @@ from fastflow.importing import explaining, import_function
 ImageShape = tuple[int, int, int]
 
 
-class PairClassifier(nn.Module):
+class _ImageAndChange(nn.Module):
+    """Layers on an image and its change."""
+
+    def __init__(self, layers: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, images: Tensor, next_images: Tensor) -> Tensor:
+        """Logits (B, K) for consecutive images, each (B, C, H, W) in [0, 1]."""
+        return self.layers(with_change(images, next_images))
+
+
+class PairClassifier(_ImageAndChange):
     """A small convolutional network, after LeNet, on an image and its change.
 
     Args:
@@ -28,7 +40,6 @@ class PairClassifier(nn.Module):
     """
 
     def __init__(self, image_shape: ImageShape, num_classes: int) -> None:
-        super().__init__()
         channels, height, width = image_shape
         layers: list[nn.Module] = [nn.Conv2d(2 * channels, 32, 3, padding=1), nn.ReLU()]
         size = min(height, width)
@@ -37,54 +48,39 @@ class PairClassifier(nn.Module):
             size //= 2
         layers += [nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten()]
         layers += [nn.Linear(64 * 16, 128), nn.ReLU(), nn.Linear(128, num_classes)]
-        self.layers = nn.Sequential(*layers)
-
-    def forward(self, images: Tensor, next_images: Tensor) -> Tensor:
-        """Logits (B, K) for consecutive images, each (B, C, H, W) in [0, 1]."""
-        return self.layers(with_change(images, next_images))
+        super().__init__(layers)
 
 
-class LeNet(nn.Module):
+class LeNet(_ImageAndChange):
     """LeNet-5's layers (LeCun et al., 1998), twice as wide as there, as the public code of Song et al. has them.
 
     Arguments as for `PairClassifier`.
     """
 
     def __init__(self, image_shape: ImageShape, num_classes: int) -> None:
-        super().__init__()
         layers: list[nn.Module] = []
         for inputs, outputs in ((2 * image_shape[0], 12), (12, 32)):
             layers += [nn.Conv2d(inputs, outputs, 5, padding=2), _norm(outputs), nn.ReLU()]
             layers += [nn.MaxPool2d(2, ceil_mode=True)]
         layers += [nn.Conv2d(32, 240, 5, padding=2), _norm(240), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
         layers += [nn.Linear(240, 168), nn.ReLU(), nn.Linear(168, num_classes)]
-        self.layers = nn.Sequential(*layers)
-
-    def forward(self, images: Tensor, next_images: Tensor) -> Tensor:
-        """Logits (B, K) for consecutive images, each (B, C, H, W) in [0, 1]."""
-        return self.layers(with_change(images, next_images))
+        super().__init__(layers)
 
 
-class ResNet18(nn.Module):
+class ResNet18(_ImageAndChange):
     """ResNet-18 (He et al., CVPR 2016) with group normalisation (Wu and He, ECCV 2018): 11 million parameters.
 
     Arguments as for `PairClassifier`.
     """
 
     def __init__(self, image_shape: ImageShape, num_classes: int) -> None:
-        super().__init__()
         stem: list[nn.Module] = [nn.Conv2d(2 * image_shape[0], 64, 7, 2, 3, bias=False), _norm(64), nn.ReLU()]
         widths = (64, 64, 128, 256, 512)
         blocks: list[nn.Module] = []
         for before, width in pairwise(widths):
             blocks += [_Block(before, width, 1 if before == width else 2), _Block(width, width, 1)]
-        self.layers = nn.Sequential(
-            *stem, nn.MaxPool2d(3, 2, 1), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, num_classes)
-        )
-
-    def forward(self, images: Tensor, next_images: Tensor) -> Tensor:
-        """Logits (B, K) for consecutive images, each (B, C, H, W) in [0, 1]."""
-        return self.layers(with_change(images, next_images))
+        head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, num_classes))
+        super().__init__([*stem, nn.MaxPool2d(3, 2, 1), *blocks, *head])
 
 
 class _Block(nn.Module):

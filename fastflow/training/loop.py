@@ -190,9 +190,7 @@ class Trainer:
     def _train(self, received: list[int], progress: bool) -> None:
         schedule, phases, team = self.schedule, self.task.phases, self.team
         journal = Journal(self.folder, self.step, schedule.tensorboard) if team.leads else None
-        bar = tqdm(
-            total=schedule.steps, initial=self.step, disable=not progress, unit="step", dynamic_ncols=True
-        )  # fmt: skip
+        bar = tqdm(total=schedule.steps, initial=self.step, disable=not progress, unit="step", dynamic_ncols=True)
         since, clock = self.step, time.perf_counter()
         with _cleared_on_error(bar), nullcontext() if journal is None else closing(journal):
             for step in range(self.step + 1, schedule.steps + 1):
@@ -219,7 +217,7 @@ class Trainer:
                 if stop and not last:
                     raise KeyboardInterrupt(
                         f"stopped after step {step} of {schedule.steps}; resume to go on from there"
-                    )  # fmt: skip
+                    )
 
     def _take_step(self, step: int) -> None:
         task, schedule = self.task, self.schedule

@@ -35,7 +35,7 @@ def test_kernels_are_compiled_for_both_architectures(tmp_path):
 
 
 def test_a_kernel_as_in_the_committed_list(tmp_path):
-    """One of those whose time is predicted; `.ci/run` compiles all of them."""
+    """One of those whose time is predicted."""
     done = static("--only", "jet_fwd_kernel 3x20", "--against", static_table.RESULTS)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "us predicted" in done.stdout
@@ -69,23 +69,38 @@ def test_faults(module, change, uses_tensor_cores, faults):
 
 
 def test_regressions(module):
-    before = [module.Row(name, "sm_90", "c", 100, 0, 0, True, 10, 50.0, "issue") for name in ("same", "slow", "gone")]
-    after = [before[0]._replace(predicted_us=54.0), before[1]._replace(predicted_us=56.0)]
+    names = ("same", "slow", "long", "gone")
+    before = [module.Row(name, "sm_90", "c", 100, 0, 0, True, 10, 50.0, "issue") for name in names]
+    after = [before[0]._replace(predicted_us=54.0, instructions=11), before[1]._replace(predicted_us=56.0)]
+    after.append(before[2]._replace(predicted_us=None, instructions=12))  # as on sm_80, where none is predicted
     after.append(before[0]._replace(kernel="new", predicted_us=None))
     assert list(module.regressions(after, before)) == [
         "slow c sm_90: 56.0 us predicted, 50.0 before",
+        "long c sm_90: 12 instructions, 10 before",
         "new c sm_90: isn't in the earlier list",
         "gone c sm_90: is no longer compiled",
     ]
 
 
-def test_the_committed_list_is_without_faults():
-    rows = json.loads(static_table.RESULTS.read_text())
-    names = {(row["kernel"], row["config"], row["arch"]) for row in rows}
-    assert len(names) == len(rows)
-    assert not [row for row in rows if row["spill_bytes"]]
-    assert not [row for row in rows if " tf32" in row["config"] and not row["tensor_core"]]
-    assert {row["kernel"] for row in rows} >= {"jet_fwd_kernel", "residual_kernel", "flow_fwd_kernel"}
+def test_the_committed_list_is_without_faults(module):
+    rows = module.read(static_table.RESULTS)
+    assert len({row.name for row in rows}) == len(rows)
+    assert not [fault for row in rows for fault in row.faults(" tf32" in row.config)]
+    assert {row.kernel for row in rows} >= {"jet_fwd_kernel", "residual_kernel", "flow_fwd_kernel"}
+
+
+def test_a_list_without_the_cuda_kernels_is_not_written(module, monkeypatch, tmp_path, capsys):
+    """Where neither the module nor nvcc is there; what can be compiled is held to the earlier list all the same."""
+    rows = [row for row in module.read(static_table.RESULTS) if row.instructions]
+    (tmp_path / "earlier.json").write_text(static_table.RESULTS.read_text())
+    monkeypatch.setattr(module, "cuda_module", None)
+    monkeypatch.setattr(module, "_compiled", lambda jobs, processes: iter([(rows[1:], False)]))
+    assert module.main(["--json", str(tmp_path / "new.json"), "--against", str(tmp_path / "earlier.json")]) == 1
+    said = capsys.readouterr().out
+    assert "new.json isn't written: it would be without the CUDA kernels" in said
+    assert f"{rows[0].name}: is no longer compiled" in said
+    assert "2 faults" in said
+    assert not (tmp_path / "new.json").exists()
 
 
 def test_the_readme_has_the_committed_list():

@@ -141,8 +141,7 @@ class LeNet(nn.Module):
 def test_digits_that_paths_lead_to(tmp_path):
     lenet = LeNet()
     state = torch.load(MNIST_LENET, weights_only=True)
-    names = {"convnet.": "convnet.", "fc.": "fc."}
-    assert all(key.startswith(tuple(names)) for key in state)
+    assert all(key.startswith(("convnet.", "fc.")) for key in state)
     lenet.load_state_dict(state)
     lenet.eval()
     generator = generators.load(f"mlp-vae:{MNIST_VAE},layers=fc3+fc4")
