@@ -20,7 +20,7 @@ from fastflow.importing import import_function
 from fastflow.names import read_names, write_name
 from fastflow.ops.backends import backends, cuda_missing, cuda_module
 from fastflow.report import write_traversals
-from fastflow.runs import Run, discover, load_run, read_record
+from fastflow.runs import Run, discover, load_run, read_record, recorded_config
 from fastflow.training.configuration import from_dict
 from fastflow.training.distributed import is_follower, local_device
 from fastflow.training.presets import preset
@@ -231,7 +231,7 @@ class Name:
         if (self.potential is not None) != (self.name is not None or self.remove) or (self.name and self.remove):
             raise InputError("give a potential and its name, a potential and --remove, or neither to see all names")
         folder = Path(self.folder)
-        count = from_dict(DiscoverConfig, read_record(folder)["config"], str(folder / "config.json")).num_potentials
+        count = recorded_config(read_record(folder), folder).num_potentials
         if self.potential is not None:
             write_name(folder, count, self.potential, self.name)
         names = read_names(folder, count)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from fastflow.arguments import Times, check_index
+from fastflow.arguments import Times, check_count, check_index
 from fastflow.errors import InputError
 from fastflow.potentials import PotentialBank, TimeInput
 
@@ -61,8 +61,7 @@ class DivergenceFreeField(nn.Module):
         super().__init__()
         if dim < 2:
             raise InputError(f"a divergence-free field needs latents of 2 dimensions or more, got {dim}")
-        if not isinstance(rank, int) or rank < 1:
-            raise InputError(f"rank must be a whole number of at least 1, got {rank!r}")
+        check_count(rank, "rank")
         self.bank = PotentialBank(num_potentials, dim, hidden, activation, "identity", time)
         rank = min(rank, dim)
         scale = (dim * rank) ** -0.25  # w is then about as long as grad psi
@@ -71,11 +70,23 @@ class DivergenceFreeField(nn.Module):
 
     def forward(self, z: Tensor, t: Times, index: int | Tensor) -> Tensor:
         """The velocities (B, D) at latents z (B, D), times t and potentials index; arguments as for a bank's jet."""
-        potential = check_index(index, self.bank.num_potentials, z)
-        return self.turned(self.bank.jet(z, t, index, laplacian="none", with_u_tt=False).grad, potential)
+        gradient = self.bank.jet(z, t, index, laplacian="none", with_u_tt=False).grad
+        return self.turned(gradient, check_index(index, self.bank.num_potentials, z))
 
     def turned(self, gradient: Tensor, index: Tensor) -> Tensor:
         """A_k times gradients (B, D), for each sample's potential (B,)."""
         left, right = self.left[index], self.right[index]  # (B, D, rank)
         column = gradient[:, :, None]
         return (left @ (right.mT @ column) - right @ (left.mT @ column))[:, :, 0]
+
+
+def check_companion(companion: DivergenceFreeField, bank: PotentialBank) -> None:
+    """Raise InputError unless it is a companion of this bank: as many fields on latents as wide."""
+    if not isinstance(companion, DivergenceFreeField):
+        raise InputError(f"companion must be a DivergenceFreeField, got {type(companion).__name__}")
+    fields, potentials = ((b.num_potentials, b.dim) for b in (companion.bank, bank))
+    if fields != potentials:
+        raise InputError(
+            f"companion has {fields[0]} fields on latents of width {fields[1]}, the bank {potentials[0]} potentials on "
+            f"latents of width {potentials[1]}"
+        )

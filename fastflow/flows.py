@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastflow.arguments import check_count, check_latents, check_samples, is_finite
 from fastflow.errors import InputError
-from fastflow.fields import DivergenceFreeField
+from fastflow.fields import DivergenceFreeField, check_companion
 from fastflow.ops import reference
 from fastflow.ops.flow import Path, stepped
 from fastflow.ops.flow import flow as ops_flow
@@ -55,6 +55,8 @@ def flow(
     if direction not in ("forward", "descent", "reverse"):
         raise InputError(f"direction must be one of forward, descent, reverse, got {direction!r}")
     check_bank(bank)
+    if companion is not None:
+        check_companion(companion, bank)
     z0 = check_latents(z0, bank.dim, bank.out_bias)
     networks, _ = _path_networks(bank, z0, index, steps, t0, dt, method, step_length)
     route = Path(dt, method, direction, step_length)

@@ -13,15 +13,20 @@ from typing import Any
 from fastflow.errors import InputError
 
 
+def names_function(spec: str) -> bool:
+    """Whether this has the form FILE.py:FUNCTION."""
+    return spec.rpartition(":")[0].endswith(".py")
+
+
 def import_function(spec: str, what: str) -> Callable[..., Any]:
     """What FILE.py:FUNCTION names; FILE.py can import what lies beside it. `what` it is for stands in errors.
 
     Raises:
         InputError: there is no such file or function, or the file can't be run.
     """
-    file, separator, name = spec.rpartition(":")
-    if not separator or not file.endswith(".py"):
+    if not names_function(spec):
         raise InputError(f"{what} must be FILE.py:FUNCTION, got {spec!r}")
+    file, _, name = spec.rpartition(":")
     function = getattr(_import(Path(file), what), name, None)
     if not callable(function):
         raise InputError(f"{file} has no function {name!r}")

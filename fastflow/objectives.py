@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fastflow.arguments import Times, check_index, check_latents, check_samples, check_times, sample_times
 from fastflow.errors import InputError
-from fastflow.fields import DivergenceFreeField
+from fastflow.fields import DivergenceFreeField, check_companion
 from fastflow.ops.residual_loss import residual_loss
 from fastflow.ops.types import Jet, Laplacian
 from fastflow.pde import PDE, WAVE, LinearQuadratic, residual, source_at
@@ -63,6 +63,7 @@ def initial_loss(
     check_bank(bank)
     velocity = bank.jet(z0, t0, index, laplacian="none", with_u_tt=False).grad
     if companion is not None:
+        check_companion(companion, bank)
         velocity = velocity + companion(z0, t0, index)
     return velocity.square().sum(1).mean()
 

@@ -21,7 +21,8 @@ from fastflow.devices import find_device
 from fastflow.errors import InputError
 from fastflow.files import is_leftover, locked_folder, read_json, write_json
 from fastflow.generators import Generator
-from fastflow.metrics.attributes import AttributeCorrelation, AttributePredictor, correlate
+from fastflow.generators.loading import can_be_found
+from fastflow.metrics.attributes import AttributeCorrelation, correlate
 from fastflow.metrics.evaluation import evaluate
 from fastflow.names import read_names, write_name
 from fastflow.report import write_report, write_traversals
@@ -103,7 +104,7 @@ class Run:
 
     def correlate(
         self,
-        predictor: AttributePredictor,
+        predictor: Predictor,
         attributes: Sequence[str] | None = None,
         samples: int = 64,
         seed: int = 1,
@@ -240,7 +241,7 @@ def load_run(folder: str | Path, generator: Generator | None = None, device: str
     """
     folder = _as_folder(folder)
     record = read_record(folder)
-    config = from_dict(DiscoverConfig, record["config"], str(folder / "config.json"))
+    config = recorded_config(record, folder)
     generator = restore_generator(record, folder) if generator is None else _as_generator(generator)
     if device is not None:
         generator = generator.to(find_device(device))
@@ -274,7 +275,7 @@ def check_folder(
     record = read_record(folder) if (folder / "config.json").exists() else None
     if resume and record is not None:
         check_generator(record, generator, folder)
-        before = asdict(from_dict(DiscoverConfig, record["config"], str(folder / "config.json")))
+        before = asdict(recorded_config(record, folder))
         settings = {**asdict(config), "predictor": guided}
         before["predictor"] = record.get("predictor", False)
         name = next((name for name in settings if name not in CHANGEABLE and before[name] != settings[name]), None)
@@ -282,6 +283,11 @@ def check_folder(
             raise InputError(
                 f"can't resume {str(folder)!r}: {name} was {before[name]!r} and is now {settings[name]!r}; resume with "
                 "the same settings, or start again with overwrite"
+            )
+        if config.max_loss < before["max_loss"]:  # a checkpoint that leads beyond max_loss is removed
+            raise InputError(
+                f"can't resume {str(folder)!r}: max_loss was {before['max_loss']:g} and may only be raised, it is now "
+                f"{config.max_loss:g}"
             )
         checkpoint = latest_checkpoint(folder / "checkpoints")
         if checkpoint is not None and checkpoint.step > config.steps:
@@ -305,6 +311,11 @@ def begin_folder(
             path = folder / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     write_json(folder / "config.json", _record(config, generator, guided))
+
+
+def recorded_config(record: dict[str, Any], folder: Path) -> DiscoverConfig:
+    """The configuration that a run's config.json holds; raise InputError unless it is one."""
+    return from_dict(DiscoverConfig, record["config"], str(folder / "config.json"))
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -339,7 +350,7 @@ def restore_generator(record: dict[str, Any], folder: Path) -> Generator:
         InputError: it was made from a callable in Python, or is no longer where it was.
     """
     name = record["generator"].get("name")
-    if not generators.can_be_found(name):
+    if not can_be_found(name):
         raise InputError(
             f"run {str(folder)!r} was trained on a generator made in Python, which can't be found by name: "
             "pass it to ff.load_run as generator=, or to the command as --generator FILE.py:FUNCTION"

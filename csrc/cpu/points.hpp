@@ -87,8 +87,9 @@ struct PointRunner {
 
     void store_backward(std::int64_t begin) {
         const int dim = net.width[0];
-        for (int i = 0; call.z_bar != nullptr && i < tile.n; ++i)
-            __builtin_memcpy(call.z_bar + sample(begin + i) * dim, tile.z_bar + tile.at(i, tile.levels[0].stride), sizeof(T) * dim);
+        if (call.z_bar != nullptr)
+            for (int i = 0; i < tile.n; ++i)
+                __builtin_memcpy(call.z_bar + sample(begin + i) * dim, tile.z_bar + tile.at(i, tile.levels[0].stride), sizeof(T) * dim);
         for (int i = 0, next; i < tile.n; i = next) {  // runs of samples that share a slot
             const std::int64_t slot = call.slot[sample(begin + i)];
             for (next = i + 1; next < tile.n && call.slot[sample(begin + next)] == slot;) ++next;

@@ -81,9 +81,13 @@ struct Potential {
             for (int j = 0; j < directions; ++j)
                 for (int k = 0; k < stride; ++k) {
                     T sum = 0;
-                    const T* row = weight + static_cast<std::ptrdiff_t>(k) * dim;
-                    if (k < height && basis == nullptr) sum = row[j];
-                    for (int i = 0; k < height && basis != nullptr && i < dim; ++i) sum += row[i] * basis[static_cast<std::ptrdiff_t>(j) * dim + i];
+                    if (k < height) {
+                        const T* row = weight + static_cast<std::ptrdiff_t>(k) * dim;
+                        if (basis == nullptr)
+                            sum = row[j];
+                        else
+                            for (int i = 0; i < dim; ++i) sum += row[i] * basis[static_cast<std::ptrdiff_t>(j) * dim + i];
+                    }
                     seeds[static_cast<std::ptrdiff_t>(j) * stride + k] = sum;
                 }
         for (int k = 0; k < padded<T>(height); ++k) {

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastflow.arguments import check_index, check_latents
-from fastflow.errors import InputError
+from fastflow.arguments import check_count, check_index, check_latents
 from fastflow.generators import Generator
 from fastflow.traversal import Traversal
 
@@ -22,8 +21,7 @@ class Random:
     """
 
     def __init__(self, generator: Generator, num_directions: int, step_length: float = 0.1, seed: int = 0) -> None:
-        if not isinstance(num_directions, int) or num_directions < 1:
-            raise InputError(f"num_directions must be a whole number of at least 1, got {num_directions!r}")
+        check_count(num_directions, "num_directions")
         rng = torch.Generator().manual_seed(seed)
         directions = torch.randn(num_directions, generator.latent_dim, generator=rng)
         self.generator = generator
@@ -40,8 +38,7 @@ class Random:
             InputError: an argument that doesn't fit, by its name.
         """
         check_latents(z0, self.generator.latent_dim, self.directions)
-        if not isinstance(steps, int) or steps < 1:
-            raise InputError(f"steps must be a whole number of at least 1, got {steps!r}")
+        check_count(steps, "steps")
         step = self.step_length * self.directions[check_index(index, len(self.directions), z0)]
         latents = z0[:, None] + step[:, None] * torch.arange(steps + 1, device=z0.device, dtype=z0.dtype)[:, None]
         decode = self.generator.conditioned(labels)

@@ -6,7 +6,7 @@ from fastflow.generators.base import Generator, from_callable
 from fastflow.generators.biggan import biggan
 from fastflow.generators.dcgan import DCGAN, faces
 from fastflow.generators.digits import DigitsVAE
-from fastflow.generators.loading import can_be_found, load
+from fastflow.generators.loading import load
 from fastflow.generators.sngan import SNGAN, SNGAN32, SNGAN64
 from fastflow.generators.stylegan2 import from_stylegan2_pytorch, stylegan2
 from fastflow.generators.vae import MLPVAE, ConvVAE
@@ -23,7 +23,6 @@ __all__ = [
     "archive",
     "autoencoder_kl",
     "biggan",
-    "can_be_found",
     "encode_kl",
     "faces",
     "from_callable",

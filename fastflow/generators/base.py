@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastflow.arguments import check_count
 from fastflow.devices import find_device, send
 from fastflow.errors import InputError
 from fastflow.importing import first_line
@@ -73,9 +74,12 @@ class Generator(nn.Module):
         if mapping is None and mapping_dim is not None:
             raise InputError("mapping_dim is the width of a mapping's inputs: give both, or neither")
         self.function = decode
-        self.latent_dim = _checked_width(latent_dim, "latent_dim")
+        check_count(latent_dim, "latent_dim")
+        if mapping_dim is not None:
+            check_count(mapping_dim, "mapping_dim")
+        self.latent_dim = latent_dim
         self.mapping = mapping
-        self.mapping_dim = self.latent_dim if mapping_dim is None else _checked_width(mapping_dim, "mapping_dim")
+        self.mapping_dim = latent_dim if mapping_dim is None else mapping_dim
         self.classes = None if classes is None else _checked_classes(classes)
         self.value_range = _checked_range(value_range)
         self.name = name
@@ -168,8 +172,12 @@ class Generator(nn.Module):
 
     def eight_bit(self, images: Tensor) -> Tensor:
         """Images in [0, 1] rounded to 256 levels: what is left of them in a file."""
+        return self.scaled(images).clamp(0, 1).mul(255).round() / 255
+
+    def scaled(self, images: Tensor) -> Tensor:
+        """Images on the scale where 0 is darkest and 1 brightest."""
         low, high = self.value_range
-        return ((images - low) / (high - low)).clamp(0, 1).mul(255).round() / 255
+        return (images - low) / (high - low)
 
     def train(self, mode: bool = True) -> Generator:
         """Stays in eval mode: a frozen generator has no training mode."""
@@ -246,12 +254,6 @@ def _module_of(decode: Decode) -> nn.Module | None:
     """The module that a callable is, or is a method of."""
     owner = decode if isinstance(decode, nn.Module) else getattr(decode, "__self__", None)
     return owner if isinstance(owner, nn.Module) else None
-
-
-def _checked_width(width: int, name: str) -> int:
-    if not isinstance(width, int) or isinstance(width, bool) or width < 1:
-        raise InputError(f"{name} must be a whole number of at least 1, got {width!r}")
-    return width
 
 
 def _checked_classes(classes: Sequence[int]) -> tuple[int, ...]:

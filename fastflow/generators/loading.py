@@ -22,7 +22,7 @@ from fastflow.generators.digits import DigitsVAE
 from fastflow.generators.sngan import sngan_from
 from fastflow.generators.state_dicts import read_state_dict
 from fastflow.generators.vae import conv_decoder_from, mlp_decoder_from
-from fastflow.importing import explaining, import_function
+from fastflow.importing import explaining, import_function, names_function
 
 
 @dataclass(frozen=True)
@@ -67,19 +67,16 @@ def _shape(text: str) -> tuple[int, int, int]:
     return channels, height, width
 
 
-_READ: dict[str, Callable[[str], Any]] = {
-    "classes": lambda text: tuple(map(int, text.split("+"))),
-    "latent_dim": int,
-    "layers": lambda text: tuple(text.split("+")),
-    "range": _range,
-    "shape": _shape,
-    "size": int,
-    "truncation": float,
+# How an option's text is read, and an example of it.
+_OPTIONS: dict[str, tuple[Callable[[str], Any], str]] = {
+    "classes": (lambda text: tuple(map(int, text.split("+"))), "207+208"),
+    "latent_dim": (int, "128"),
+    "layers": (lambda text: tuple(text.split("+")), "fc3+fc4"),
+    "range": (_range, "-1:1"),
+    "shape": (_shape, "1x28x28"),
+    "size": (int, "64"),
+    "truncation": (float, "0.4"),
 }
-_EXAMPLES = {
-    "classes": "207+208", "latent_dim": "128", "layers": "fc3+fc4", "range": "-1:1", "shape": "1x28x28", "size": "64",
-    "truncation": "0.4",
-}  # fmt: skip
 
 
 def load(spec: str, latent_dim: int | None = None) -> Generator:
@@ -106,10 +103,9 @@ def load(spec: str, latent_dim: int | None = None) -> Generator:
     if spec in NAMED:
         generator = NAMED[spec]()
     else:
-        place, *words = re.split(r",(?=\w+=)", spec)
-        kind, separator, path = place.partition(":")
-        if separator and kind in ARCHITECTURES:
-            generator = _from_architecture(kind, path, words)
+        place, words = _split(spec)
+        if _kind(place) is not None:
+            generator = _from_architecture(place, words)
         elif place.endswith(_ARCHIVES):
             generator = _from_archive(place, words, latent_dim)
         else:
@@ -123,11 +119,24 @@ def can_be_found(name: str | None) -> bool:
     """Whether `load` knows what to do with a generator's name."""
     if name is None:
         return False
-    place = re.split(r",(?=\w+=)", name)[0]
-    return name in NAMED or place.partition(":")[0] in ARCHITECTURES or place.endswith(_ARCHIVES) or ".py:" in name
+    place, _ = _split(name)
+    return name in NAMED or _kind(place) is not None or place.endswith(_ARCHIVES) or names_function(name)
 
 
-def _from_architecture(kind: str, path: str, words: list[str]) -> Generator:
+def _split(spec: str) -> tuple[str, list[str]]:
+    """What comes before the options, and the options."""
+    place, *words = re.split(r",(?=\w+=)", spec)
+    return place, words
+
+
+def _kind(place: str) -> str | None:
+    """The architecture that KIND:PATH names, if it names one."""
+    kind, separator, _ = place.partition(":")
+    return kind if separator and kind in ARCHITECTURES else None
+
+
+def _from_architecture(place: str, words: list[str]) -> Generator:
+    kind, _, path = place.partition(":")
     architecture = ARCHITECTURES[kind]
     generator = architecture.build(path, **_options(kind, words, architecture.options))
     generator.name = ",".join([f"{kind}:{Path(path).resolve()}", *words])
@@ -148,10 +157,11 @@ def _options(what: str, words: list[str], allowed: tuple[str, ...]) -> dict[str,
         name, _, text = word.partition("=")
         if name not in allowed:
             raise InputError(f"{what} has no option {name!r}; it has {', '.join(allowed) or 'none'}")
+        read, example = _OPTIONS[name]
         try:
-            options[name] = _READ[name](text)
+            options[name] = read(text)
         except ValueError as error:
-            raise InputError(f"option {name} must look like {name}={_EXAMPLES[name]}, got {word!r}") from error
+            raise InputError(f"option {name} must look like {name}={example}, got {word!r}") from error
     return options
 
 
@@ -160,9 +170,9 @@ def _forms() -> str:
 
 
 def _from_file(spec: str, latent_dim: int | None) -> Generator:
-    file, separator, function = spec.rpartition(":")
-    if not separator or not file.endswith(".py"):
+    if not names_function(spec):
         raise InputError(f"unknown generator {spec!r}: expected {_forms()}")
+    file, _, function = spec.rpartition(":")
     made: Any = import_function(spec, "generator")
     if isinstance(made, Generator):
         generator = made

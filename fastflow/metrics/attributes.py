@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from fastflow.arguments import check_count
 from fastflow.errors import InputError
 from fastflow.files import write_json
 from fastflow.generators import Generator
-from fastflow.importing import explaining
+from fastflow.training.discover import Predictor, predicted
 from fastflow.training.loop import step_rng
 
 if TYPE_CHECKING:
     from fastflow.baselines import Random
     from fastflow.runs import Run
-
-AttributePredictor = Callable[[Tensor], Tensor]
-"""Images (B, C, H, W) in [0, 1] to an attribute's value (B,), or to A attributes' values (B, A)."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ def attribute_correlation(
     generator: Generator,
     count: int,
     path_steps: int,
-    predictor: AttributePredictor,
+    predictor: Predictor,
     attributes: Sequence[str] | None = None,
     samples: int = 64,
     seed: int = 1,
@@ -62,8 +60,7 @@ def attribute_correlation(
     Raises:
         InputError: the predictor fails or gives other than finite values (B,) or (B, A), or the names don't fit.
     """
-    if samples < 1:
-        raise InputError(f"samples must be at least 1, got {samples}")
+    check_count(samples, "samples")
     if path_steps < 2:
         raise InputError(f"a correlation needs paths of at least 2 steps, got {path_steps}")
     rng = step_rng(seed, 3, stream=1)
@@ -87,7 +84,7 @@ def attribute_correlation(
 
 def correlate(
     run: Run,
-    predictor: AttributePredictor,
+    predictor: Predictor,
     attributes: Sequence[str] | None = None,
     samples: int = 64,
     seed: int = 1,
@@ -107,16 +104,9 @@ def _chunks(z0: Tensor, labels: Tensor | None) -> list[tuple[Tensor, Tensor | No
     return [(z0[chunk], None if labels is None else labels[chunk]) for chunk in places]
 
 
-def _predicted(predictor: AttributePredictor, images: Tensor) -> Tensor:
+def _predicted(predictor: Predictor, images: Tensor) -> Tensor:
     """Values (B, T + 1, A) of images (B, T + 1, C, H, W)."""
-    with explaining("the predictor"):
-        values = predictor(images.flatten(0, 1))
-    count = images.shape[0] * images.shape[1]
-    shape = tuple(values.shape) if isinstance(values, Tensor) else None
-    if shape is None or len(shape) not in (1, 2) or shape[0] != count or 0 in shape:
-        got = type(values).__name__ if shape is None else shape
-        raise InputError(f"the predictor must give values ({count},) or ({count}, A) for {count} images, got {got}")
-    values = values.reshape(*images.shape[:2], -1).double()
+    values = predicted(predictor, images.flatten(0, 1)).unflatten(0, images.shape[:2]).double()
     if not bool(values.isfinite().all()):
         raise InputError("the predictor's values must be finite, got NaN or infinity")
     return values

@@ -52,18 +52,20 @@ def read_run(run_folder: str | os.PathLike[str]) -> RunFiles:
         optional[name], problem = _json_object(folder / name)
         if problem:
             notes[name] = [f"This run folder’s {name} {problem}."]
-    measured, trained = (
-        number(optional["evaluation.json"], "training_steps"),
-        number(metrics[-1] if metrics else None, "step"),
-    )
-    if measured is not None and trained is not None and measured < trained:
-        notes.setdefault("evaluation.json", []).append(
-            f"Training has gone on to step {trained:.0f} since these numbers were measured at step {measured:.0f}."
-        )
     for name in ("names.json", "attributes.json"):  # nobody misses them
         optional[name], problem = _json_object(folder / name)
         if problem not in ("", "is missing"):
             notes.setdefault("traversals/index.json", []).append(f"This run folder’s {name} {problem}.")
+    trained = number(metrics[-1] if metrics else None, "step")
+    for name, what, section in (
+        ("evaluation.json", "these numbers", "evaluation.json"),
+        ("attributes.json", "the attributes", "traversals/index.json"),
+    ):
+        measured = number(optional[name], "training_steps")
+        if measured is not None and trained is not None and measured < trained:
+            notes.setdefault(section, []).append(
+                f"Training has gone on to step {trained:.0f} since {what} were measured at step {measured:.0f}."
+            )
     evaluation, traversals, names, attributes = optional.values()
     return RunFiles(folder, settings, metrics, evaluation, traversals, names, attributes, notes)
 

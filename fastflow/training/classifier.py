@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fastflow.errors import InputError
-from fastflow.importing import explaining, import_function
+from fastflow.importing import explaining, import_function, names_function
 
 ImageShape = tuple[int, int, int]
 
@@ -118,7 +118,7 @@ def with_change(images: Tensor, next_images: Tensor) -> Tensor:
 
 def check_classifier(spec: str) -> None:
     """Raise InputError unless `spec` has the form of a classifier's name."""
-    if spec not in CLASSIFIERS and ".py:" not in spec:
+    if spec not in CLASSIFIERS and not names_function(spec):
         raise InputError(f"classifier must be {', '.join(CLASSIFIERS)} or FILE.py:FUNCTION, got {spec!r}")
 
 

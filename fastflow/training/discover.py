@@ -134,8 +134,7 @@ class Discovery:
         phases.mark_backward(next_images, "generator")
 
         phases.mark("classifier")
-        low, high = self.generator.value_range
-        scaled, next_scaled = ((x - low) / (high - low) for x in (images, next_images))
+        scaled, next_scaled = map(self.generator.scaled, (images, next_images))
         with profiled("train.classifier"):
             logits = self.classifier(scaled, next_scaled)
             classifier_term = classifier_loss(logits, index)
@@ -227,9 +226,7 @@ def check_task(task: Discovery) -> None:
     And unless the classifier and the predictor answer as they should.
     """
     generator, config = task.generator, task.config
-    images = _check_differentiable(generator)
-    low, high = generator.value_range
-    scaled = (images.detach() - low) / (high - low)
+    scaled = generator.scaled(_check_differentiable(generator).detach())
     try_classifier(task.classifier, scaled, config.num_potentials)
     if task.predictor is not None:
         _check_predictor(task.predictor, scaled)
@@ -253,13 +250,21 @@ def _check_differentiable(generator: Generator) -> Tensor:
     raise InputError(f"the generator can't be learned on: {reason}")
 
 
-def _check_predictor(predictor: Predictor, images: Tensor) -> None:
-    images = images.requires_grad_()
+def predicted(predictor: Predictor, images: Tensor) -> Tensor:
+    """The values (B, P) that a predictor gives for images (B, C, H, W).
+
+    Raises:
+        InputError: it fails, or gives something else.
+    """
     with explaining("the predictor"):
         values = predictor(images)
-    shape = tuple(values.shape) if isinstance(values, Tensor) else None
-    if shape is None or len(shape) not in (1, 2) or shape[0] != len(images) or 0 in shape:
+    shape, count = tuple(values.shape) if isinstance(values, Tensor) else None, len(images)
+    if shape is None or len(shape) not in (1, 2) or shape[0] != count or 0 in shape:
         got = type(values).__name__ if shape is None else shape
-        raise InputError(f"the predictor must give values ({len(images)},) or ({len(images)}, P), got {got}")
-    if not values.requires_grad:
+        raise InputError(f"the predictor must give values ({count},) or ({count}, P) for {count} images, got {got}")
+    return values.reshape(count, -1)
+
+
+def _check_predictor(predictor: Predictor, images: Tensor) -> None:
+    if not predicted(predictor, images.requires_grad_()).requires_grad:
         raise InputError("the predictor's values carry no gradient; leave out torch.no_grad, detach and argmax")

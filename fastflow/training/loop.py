@@ -183,7 +183,9 @@ class Trainer:
                     return self._train(received, progress and self.team.leads)
                 except Diverged as reason:
                     self._drop_checkpoints(reason.step - 1)
-                    if self.restarts >= self.schedule.restarts:
+                    # Where one process alone refused its latents, the others wait for it in this step's sums.
+                    alone = self.team.size > 1 and isinstance(reason.__context__, InputError)
+                    if alone or self.restarts >= self.schedule.restarts:
                         raise TrainingError(f"{reason}; {self._advice()}") from reason
                     self._restart(reason)
 

@@ -91,7 +91,7 @@ def test_correlation_is_pearsons_within_each_path(axes):
         (lambda images: images.mean((1, 2, 3)) / 0, {}, "values must be finite"),
         (lambda images: images.nothing(), {}, "the predictor failed: AttributeError"),
         (lambda images: images.mean((1, 2, 3)), {"attributes": ["a", "b"]}, "gives 1 attributes, and 2 names were"),
-        (lambda images: images.mean((1, 2, 3)), {"samples": 0}, "samples must be at least 1, got 0"),
+        (lambda images: images.mean((1, 2, 3)), {"samples": 0}, "samples must be a whole number of at least 1, got 0"),
         (lambda images: images.mean((1, 2, 3)), {"path_steps": 1}, "paths of at least 2 steps, got 1"),
     ],
 )
