@@ -6,6 +6,7 @@ import torch
 import fastflow as ff
 from fastflow.errors import InputError
 from fastflow.fields import DivergenceFreeField, NetworkField
+from fastflow.objectives import initial_loss
 
 K, D, B = 3, 5, 4
 
@@ -80,13 +81,34 @@ def test_gradients_reach_the_companion(companion):
     [
         (lambda: DivergenceFreeField(2, 1), "2 dimensions or more, got 1"),
         (lambda: DivergenceFreeField(2, 3, rank=0), "rank must be a whole number of at least 1, got 0"),
+        (lambda: DivergenceFreeField(2, 3, rank=True), "rank must be a whole number of at least 1, got True"),
         (lambda: NetworkField(2, 3)(torch.zeros(1, 3), None, None), "pass z, t and index"),
     ],
-    ids=["line", "rank", "no times"],
+    ids=["line", "rank", "yes", "no times"],
 )
 def test_bad_arguments_are_refused(make, message):
     with pytest.raises(InputError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("companion", "message"),
+    [
+        (ff.PotentialBank(K, D, (8,)), "companion must be a DivergenceFreeField, got PotentialBank"),
+        (DivergenceFreeField(K, D + 1), "companion has 3 fields on latents of width 6, the bank 3 potentials"),
+        (
+            DivergenceFreeField(1, D),
+            "companion has 1 fields on latents of width 5, the bank 3 potentials on latents of",
+        ),
+    ],
+    ids=["bank", "wider", "fewer"],
+)
+def test_companion_of_another_bank_is_refused(companion, message):
+    bank, z = ff.PotentialBank(K, D, (8,)), latents().float()
+    with pytest.raises(InputError, match=message):
+        ff.flow(bank, z, INDEX, 2, companion=companion)
+    with pytest.raises(InputError, match=message):
+        initial_loss(bank, z, INDEX, companion=companion)
 
 
 def test_learned_force_is_part_of_the_residual_and_learns():

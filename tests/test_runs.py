@@ -112,6 +112,10 @@ NO_RUNS = {
         lambda folder: change_record(folder, lambda record: record["generator"].update(name="my-gan")),
         "can't be found by name: pass it to ff.load_run as generator=, or to the command as --generator FILE.py:FUNC",
     ),
+    "named-without-path": (
+        lambda folder: change_record(folder, lambda record: record["generator"].update(name="sngan")),
+        "can't be found by name: pass it to ff.load_run as generator=",
+    ),
     "generator-name-list": (
         lambda folder: change_record(folder, lambda record: record["generator"].update(name=["x"])),
         "isn't a run: its config.json isn't one",
@@ -360,6 +364,16 @@ def test_resume_refuses_changed_settings(tmp_path, name, value):
     ):
         small_run(tmp_path / "run", resume=True, **{name: value})
     assert contents(tmp_path / "run") == before
+
+
+def test_resume_refuses_a_lower_max_loss(tmp_path):
+    """A good checkpoint could lie beyond it, and a checkpoint whose next step fails is removed."""
+    small_run(tmp_path / "run", steps=3, max_loss=1e3)
+    before = contents(tmp_path / "run")
+    with pytest.raises(InputError, match="max_loss was 1000 and may only be raised, it is now 999"):
+        small_run(tmp_path / "run", resume=True, max_loss=999.0)
+    assert contents(tmp_path / "run") == before
+    assert small_run(tmp_path / "run", resume=True, max_loss=1e4).step == 6
 
 
 def test_resume_may_change_how_long_and_how_often(tmp_path):

@@ -85,8 +85,8 @@ def test_correlation_is_pearsons_within_each_path(axes):
 @pytest.mark.parametrize(
     ("predictor", "options", "message"),
     [
-        (lambda images: images, {}, r"must give values \(20,\) or \(20, A\) for 20 images, got \(20, 1, 4, 4\)"),
-        (lambda images: images.mean(), {}, r"or \(20, A\) for 20 images, got \(\)"),
+        (lambda images: images, {}, r"must give values \(20,\) or \(20, P\) for 20 images, got \(20, 1, 4, 4\)"),
+        (lambda images: images.mean(), {}, r"or \(20, P\) for 20 images, got \(\)"),
         (lambda images: [1.0], {}, "got list"),
         (lambda images: images.mean((1, 2, 3)) / 0, {}, "values must be finite"),
         (lambda images: images.nothing(), {}, "the predictor failed: AttributeError"),

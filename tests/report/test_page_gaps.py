@@ -84,6 +84,12 @@ def test_evaluation_older_than_the_training_is_noted(run, rendered, evaluation):
     assert "gone on to step 30 since these numbers were measured at step 20" in rendered(run).text("targets")
 
 
+def test_attributes_older_than_the_training_are_noted(run, rendered):
+    write(run / "attributes.json", {"training_steps": 20})
+    (body,) = rendered(run).all("body")
+    assert "gone on to step 30 since the attributes were measured at step 20" in " ".join(body["text"].split())
+
+
 @pytest.mark.parametrize("content", [None, "{", "[]"])
 def test_a_folder_that_is_no_run(tmp_path, content):
     if content is not None:

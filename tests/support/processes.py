@@ -7,7 +7,9 @@ import socket
 import torch
 
 from fastflow import generators
+from fastflow.errors import InputError
 from fastflow.runs import discover
+from fastflow.training.discover import Discovery
 from fastflow.training.settings import DiscoverConfig
 
 # A convolution's weight gradient is summed in an order that depends on the number of threads.
@@ -20,15 +22,21 @@ def context():
     return server
 
 
-def train(folder, settings, options=None, environment=None):
-    """What a child does: a discovery on the digits VAE."""
+def train(folder, settings, options=None, environment=None, refuse=False):
+    """What a child does: a discovery on the digits VAE, whose latents this child alone may refuse."""
     torch.set_num_threads(THREADS)
     os.environ.update(environment or {})
+    if refuse:
+        Discovery.losses = _refuse
     config = DiscoverConfig(**settings)
     discover(generators.load("digits-vae"), config, folder, progress=False, **(options or {}))
 
 
-def train_team(size, folder, settings, options=None):
+def _refuse(task, batch):
+    raise InputError("z0 must be finite, got NaN or infinity")
+
+
+def train_team(size, folder, settings, options=None, refusing_rank=None):
     """Children that train together, as torchrun would have started them; not waited for."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -36,7 +44,14 @@ def train_team(size, folder, settings, options=None):
     shared = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo"}
     children = [
         context().Process(
-            target=train, args=(folder, settings, options, {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+            target=train,
+            args=(
+                folder,
+                settings,
+                options,
+                {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                rank == refusing_rank,
+            ),
         )
         for rank in range(size)
     ]

@@ -93,6 +93,16 @@ def test_error_of_the_leader_ends_all(tmp_path):
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.tex"]
 
 
+def test_latents_that_one_process_alone_refuses_end_all(tmp_path):
+    """The other waits in that step's sums, where no restart would find it."""
+    settings = {**SETTINGS, "companion": False, "restarts": 3}
+    started = time.monotonic()
+    exits = finish(train_team(2, tmp_path / "run", settings, refusing_rank=1))
+    assert exits[1] == 1
+    assert exits[0] != 0
+    assert time.monotonic() - started < 60
+
+
 # What needs no second process
 
 

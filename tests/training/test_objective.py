@@ -119,7 +119,7 @@ def test_guided_potential_moves_the_property_its_way(tmp_path, way):
 @pytest.mark.parametrize(
     ("predictor", "message"),
     [
-        (lambda images: images.mean(), r"must give values \(2,\) or \(2, P\), got \(\)"),
+        (lambda images: images.mean(), r"must give values \(2,\) or \(2, P\) for 2 images, got \(\)"),
         (lambda images: 3, r"must give values .*, got int"),
         (lambda images: images.argmax(1).flatten(1)[:, 0], "carry no gradient"),
         (lambda images: 1 / 0, "the predictor failed: ZeroDivisionError"),
