@@ -41,8 +41,11 @@ class PairClassifier(_ImageAndChange):
 
     def __init__(self, image_shape: ImageShape, num_classes: int) -> None:
         channels, height, width = image_shape
-        layers: list[nn.Module] = [nn.Conv2d(2 * channels, 32, 3, padding=1), nn.ReLU()]
         size = min(height, width)
+        # Most of the cost is at full resolution: only images that are small already are looked at there.
+        stride = 1 if size <= 8 else 2
+        layers: list[nn.Module] = [nn.Conv2d(2 * channels, 32, 3, stride, padding=1), nn.ReLU()]
+        size = -(-size // stride)
         while size > 8:  # halve until the last pooling leaves 4 x 4
             layers += [nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
             size //= 2
