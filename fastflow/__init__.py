@@ -9,7 +9,7 @@ path = run.traverse(generator.sample(4), potential=3, steps=10)
 
 from importlib.metadata import version
 
-from fastflow import baselines, generators, metrics, pde
+from fastflow import baselines, datasets, generators, metrics, pde
 from fastflow.errors import BackendError, ConvergenceError, InputError, TrainingError
 from fastflow.flows import flow, rollout_loss
 from fastflow.mlp import Sin, mlp_jet
@@ -37,6 +37,7 @@ __all__ = [
     "Traversal",
     "backends",
     "baselines",
+    "datasets",
     "discover",
     "flow",
     "generators",

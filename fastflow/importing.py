@@ -1,4 +1,4 @@
-"""Functions of a user's own, named as FILE.py:FUNCTION."""
+"""Code that is not this package's: functions of a user's own, named as FILE.py:FUNCTION, and optional packages."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -31,6 +32,22 @@ def import_function(spec: str, what: str) -> Callable[..., Any]:
     if not callable(function):
         raise InputError(f"{file} has no function {name!r}")
     return function
+
+
+def imported(module: str, extra: str, what: str) -> Any:
+    """A module of a package that only `what` needs.
+
+    Raises:
+        InputError: it isn't there, and the error names the extra that brings it; or it can't be imported.
+    """
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        raise InputError(f"{what} needs the package {error.name}: pip install 'fastflow[{extra}]'") from error
+    except Exception as error:
+        raise InputError(
+            f"{what} needs {module}, whose import failed: {type(error).__name__}: {first_line(error)}"
+        ) from error
 
 
 @contextmanager

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from fastflow.errors import InputError
 from fastflow.files import read_json
 from fastflow.generators.base import Generator, Sampler
-from fastflow.generators.extras import imported
 from fastflow.generators.state_dicts import load_weights, read_state_dict
+from fastflow.importing import imported
 
 
 def autoencoder_kl(model: nn.Module, size: int = 64, sample: Sampler | None = None) -> Generator:
@@ -44,7 +44,7 @@ def load_autoencoder_kl(folder: str | Path, size: int = 64) -> Generator:
     Raises:
         InputError: the package or a file is missing, or the weights are of another configuration.
     """
-    package = imported("diffusers", "diffusers", "autoencoder-kl")
+    package = imported("diffusers", "diffusers", "generator autoencoder-kl")
     folder = Path(folder)
     settings = read_json(folder / "config.json")
     if not isinstance(settings, dict):

@@ -14,8 +14,8 @@ from torch.nn import functional
 from fastflow.errors import InputError
 from fastflow.files import read_json
 from fastflow.generators.base import Generator
-from fastflow.generators.extras import imported
 from fastflow.generators.state_dicts import load_weights, read_state_dict
+from fastflow.importing import imported
 
 
 def biggan(model: Any, classes: Sequence[int] = (207,), truncation: float = 0.4) -> Generator:
@@ -47,7 +47,7 @@ def load_biggan(folder: str | Path, classes: Sequence[int] = (207,), truncation:
     Raises:
         InputError: the package or a file is missing, or the weights are of another configuration.
     """
-    package = imported("pytorch_pretrained_biggan", "biggan", "biggan")
+    package = imported("pytorch_pretrained_biggan", "biggan", "generator biggan")
     folder = Path(folder)
     settings, file = read_json(folder / "config.json"), folder / "pytorch_model.bin"
     if not isinstance(settings, dict):

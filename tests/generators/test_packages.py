@@ -314,7 +314,7 @@ def test_absent_package_is_named_with_its_extra(monkeypatch, module, spec, messa
     def import_nothing(name):
         raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
-    monkeypatch.setattr("fastflow.generators.extras.import_module", import_nothing)
+    monkeypatch.setattr("fastflow.importing.import_module", import_nothing)
     with pytest.raises(InputError, match=message) as error:
         generators.load(spec)
     assert "\n" not in str(error.value)
@@ -324,6 +324,6 @@ def test_package_that_cannot_be_imported_says_why(monkeypatch):
     def fail(name):
         raise AssertionError("needs a GPU")
 
-    monkeypatch.setattr("fastflow.generators.extras.import_module", fail)
+    monkeypatch.setattr("fastflow.importing.import_module", fail)
     with pytest.raises(InputError, match="whose import failed: AssertionError: needs a GPU"):
         generators.load("biggan:x")

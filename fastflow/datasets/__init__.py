@@ -1,0 +1,23 @@
+"""Data that moves along known transformations, for training and for measuring; `load` it by name."""
+
+from fastflow.datasets.base import Sequences, Split
+from fastflow.datasets.digits import digits, mnist
+from fastflow.datasets.images import ImageSequences
+from fastflow.datasets.loading import load
+from fastflow.datasets.transformations import color, rotate, rotate_hue, scale, sequences, transform, translate
+
+__all__ = [
+    "ImageSequences",
+    "Sequences",
+    "Split",
+    "color",
+    "digits",
+    "load",
+    "mnist",
+    "rotate",
+    "rotate_hue",
+    "scale",
+    "sequences",
+    "transform",
+    "translate",
+]
