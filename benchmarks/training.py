@@ -3,17 +3,21 @@
 python -m benchmarks.training share     the phases' shares at K = 32, D = 128, batch 128, T = 10, on a generator of the
                                         size of SNGAN's for 64 x 64 images, or on --generator NAME
 python -m benchmarks.training cost      how a step grows with K, D, H, T and the batch
+python -m benchmarks.training reach     how soon 16 potentials on --generator NAME are told apart with an accuracy of
+                                        0.9 while they change the images by 0.01 per step
 
-Both train on one thread through the loop that every run uses, print a table, and write it to --out, by default into
-results/<processor>/. Times are CPU time, in the fastest of several intervals: a busy machine only ever adds to it.
+All train on one thread through the loop that every run uses, print a table, and write it to --out, by default into
+results/<processor>/. Times are CPU time; those of a step are its fastest interval's: a busy machine only ever adds.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 import time
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +36,13 @@ SHARE = DiscoverConfig(
 )
 """The paper's sizes for SNGAN on AnimeFaces; D is the generator's."""
 
+REACH = DiscoverConfig(
+    num_potentials=16, batch_size=64, learning_rate=3e-3, jacobian_weight=0.3, steps=480, log_every=16
+)
+"""Settings in a hurry; a line is the mean of 1,024 samples."""
+
+GOAL = {"accuracy": 0.9, "strength": 0.01}
+
 BASE = DiscoverConfig(num_potentials=16, hidden=(64, 64), batch_size=128, path_steps=10, log_every=5)
 BASE_DIM = 64
 SWEEPS: dict[str, tuple[int, ...]] = {
@@ -46,8 +57,10 @@ SWEEPS: dict[str, tuple[int, ...]] = {
 def main(arguments: list[str] | None = None) -> None:
     """Measure and write a table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("share", "cost"))
-    parser.add_argument("--generator", help="for share: a generator's name, or FILE.py:FUNCTION, in place of SNGAN's")
+    parser.add_argument("what", choices=("share", "cost", "reach"))
+    parser.add_argument(
+        "--generator", help="a generator's name, or FILE.py:FUNCTION: in place of SNGAN's for share, needed by reach"
+    )
     parser.add_argument("--latent-dim", type=int, help="where FUNCTION maps latents to images itself")
     parser.add_argument(
         "--intervals", type=int, default=None, help="of which the fastest counts; 3 for share, 8 for cost"
@@ -61,6 +74,11 @@ def main(arguments: list[str] | None = None) -> None:
         else:
             generator = generators.load(options.generator, options.latent_dim)
         text = share_table(generator, measure(SHARE, generator, options.intervals or 3))
+    elif options.what == "reach":
+        if options.generator is None:
+            parser.error("reach needs a --generator")
+        generator = generators.load(options.generator, options.latent_dim)
+        text = reach_table(generator, [reach(replace(REACH, seed=seed), generator) for seed in range(3)])
     else:
         text = cost_table(sweep(options.intervals or 8))
     options.out.mkdir(parents=True, exist_ok=True)
@@ -70,14 +88,33 @@ def main(arguments: list[str] | None = None) -> None:
 
 def measure(config: DiscoverConfig, generator: Generator, intervals: int) -> dict[str, float]:
     """Milliseconds of a step, and of each phase in it, in the fastest interval; one goes before, uncounted."""
-    config = replace(config, steps=config.log_every * (intervals + 1), checkpoint_every=10**9)
+    config = replace(config, steps=config.log_every * (intervals + 1))
+    spent, _ = _train(config, generator)
+    fastest = min(spent[1:], key=lambda phases: sum(phases.values()))
+    found = {phase: 1000 * fastest[phase] / config.log_every for phase in PHASES}
+    return {"step": sum(found.values()), **found}
+
+
+def reach(config: DiscoverConfig, generator: Generator) -> list[dict[str, float]]:
+    """The lines of metrics.jsonl up to the first that meets the goal, or all; CPU time until then as "seconds"."""
+    spent, lines = _train(config, generator)
+    seconds = list(accumulate(sum(phases.values()) for phases in spent))
+    lines = [{**line, "seconds": until} for line, until in zip(lines, seconds, strict=True)]
+    return lines[: next((place for place, line in enumerate(lines) if _meets_goal(line)), len(lines)) + 1]
+
+
+def _meets_goal(line: dict[str, float]) -> bool:
+    return all(line[name] >= least for name, least in GOAL.items())
+
+
+def _train(config: DiscoverConfig, generator: Generator) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
+    """CPU time by phase, and metrics, of every interval of a training."""
+    config = replace(config, checkpoint_every=10**9)
     task, clock = Discovery(config, generator), _Clock()
     task.phases = clock
     with tempfile.TemporaryDirectory() as folder:
         Trainer(task, config, Path(folder)).run(progress=False)
-    fastest = min(clock.intervals[1:], key=lambda phases: sum(phases.values()))
-    found = {phase: 1000 * fastest[phase] / config.log_every for phase in PHASES}
-    return {"step": sum(found.values()), **found}
+        return clock.intervals, [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
 
 
 class _Clock(Phases):
@@ -130,6 +167,28 @@ def share_table(generator: Generator, found: dict[str, float]) -> str:
         f"{SHARE.batch_size}, T = {SHARE.path_steps}, {SHARE.classifier} classifier, images {shape}. CPU time, "
         "backward included.\n\n"
         f"| phase | ms | share |\n|---|---|---|\n{rows}| step | {found['step']:.1f} | |\n"
+    )
+
+
+def reach_table(generator: Generator, found: list[list[dict[str, float]]]) -> str:
+    """When each seed met the goal, as Markdown."""
+    rows = "".join(
+        f"| {seed} | {'yes' if _meets_goal(line) else 'no'} | {line['seconds']:.1f} | {line['step']} | "
+        f"{line['accuracy']:.3f} | {line['strength']:.4f} | {line['pde']:.3f} |\n"
+        for seed, (*_, line) in enumerate(found)
+    )
+    shape = " x ".join(map(str, generator.image_shape))
+    return (
+        f"# How soon the potentials are told apart\n\n{_where()} Written by `python -m benchmarks.training reach "
+        f"--generator NAME`, images {shape}, D = {generator.latent_dim}: K = {REACH.num_potentials}, hidden "
+        f"{', '.join(map(str, REACH.hidden))}, T = {REACH.path_steps}, batch {REACH.batch_size}, learning rate "
+        f"{REACH.learning_rate}, jacobian_weight {REACH.jacobian_weight}, the {REACH.classifier} classifier, the exact "
+        f"Laplacian. The first {REACH.log_every} steps, or {REACH.log_every * REACH.batch_size:,} samples, whose mean "
+        f"training accuracy is at least {GOAL['accuracy']} and whose mean pixel change per step is at least "
+        f"{GOAL['strength']}; CPU time since the first step, everything included.\n\n"
+        "| seed | met | CPU s | steps | accuracy | pixel change | normalised residual |\n"
+        "|---|---|---|---|---|---|---|\n"
+        f"{rows}"
     )
 
 

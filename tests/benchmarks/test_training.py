@@ -34,3 +34,28 @@ def test_measured_phases_add_up_to_the_step():
     assert sum(found[phase] for phase in PHASES) == pytest.approx(found["step"])
     assert all(found[phase] > 0 for phase in PHASES)
     assert "| engine |" in training.share_table(training.small_generator(4), found)
+
+
+def test_reach_ends_with_the_first_line_that_meets_the_goal(monkeypatch):
+    lines = [
+        {"step": 16, "accuracy": 0.95, "strength": 0.009, "pde": 0.5},
+        {"step": 32, "accuracy": 0.91, "strength": 0.012, "pde": 0.25},
+        {"step": 48, "accuracy": 0.99, "strength": 0.02, "pde": 0.1},
+    ]
+    spent = [{"engine": 1.0, "other": 0.5}] * 3
+    monkeypatch.setattr(training, "_train", lambda config, generator: (spent, lines))
+    found = training.reach(training.REACH, training.small_generator(4))
+    assert [line["step"] for line in found] == [16, 32]
+    assert found[-1]["seconds"] == 3.0
+    monkeypatch.setattr(training, "_train", lambda config, generator: (spent[:1], lines[:1]))
+    missed = training.reach(training.REACH, training.small_generator(4))
+    table = training.reach_table(training.small_generator(4), [found, missed])
+    assert "| 0 | yes | 3.0 | 32 | 0.910 | 0.0120 | 0.250 |" in table
+    assert "| 1 | no | 1.5 | 16 |" in table
+
+
+def test_reach_reads_what_the_training_logged():
+    config = replace(training.REACH, num_potentials=3, hidden=(8,), batch_size=12, steps=4, log_every=2)
+    found = training.reach(config, training.small_generator(4))
+    assert [line["step"] for line in found] == [2, 4][: len(found)]
+    assert found[0]["seconds"] > 0
