@@ -4,6 +4,9 @@ Trips come from Triton's intermediate code, where every loop has bounds: those t
 run-time arguments are given, and what only data tell counts as one trip. A function's loops are the same there and in
 the machine code, in the same order, because kernels keep them rolled; where a function has another number of them in
 the two, a loop of the machine code takes the trips of those as deep as itself.
+
+CUDA C++ has no such intermediate code. Nearly all that its kernels do is products of matrices, whose multiply-adds are
+known from the sizes; their loops in the machine code tell what each costs.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from typing import NamedTuple
 
 MULTIPROCESSORS = 132
 CLOCK = 1.7e3  # cycles in a microsecond, as under load
+_PRODUCT = 16  # multiply-adds in a trip of a loop of products, at least: unrolled four times, four samples each
 _UNKNOWN = 1  # trips of a loop whose bounds are data
 
 
@@ -32,6 +36,9 @@ class Busy(NamedTuple):
     def bound(self) -> str:
         """The busiest unit."""
         return max(self._fields, key=lambda name: getattr(self, name))
+
+    def __mul__(self, factor: float) -> Busy:
+        return Busy(*(factor * cycles for cycles in self))
 
     def microseconds(self, tiles: float) -> float:
         """For so many tiles on all multiprocessors, if the busiest unit never waits."""
@@ -54,8 +61,49 @@ def busy(sass: str, ttgir: str, kernel: str, arguments: Mapping[str, int], warps
             # The compiler's own subroutines are what divisions take for operands out of the ordinary.
             if called and "__internal_" not in called[1]:
                 pending.append((called[1].removeprefix(f"{kernel}$"), times * weight))
-    # Four partitions share the warps; what takes turns at shared memory and the first-level cache is shared by all.
-    return Busy(**{name: value * warps / (1 if name == "memory" else 4) for name, value in cycles.items()})
+    return _of_multiprocessor(cycles) * warps
+
+
+def _of_multiprocessor(cycles: Mapping[str, float]) -> Busy:
+    """Of a warp's cycles: four partitions share the warps, and all share shared memory and the first-level cache."""
+    return Busy(**{name: value / (1 if name == "memory" else 4) for name, value in cycles.items()})
+
+
+def cuda_functions(sass: str) -> dict[str, dict[int, str]]:
+    """What `cuobjdump -sass` shows: each function's instructions by their addresses."""
+    found: dict[str, dict[int, str]] = {}
+    current: dict[int, str] = {}
+    for line in sass.splitlines():
+        if header := re.search(r"Function : (\S+)", line):
+            current = found.setdefault(header[1], {})
+        elif instruction := re.match(r"\s+/\*([0-9a-f]{4,})\*/\s+\S.*;", line):
+            current[int(instruction[1], 16)] = line
+    return found
+
+
+def busy_for_products(function: Mapping[int, str]) -> Busy:
+    """Cycles of a multiprocessor for a multiply-add instruction of a warp, loads and all, in the loops of products.
+
+    Those are the innermost loops of multiply-adds without special functions; each counts with its multiply-adds.
+    """
+    ends: dict[int, int] = {}
+    for address, line in function.items():
+        target = re.search(r"\bBRA\S* (?:\S+, )?0x([0-9a-f]+)", line)
+        if target and int(target[1], 16) < address:
+            ends[int(target[1], 16)] = address
+    cycles, products = dict.fromkeys(Busy._fields, 0.0), 0
+    for begin, end in ends.items():
+        if any(begin <= first and last <= end for first, last in ends.items() if (first, last) != (begin, end)):
+            continue
+        body = [line for address, line in function.items() if begin <= address <= end]
+        multiply_adds = sum(bool(re.search(r"\b[FD]FMA\b", line)) for line in body)
+        if multiply_adds < _PRODUCT or any("MUFU" in line for line in body):
+            continue
+        products += multiply_adds
+        for line in body:
+            for unit, cost in _cost(line).items():
+                cycles[unit] += cost
+    return _of_multiprocessor(cycles) * (1 / products) if products else Busy()
 
 
 @dataclass

@@ -3,12 +3,14 @@
 Every Triton kernel is compiled at each shipped configuration for each architecture, and every CUDA source by nvcc; the
 machine code is read with the tools that come with Triton. It fails on a register spill, on more shared memory than a
 block may have, and on a tf32 matrix product that doesn't reach the tensor cores; `--against FILE` also on code that has
-become slower, by `benchmarks.sass`'s count, than in an earlier list.
+become slower, by `benchmarks.sass`'s count, than in an earlier list. All of it takes minutes; `--changed` compiles only
+what that list doesn't hold of the very same source, configuration and compiler, and takes its word for the rest.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import re
@@ -17,6 +19,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +29,7 @@ from fastflow.kernels.shipped import Shipped, shipped
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from benchmarks.sass import busy
+from benchmarks.sass import MULTIPROCESSORS, Busy, busy, busy_for_products, cuda_functions
 from fastflow.ops.backends import cuda_missing, cuda_module
 
 # The most dynamic shared memory that one block may ask for, by compute capability.
@@ -52,6 +55,7 @@ class Row(NamedTuple):
     instructions: int
     predicted_us: float | None = None
     bound: str | None = None  # the unit that is busy longest
+    source: str = ""  # a digest of the Triton kernel's source and configuration, and of Triton's version
 
     def faults(self, uses_tensor_cores: bool) -> Iterator[str]:
         """What mustn't be."""
@@ -67,6 +71,13 @@ class Row(NamedTuple):
     def name(self) -> str:
         """What tells it from the others."""
         return f"{self.kernel} {self.config} {self.arch}"
+
+
+def digest(kernel: Shipped) -> str:
+    """What tells whether a kernel would be compiled to the same code."""
+    source = ASTSource(kernel.kernel, kernel.signature, kernel.constexprs, kernel.attrs)
+    parts = (triton.__version__, source.hash(), sorted(kernel.options.items()))
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
 def compile_one(kernel: Shipped) -> list[Row]:
@@ -96,6 +107,7 @@ def _row(kernel: Shipped, compiled: Any, capability: int) -> Row:
     row = Row(
         name, f"sm_{capability}", _configuration(kernel), numbers["REG"], spilled, compiled.metadata.shared,
         bool(TENSOR_CORES.search(sass)), len(re.findall(r"^\s+/\*[0-9a-f]+\*/", sass, re.MULTILINE)),
+        source=digest(kernel),
     )  # fmt: skip
     if config is None or capability != 90:
         return row
@@ -116,9 +128,8 @@ def cuda_rows() -> Iterator[Row]:
         raise FileNotFoundError(cuda_missing())
     sources, built = [*CUDA_SOURCES.iterdir()], Path(cuda_module.__file__)
     if built.stat().st_mtime > max(file.stat().st_mtime for file in sources):
-        usage = _tool("cuobjdump", "--dump-resource-usage", str(built))
-        for capability, part in re.findall(r"arch = sm_(\d+)\n(.*?)(?=\nFatbin|\Z)", usage, re.DOTALL):
-            yield from _cuda_rows(part, int(capability))
+        for capability in SHARED_LIMITS:
+            yield from _cuda_rows(built, capability)
         return
     if shutil.which("nvcc") is None:
         raise FileNotFoundError("the CUDA module is older than its sources, and nvcc isn't on PATH")
@@ -128,10 +139,14 @@ def cuda_rows() -> Iterator[Row]:
                 cubin = Path(folder) / f"{source.stem}-{capability}.cubin"
                 options = ["-std=c++17", "-O3", "-cubin", f"-arch=sm_{capability}", '-DFASTFLOW_CUDA_ARCHITECTURES=""']
                 subprocess.run(["nvcc", *options, "-o", str(cubin), str(source)], check=True)
-                yield from _cuda_rows(_tool("cuobjdump", "--dump-resource-usage", str(cubin)), capability)
+                yield from _cuda_rows(cubin, capability)
 
 
-def _cuda_rows(usage: str, capability: int) -> Iterator[Row]:
+def _cuda_rows(file: Path, capability: int) -> Iterator[Row]:
+    usage, sass = (
+        _tool("cuobjdump", what, "-arch", f"sm_{capability}", str(file)) for what in ("--dump-resource-usage", "-sass")
+    )
+    code = cuda_functions(sass)
     for function, numbers in re.findall(r"Function (\S+):\n(.*)", usage):
         kernel = CUDA_KERNELS.search(function)
         if kernel is None:
@@ -139,24 +154,46 @@ def _cuda_rows(usage: str, capability: int) -> Iterator[Row]:
         name, number, state = kernel.groups()
         value = {key: int(text) for key, text in re.findall(r"\b(REG|STACK|LOCAL|SHARED):(\d+)", numbers)}
         config = f"fp{64 if number == 'd' else 32}"
-        shared = value["SHARED"]
+        shared, predicted, bound = value["SHARED"], None, None
         if state is not None:
             config += " state in shared memory" if state == "1" else " state in workspace"
-            shared = max(shared, _planned(name, number == "d", state == "1", capability))
+            plan = _plan(name, number == "d", state == "1", capability)
+            shared = max(shared, plan.shared_bytes)
+            if capability == 90:
+                each = busy_for_products(code[function])
+                predicted, bound = round(_path_microseconds(plan, each, "bwd" in name), 1), each.bound
         spilled = max(value["STACK"], value["LOCAL"])
-        yield Row(name, f"sm_{capability}", config, value["REG"], spilled, shared, tensor_core=False, instructions=0)
+        count = len(code[function])
+        yield Row(name, f"sm_{capability}", config, value["REG"], spilled, shared, False, count, predicted, bound)
 
 
-def _planned(name: str, double: bool, state_in_shared: bool, capability: int) -> int:
-    """Dynamic shared memory of one block, as the module plans it for a small path or one whose state doesn't fit."""
-    width = 64 if state_in_shared else 4096
-    plan = cuda_module.FlowPlan(
-        widths=[128 if state_in_shared else width, width, width], potentials=8, slots=160, batch=128, times=20,
-        activation="tanh", out_activation="tanh", dt=1.0, method="euler", direction="forward", step_length=-1.0,
-        dtype="float64" if double else "float32", backward="bwd" in name, multiprocessors=132,
-        shared_bytes=SHARED_LIMITS[capability],
+PATH = {"potentials": 8, "batch": 128, "times": 20}
+"""Of the paths whose time is predicted: 20 Euler steps."""
+
+
+def _plan(name: str, double: bool, state_in_shared: bool, capability: int) -> Any:
+    """How the module lays out a small path, or one whose state doesn't fit."""
+    return cuda_module.FlowPlan(
+        widths=_path_widths(state_in_shared), slots=PATH["times"] * PATH["potentials"], activation="tanh",
+        out_activation="tanh", dt=1.0, method="euler", direction="forward", step_length=-1.0,
+        dtype="float64" if double else "float32", backward="bwd" in name, multiprocessors=MULTIPROCESSORS,
+        shared_bytes=SHARED_LIMITS[capability], **PATH,
     )  # fmt: skip
-    return plan.shared_bytes
+
+
+def _path_widths(small: bool) -> list[int]:
+    return [128, 64, 64] if small else [2048, 2048, 2048]
+
+
+def _path_microseconds(plan: Any, each: Busy, backward: bool) -> float:
+    """A launch's products alone, if the busiest unit of a multiprocessor never waits."""
+    dim, *hidden = _path_widths(plan.state_in_shared)
+    weights = sum(a * b for a, b in pairwise([dim, *hidden]))
+    # A field goes up and down through the layers; its adjoint does so as well, and has two outer products.
+    products = PATH["times"] * plan.tile * weights * (6 if backward else 2) / 32
+    slots = PATH["batch"] // plan.tile + PATH["potentials"]
+    tiles = -(-slots // plan.blocks) * -(-plan.blocks // MULTIPROCESSORS)  # that one multiprocessor has, one by one
+    return (each * products).microseconds(MULTIPROCESSORS * tiles)
 
 
 def regressions(rows: Sequence[Row], before: Sequence[Row]) -> Iterator[str]:
@@ -184,12 +221,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.static", description="Compile every GPU kernel.")
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     parser.add_argument("--against", type=Path, help="fail where code is worse than in this earlier file")
+    parser.add_argument("--changed", action="store_true", help="compile only what --against doesn't hold as it is now")
     parser.add_argument("--only", default="", help="only configurations whose kernel or name contains this")
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="compile so many at a time")
     options = parser.parse_args(arguments)
-    jobs = [place for place, kernel in enumerate(shipped()) if options.only in kernel.name]
-    if not jobs:
+    if options.changed and options.against is None:
+        parser.error("--changed needs --against: a list of what hasn't changed")
+    wanted = {place: kernel for place, kernel in enumerate(shipped()) if options.only in kernel.name}
+    if not wanted:
         parser.error(f"no shipped configuration contains {options.only!r}")
+    earlier = read(options.against) if options.against else []
     rows, faults = [], []
 
     def take(row: Row, uses_tensor_cores: bool, progress: str) -> None:
@@ -203,6 +244,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             flush=True,
         )
 
+    jobs = []
+    for place, kernel in wanted.items():
+        found = [row for row in earlier if row.source == digest(kernel)] if options.changed else []
+        if len(found) < len(SHARED_LIMITS):
+            jobs.append(place)
+            continue
+        for row in found:
+            take(row, kernel.uses_tensor_cores, "unchanged")
     for number, (compiled, uses_tensor_cores) in enumerate(_compiled(jobs, options.processes), 1):
         for row in compiled:
             take(row, uses_tensor_cores, f"{number}/{len(jobs)}")
@@ -218,10 +267,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     elif options.json:
         options.json.write_text(json.dumps([row._asdict() for row in rows], indent=1) + "\n", encoding="utf-8")
     if options.against:
-        before = [row for row in read(options.against) if options.only in row.name]
-        # Nobody counts the instructions of a CUDA kernel.
-        faults += regressions(rows, [row for row in before if with_cuda or row.instructions])
-    print(f"{len(rows)} compiled, {len(faults)} faults", *faults, sep="\n")
+        before = [row for row in earlier if options.only in row.name]
+        faults += regressions(rows, [row for row in before if with_cuda or row.source])
+    unchanged = (
+        f"{len(wanted) - len(jobs)} of {len(wanted)} Triton kernels are as they were; " if options.changed else ""
+    )
+    print(f"{unchanged}{len(rows)} rows, {len(faults)} faults", *faults, sep="\n")
     return 1 if faults else 0
 
 

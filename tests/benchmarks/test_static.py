@@ -41,10 +41,37 @@ def test_a_kernel_as_in_the_committed_list(tmp_path):
     assert "us predicted" in done.stdout
 
 
+def test_what_has_not_changed_is_taken_from_the_list(tmp_path):
+    """And what has, is compiled."""
+    rows = [row for row in json.loads(static_table.RESULTS.read_text()) if row["kernel"].startswith("reduce_")]
+    changed = next(row for row in rows if row["kernel"] == "reduce_runs_kernel")
+    changed["source"] = "of another day"
+    rows[0]["registers"] = 7  # as no compiler would say
+    (tmp_path / "list.json").write_text(json.dumps(rows))
+    done = static("--only", "reduce", "--against", tmp_path / "list.json", "--changed")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 of 2 Triton kernels are as they were; 4 rows, 0 faults" in done.stdout
+    assert f"[unchanged] {rows[0]['kernel']}" in done.stdout
+    assert "7 registers" in done.stdout
+    assert f"[1/1] {changed['kernel']}" in done.stdout
+
+
+def test_faults_of_what_has_not_changed_count(tmp_path):
+    rows = [row for row in json.loads(static_table.RESULTS.read_text()) if row["kernel"] == "reduce_runs_kernel"]
+    rows[1]["spill_bytes"] = 16
+    (tmp_path / "list.json").write_text(json.dumps(rows))
+    done = static("--only", "reduce_runs", "--against", tmp_path / "list.json", "--changed")
+    assert done.returncode == 1
+    assert "16 bytes of registers spill" in done.stdout
+
+
 def test_an_unknown_kernel_is_refused():
     done = static("--only", "nonesuch")
     assert done.returncode == 2
     assert "no shipped configuration contains 'nonesuch'" in done.stderr
+    done = static("--changed")
+    assert done.returncode == 2
+    assert "--changed needs --against" in done.stderr
 
 
 FAULTS = {
@@ -87,11 +114,17 @@ def test_the_committed_list_is_without_faults(module):
     assert len({row.name for row in rows}) == len(rows)
     assert not [fault for row in rows for fault in row.faults(" tf32" in row.config)]
     assert {row.kernel for row in rows} >= {"jet_fwd_kernel", "residual_kernel", "flow_fwd_kernel"}
+    assert all(row.instructions for row in rows)
+    cuda = ("flow_fwd_kernel", "flow_bwd_kernel", "reduce_biases_kernel", "reduce_weights_kernel")
+    assert all(bool(row.source) != (row.kernel in cuda) for row in rows)
+    paths = [row for row in rows if row.kernel.startswith("flow_") and row.arch == "sm_90"]
+    assert len(paths) == 8
+    assert all(row.predicted_us for row in paths)
 
 
 def test_a_list_without_the_cuda_kernels_is_not_written(module, monkeypatch, tmp_path, capsys):
     """Where neither the module nor nvcc is there; what can be compiled is held to the earlier list all the same."""
-    rows = [row for row in module.read(static_table.RESULTS) if row.instructions]
+    rows = [row for row in module.read(static_table.RESULTS) if row.source]
     (tmp_path / "earlier.json").write_text(static_table.RESULTS.read_text())
     monkeypatch.setattr(module, "cuda_module", None)
     monkeypatch.setattr(module, "_compiled", lambda jobs, processes: iter([(rows[1:], False)]))
@@ -106,6 +139,38 @@ def test_a_list_without_the_cuda_kernels_is_not_written(module, monkeypatch, tmp
 def test_the_readme_has_the_committed_list():
     text = static_table.README.read_text(encoding="utf-8")
     assert static_table.with_table(text, json.loads(static_table.RESULTS.read_text())) == text
+
+
+CUDA_SASS = """
+		Function : _Z15flow_fwd_kernelIfLb1EE
+	.headerflags	@"EF_CUDA_SM90 EF_CUDA_VIRTUAL_SM(EF_CUDA_SM90)"
+        /*0000*/                   LDC R1, c[0x0][0x28] ;                    /* 0x00000a00ff017b82 */
+                                                                             /* 0x000fe20000000a00 */
+        /*0010*/                   LDS.128 R4, [R2] ;                        /* 0x0 */
+        /*0020*/                   LDS R8, [R3] ;                            /* 0x0 */
+PRODUCTS
+        /*0200*/              @P0  BRA 0x10 ;                                /* 0x0 */
+        /*0210*/                   MUFU.RCP R9, R8 ;                         /* 0x0 */
+MORE
+        /*0400*/              @!P1 BRA P2, 0x210 ;                           /* 0x0 */
+        /*0410*/                   FFMA R9, R8, R7, R6 ;                     /* 0x0 */
+        /*0420*/              @!P1 BRA 0x0 ;                                 /* 0x0 */
+		Function : _Z20other
+        /*0000*/                   EXIT ;                                    /* 0x0 */
+"""
+
+
+def test_products_of_cuda_code_are_its_innermost_loops_of_multiply_adds():
+    def multiply_adds(first):
+        return "\n".join(f"        /*{first + 16 * i:04x}*/   FFMA R9, R8, R7, R9 ;  /* 0x0 */" for i in range(16))
+
+    code = CUDA_SASS.replace("PRODUCTS", multiply_adds(0x30)).replace("MORE", multiply_adds(0x220))
+    functions = sass.cuda_functions(code)
+    assert list(functions) == ["_Z15flow_fwd_kernelIfLb1EE", "_Z20other"]
+    each = sass.busy_for_products(functions["_Z15flow_fwd_kernelIfLb1EE"])
+    # 19 instructions shared by four partitions, and a load of four words and one of one, for 16 multiply-adds.
+    assert each == sass.Busy(issue=19 / 4 / 16, memory=5 / 16)
+    assert sass.busy_for_products(functions["_Z20other"]) == sass.Busy()
 
 
 TTGIR = """
