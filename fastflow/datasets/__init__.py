@@ -2,16 +2,21 @@
 
 from fastflow.datasets.base import Sequences, Split
 from fastflow.datasets.digits import digits, mnist
+from fastflow.datasets.dsprites import dsprites
+from fastflow.datasets.factors import FactorImages, FactorSequences
 from fastflow.datasets.images import ImageSequences
 from fastflow.datasets.loading import load
 from fastflow.datasets.transformations import color, rotate, rotate_hue, scale, sequences, transform, translate
 
 __all__ = [
+    "FactorImages",
+    "FactorSequences",
     "ImageSequences",
     "Sequences",
     "Split",
     "color",
     "digits",
+    "dsprites",
     "load",
     "mnist",
     "rotate",

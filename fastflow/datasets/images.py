@@ -40,7 +40,7 @@ class ImageSequences:
             raise InputError("images must lie in [0, 1]")
         if labels is not None and labels.shape != images.shape[:1]:
             raise InputError(f"labels must have shape ({len(images)},), got {tuple(labels.shape)}")
-        check_names(transformations, tuple(dict.fromkeys(transformations)) or IMAGE_TRANSFORMATIONS, name)
+        check_names(transformations)
         colored = any("hue" in parse(transformation) for transformation in transformations)
         if colored and images.shape[1] not in (1, 3):
             raise InputError(f"images must have 1 or 3 channels for a hue, got {images.shape[1]}")

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastflow.arguments import check_count
+from fastflow.devices import send
 from fastflow.errors import InputError
 
 COMPONENTS = ("rotation", "scale", "translation-x", "translation-y", "hue")
@@ -87,7 +88,9 @@ def transform(images: Tensor, names: tuple[str, ...], transformation: Tensor, pl
     _check_images(images)
     plan = _plan(names)
     # The share that each step has of each component.
-    share = place.to(images)[..., None, None] * plan.to(images)[transformation][:, None]  # [B, P, S, 5]
+    share = (
+        place.to(images)[..., None, None] * send(plan, images).to(images.dtype)[transformation][:, None]
+    )  # [B, P, S, 5]
     moved = _sampled(images, _inverse(share, images.shape[-2:]))
     if not bool(plan[..., -1].any()):
         return moved
@@ -189,12 +192,11 @@ def _sampled(images: Tensor, inverse: Tensor) -> Tensor:
     # that the identity is the identity to the bit.
     sides = [1 << (side - 1).bit_length() for side in (width, height)]
     images = F.pad(images, (0, sides[0] - width, 0, sides[1] - height))
-    unit = inverse.new_tensor([2 / side for side in sides])[:, None, None]
-    center = inverse.new_tensor([width / sides[0] - 1, height / sides[1] - 1])[:, None, None, None]
     # One plane for x and one for y: a last dimension of two would take five times as long.
-    planes = (inverse.movedim(2, 1) * unit).contiguous()  # [B, 2, P, 3]
+    planes = torch.stack([row * (2 / side) for row, side in zip(inverse.unbind(2), sides, strict=True)], 1)
     ax, ay, shift = planes[..., None, None].unbind(3)  # [B, 2, P, 1, 1] each
-    grid = (ax * x + (ay * y + (shift + center))).movedim(1, -1)  # [B, P, H, W, 2]
+    shift = torch.stack([shift[:, 0] + (width / sides[0] - 1), shift[:, 1] + (height / sides[1] - 1)], 1)
+    grid = (ax * x + (ay * y + shift)).movedim(1, -1)  # [B, P, H, W, 2]
     # The places stand below each other in one tall output, so that no image is copied.
     out = F.grid_sample(images, grid.flatten(1, 2), mode="bilinear", padding_mode="zeros", align_corners=False)
     return out.unflatten(2, (-1, height)).movedim(2, 1)
@@ -202,7 +204,7 @@ def _sampled(images: Tensor, inverse: Tensor) -> Tensor:
 
 def _channel_values(hue: Tensor) -> Tensor:
     """Red, green and blue (..., 3) of hues (...) in degrees, at full value and saturation."""
-    offset = hue.new_tensor([5.0, 3.0, 1.0])
+    offset = torch.arange(5, 0, -2, dtype=hue.dtype, device=hue.device)
     k = torch.remainder(offset + hue[..., None] / 60, 6)
     return 1 - torch.minimum(k, 4 - k).clamp(0, 1)
 

@@ -1,0 +1,63 @@
+"""Arrays in NumPy's format, read piece by piece after their header was held to what is expected."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from collections.abc import Iterator
+from typing import IO
+
+import numpy as np
+
+from fastflow.errors import InputError
+
+_CHUNK = 1 << 20
+_DEFLATE_LIMIT = 1032  # bytes that deflate can make of one, at most
+
+
+def check_header(stream: IO[bytes], what: str, shape: tuple[int, ...], kinds: str) -> np.dtype:
+    """Read an array's header, and give its dtype; objects, which are pickles, are never read.
+
+    Raises:
+        InputError: the array hasn't this shape, in C order, and a dtype of these kinds.
+    """
+    try:
+        version = np.lib.format.read_magic(stream)
+        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
+        if read is None:
+            raise ValueError(f"version {version[0]}.{version[1]} of the format")
+        found, fortran, dtype = read(stream)
+    except ValueError as error:
+        raise InputError(f"{what} isn't an array in NumPy's format: {error}") from error
+    if found != shape or fortran or dtype.kind not in kinds:
+        order = " in Fortran order" if fortran else ""
+        raise InputError(f"{what} is an array {found} of {dtype}{order}, expected {shape} of kind {' or '.join(kinds)}")
+    return dtype
+
+
+def member_rows(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], kinds: str) -> Iterator[np.ndarray]:
+    """The rows of an array in an npz archive, about a megabyte at a time.
+
+    Raises:
+        InputError: it isn't there, isn't the array that is expected, or is another size than it says.
+    """
+    what = f"{name} in {str(archive.filename)!r}"
+    try:
+        info = archive.getinfo(f"{name}.npy")
+    except KeyError as error:
+        raise InputError(f"{str(archive.filename)!r} has no array {name}") from error
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or info.flag_bits & 1:
+        raise InputError(f"{what} is encrypted, or compressed in a way that np.savez doesn't know")
+    with archive.open(info) as stream:
+        dtype = check_header(stream, what, shape, kinds)
+        size = math.prod(shape) * dtype.itemsize
+        if info.file_size != stream.tell() + size or info.file_size > _DEFLATE_LIMIT * info.compress_size:
+            raise InputError(f"{what} promises {shape} of {dtype}, another size than the archive can hold")
+        row = math.prod(shape[1:]) * dtype.itemsize
+        for first in range(0, shape[0], step := max(1, _CHUNK // row)):
+            wanted = min(step, shape[0] - first) * row
+            if len(content := stream.read(wanted)) != wanted:
+                raise InputError(f"{what} ends early: fetch it again")
+            yield np.frombuffer(content, dtype).reshape(-1, *shape[1:])
+        if stream.read(1):  # which checks the sum of all bytes, too
+            raise InputError(f"{what} goes on after its end: fetch it again")
