@@ -25,7 +25,7 @@ class FactorImages(Protocol):
 
     name: str
     image_shape: tuple[int, int, int]
-    factors: Mapping[str, int]
+    factors: dict[str, int]
     note: str
 
     def images(self, places: Tensor) -> Tensor:
