@@ -4,34 +4,61 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from fastflow.datasets.base import Sequences, Split
 from fastflow.datasets.digits import digits, mnist
 from fastflow.datasets.dsprites import dsprites
+from fastflow.datasets.pictures import image_folder
+from fastflow.datasets.rendered import falcor3d, isaac3d, shapes3d
 from fastflow.errors import InputError
+
+_IN_FOLDERS: dict[str, Callable[..., Sequences]] = {
+    "mnist": mnist,
+    "images": image_folder,
+    "shapes3d": shapes3d,
+    "falcor3d": falcor3d,
+    "isaac3d": isaac3d,
+}
+DATASETS = ("digits", "dsprites", *_IN_FOLDERS)
 
 
 def load(
-    name: str, root: Path | str | None = None, split: Split = "train", transformations: tuple[str, ...] | None = None
+    name: str,
+    root: Path | str | None = None,
+    split: Split = "train",
+    transformations: tuple[str, ...] | None = None,
+    *,
+    size: int | None = None,
+    color: bool | None = None,
 ) -> Sequences:
-    """A data set of starting images that move along transformations.
+    """A data set of starting images that move along transformations; docs/datasets.md has where to get the files.
 
     Args:
-        name: "digits", "mnist" (any folder of IDX files) or "dsprites".
-        root: the folder of its files. dSprites without one are drawn, and the digits come with scikit-learn.
+        name: "digits", "mnist" (any folder of IDX files), "dsprites", "images" (a folder of image files), "shapes3d",
+            "falcor3d" or "isaac3d".
+        root: the folder of its files. dSprites are drawn without one, and the digits come with scikit-learn.
         split: "train" or "test".
-        transformations: which ones, by name, or None for those that the data set has by itself; see docs/datasets.md.
+        transformations: which ones, by name, or None for those that the data set has by itself.
+        size: side to which images are resized, 64 unless said; for "images", "falcor3d" and "isaac3d".
+        color: whether images keep their colours, as they do unless said; for "images".
 
     Raises:
         InputError: there is no such data set, its files are missing or damaged, or an argument can't be used.
     """
-    rooted: dict[str, Callable[..., Sequences]] = {"mnist": mnist, "dsprites": dsprites}
-    known = ("digits", *rooted)
-    if name not in known:
-        raise InputError(f"data set must be one of {', '.join(known)}, got {name!r}")
-    chosen = {} if transformations is None else {"transformations": tuple(transformations)}
+    if name not in DATASETS:
+        raise InputError(f"data set must be one of {', '.join(DATASETS)}, got {name!r}")
+    given: dict[str, Any] = {"transformations": transformations, "size": size, "color": color}
+    options = {option: value for option, value in given.items() if value is not None}
+    for option, takers in (("size", ("images", "falcor3d", "isaac3d")), ("color", ("images",))):
+        if option in options and name not in takers:
+            raise InputError(f"data set {name} takes no {option}, which is for {', '.join(takers)}")
+    if transformations is not None:
+        options["transformations"] = tuple(transformations)
     if name == "digits":
-        return digits(split, **chosen)
-    if root is None and name != "dsprites":
+        return digits(split, **options)
+    if name == "dsprites":
+        return dsprites(root, split, **options)
+    if root is None:
         raise InputError(f"data set {name} needs the folder of its files: name it as root, or with --data-root")
-    return rooted[name](root, split, **chosen)
+    return _IN_FOLDERS[name](root, split, **options)

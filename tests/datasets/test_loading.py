@@ -76,6 +76,16 @@ def test_frames_can_be_differentiated_in_place():
     assert bool((place.grad != 0).all())
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize(("name", "transformations"), [("digits", ("rotation+scale", "hue")), ("dsprites", None)])
+def test_frames_on_a_gpu_are_those_of_the_cpu(name, transformations):
+    data = datasets.load(name, transformations=transformations)
+    asked = request(data)
+    here, there = data.frames(*asked), data.frames(*(x.cuda() for x in asked))
+    assert there.is_cuda
+    torch.testing.assert_close(there.cpu(), here, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize(("compressed", "mark"), [(True, "-"), (False, "-"), (True, "."), (False, ".")])
 def test_four_files_are_two_splits(tmp_path, compressed, mark):
     write_pair(tmp_path, "train", 30, compressed=compressed, mark=mark, seed=1)
@@ -142,7 +152,7 @@ def test_damaged_file_is_named(folder):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: datasets.load("celeba"), "data set must be one of digits, mnist.*, got 'celeba'"),
+        (lambda: datasets.load("celeba"), "data set must be one of digits, dsprites, mnist, .*, got 'celeba'"),
         (lambda: datasets.load("mnist"), "data set mnist needs the folder of its files: name it as root"),
         (lambda: datasets.load("digits", split="valid"), "split must be 'train' or 'test', got 'valid'"),
         (

@@ -1,0 +1,81 @@
+"""Image files: one at a time, whole or not at all, and a folder of them."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from fastflow.arguments import check_count
+from fastflow.datasets.base import Split, rows_of
+from fastflow.datasets.images import IMAGE_TRANSFORMATIONS, ImageSequences
+from fastflow.errors import InputError
+from fastflow.importing import first_line
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+# A small file may promise an image that no memory holds. Deflate makes at most 1,032 bytes of one, each of them at most
+# eight pixels; whatever the file's size, four million are little.
+_PIXELS_PER_BYTE, _ALWAYS_ALLOWED = 8 * 1032, 1 << 22
+
+
+def image_folder(
+    root: Path | str,
+    split: Split = "train",
+    transformations: tuple[str, ...] = IMAGE_TRANSFORMATIONS,
+    *,
+    size: int = 64,
+    color: bool = True,
+) -> ImageSequences:
+    """The images in a folder and the folders below it, cut to a square and resized; all are read at once.
+
+    Args:
+        size: their side in pixels. color: whether they keep their colours, or become grey.
+
+    Raises:
+        InputError: there are none, one of them can't be read, or an argument can't be used.
+    """
+    check_count(size, "size")
+    root = Path(root)
+    files = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not files:
+        raise InputError(f"{str(root)!r} has no images: expected files ending in {', '.join(SUFFIXES)}")
+    rows = rows_of(split, len(files))
+    images = torch.empty(len(rows), 3 if color else 1, size, size, dtype=torch.uint8)
+    for image, row in zip(images, rows, strict=True):
+        image.copy_(read_picture(files[row], size, color=color))
+    note = f"images of {str(root)!r}; the {split} split is {len(rows)} of {len(files)}, drawn with seed 0"
+    return ImageSequences(images, transformations, name="images", note=note)
+
+
+def read_picture(file: Path, size: int, *, color: bool = True) -> Tensor:
+    """An image file as (3 or 1, size, size) uint8: its middle square, resized.
+
+    Raises:
+        InputError: it isn't there, isn't an image, is damaged or promises more than it can hold.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(file, formats=_FORMATS) as image:
+                width, height = image.size
+                if width * height > max(_ALWAYS_ALLOWED, _PIXELS_PER_BYTE * file.stat().st_size):
+                    raise InputError(
+                        f"{str(file)!r} promises {width} x {height} pixels, more than a file of its size holds"
+                    )
+                image.verify()  # sums over the whole file, which loading leaves out
+            with Image.open(file, formats=_FORMATS) as image:
+                if image.mode.startswith(("I", "F")):
+                    raise InputError(f"{str(file)!r} has more than 8 bits per channel: convert it to 8 bits")
+                whole = ImageOps.exif_transpose(image).convert("RGB" if color else "L")
+                square = ImageOps.fit(whole, (size, size), Image.Resampling.BOX)
+    except InputError:
+        raise
+    except Exception as error:  # what Pillow's many readers raise for a damaged file has no common type
+        raise InputError(f"{str(file)!r} isn't an image, or is damaged: {first_line(error)}") from error
+    return torch.from_numpy(np.array(square)).view(size, size, -1).permute(2, 0, 1)

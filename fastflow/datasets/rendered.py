@@ -1,0 +1,152 @@
+"""3D Shapes, Falcor3D and Isaac3D: rendered scenes, one for each combination of factors, out of their public files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastflow.arguments import check_count
+from fastflow.datasets.base import Split
+from fastflow.datasets.factors import FactorSequences, check_labels
+from fastflow.datasets.npy import check_header
+from fastflow.datasets.pictures import read_picture
+from fastflow.devices import send
+from fastflow.errors import InputError
+from fastflow.importing import first_line, imported
+
+SHAPES3D = {"floor-hue": 10, "wall-hue": 10, "object-hue": 10, "scale": 8, "shape": 4, "orientation": 15}
+FALCOR3D = {
+    "lighting-intensity": 5,
+    **{f"lighting-{axis}": 6 for axis in "xyz"},
+    **{f"camera-{axis}": 6 for axis in "xyz"},
+}
+ISAAC3D = {
+    "object-shape": 3,
+    "robot-x": 8,
+    "robot-y": 5,
+    "camera-height": 4,
+    "object-scale": 4,
+    "lighting-intensity": 4,
+    "lighting-y": 6,
+    "object-color": 4,
+    "wall-color": 4,
+}
+LABELS = "train-rec.labels"
+_LARGEST_CHUNK = 1 << 28
+
+
+def shapes3d(
+    root: Path | str,
+    split: Split = "train",
+    transformations: tuple[str, ...] = ("floor-hue", "wall-hue", "object-hue", "scale", "orientation"),
+) -> FactorSequences:
+    """3D Shapes (C. Burgess, H. Kim): 480,000 images of 64 x 64, from 3dshapes.h5 in the folder `root`.
+
+    Raises:
+        InputError: the file isn't there or isn't what it should be, h5py isn't installed, or an argument can't be used.
+    """
+    file = Path(root) / "3dshapes.h5"
+    if not file.is_file():
+        raise InputError(f"{str(root)!r} has no 3dshapes.h5: docs/datasets.md says where to get it")
+    return FactorSequences(HDF5Images(file, "shapes3d", SHAPES3D), split, transformations)
+
+
+def falcor3d(
+    root: Path | str, split: Split = "train", transformations: tuple[str, ...] = tuple(FALCOR3D), *, size: int = 64
+) -> FactorSequences:
+    """Falcor3D (NVIDIA): 233,280 images of a living room, from the folder `root` with images/ and train-rec.labels.
+
+    Args:
+        size: side to which the images are resized, in pixels.
+
+    Raises:
+        InputError: files are missing or not what they should be, or an argument can't be used.
+    """
+    return FactorSequences(NumberedImages(Path(root), "falcor3d", FALCOR3D, size), split, transformations)
+
+
+def isaac3d(
+    root: Path | str, split: Split = "train", transformations: tuple[str, ...] = tuple(ISAAC3D)[1:], *, size: int = 64
+) -> FactorSequences:
+    """Isaac3D (NVIDIA): 737,280 images of a kitchen, from the folder `root` with images/ and train-rec.labels.
+
+    Args:
+        size: side to which the images are resized, in pixels.
+
+    Raises:
+        InputError: files are missing or not what they should be, or an argument can't be used.
+    """
+    return FactorSequences(NumberedImages(Path(root), "isaac3d", ISAAC3D, size), split, transformations)
+
+
+class HDF5Images:
+    """A grid's images in an HDF5 file: images (N, H, W, 3) uint8 and labels (N, F). Read when asked for, by rows."""
+
+    def __init__(self, file: Path, name: str, factors: Mapping[str, int], side: int = 64) -> None:
+        self.name, self.factors, self.image_shape = name, dict(factors), (3, side, side)
+        self.note = f"{name} of {str(file)!r}"
+        self._file = file
+        count = math.prod(factors.values())
+        try:
+            opened = imported("h5py", "datasets", f"data set {name}").File(file, "r")
+            images, labels = opened["images"], opened["labels"]
+            shape, dtype, chunks = images.shape, images.dtype, images.chunks or (0,)
+            if shape != (count, side, side, 3) or dtype != np.uint8:
+                raise InputError(
+                    f"{str(file)!r} has images {shape} of {dtype}, expected {(count, side, side, 3)} of uint8"
+                )
+            if math.prod(chunks) > _LARGEST_CHUNK:
+                raise InputError(f"{str(file)!r} stores images in pieces of {chunks}, too large to read one by one")
+            if labels.shape != (count, len(factors)):
+                raise InputError(f"{str(file)!r} has labels {labels.shape}, expected {(count, len(factors))}")
+            check_labels(labels[:], factors, str(file))
+        except InputError:
+            raise
+        except Exception as error:  # h5py raises OSError, KeyError, RuntimeError and others for what is damaged
+            raise InputError(f"{str(file)!r} can't be read as {name}'s HDF5 file: {first_line(error)}") from error
+        self._images = images
+
+    def images(self, places: Tensor) -> Tensor:
+        """Images (N, 3, H, W) at places (N,) in the grid."""
+        # h5py reads rows in order, each once.
+        rows, place = np.unique(places.cpu().numpy(), return_inverse=True)
+        try:
+            read = self._images[rows]
+        except Exception as error:
+            raise InputError(f"images of {str(self._file)!r} can't be read: {first_line(error)}") from error
+        return send(torch.from_numpy(read[place]), places).permute(0, 3, 1, 2).float() / 255
+
+
+class NumberedImages:
+    """A grid's images as files images/000000.png and so on, and labels (N, F) beside them. Read when asked for."""
+
+    def __init__(self, folder: Path, name: str, factors: Mapping[str, int], size: int) -> None:
+        check_count(size, "size")
+        self.name, self.factors, self.image_shape = name, dict(factors), (3, size, size)
+        self.note = f"{name} of {str(folder)!r}"
+        self._folder = folder / "images"
+        labels = folder / LABELS
+        if not labels.is_file():
+            raise InputError(f"{str(folder)!r} has no {LABELS}: expected it beside the folder images")
+        count = math.prod(factors.values())
+        shape = (count, len(factors))
+        with labels.open("rb") as stream:
+            dtype = check_header(stream, f"{str(labels)!r}", shape, "f")
+            if labels.stat().st_size != stream.tell() + math.prod(shape) * dtype.itemsize:
+                raise InputError(f"{str(labels)!r} is longer or shorter than its header says: fetch it again")
+            check_labels(np.frombuffer(stream.read(), dtype).reshape(shape), factors, str(labels))
+        for place in (0, count - 1):
+            self._read(place)
+
+    def images(self, places: Tensor) -> Tensor:
+        """Images (N, 3, size, size) at places (N,) in the grid."""
+        images = torch.stack([self._read(place) for place in places.tolist()])
+        return send(images, places).float() / 255
+
+    def _read(self, place: int) -> Tensor:
+        return read_picture(self._folder / f"{place:06}.png", self.image_shape[-1])
