@@ -43,7 +43,7 @@ class Distributions(NamedTuple):
 def distributions(tmp_path_factory: pytest.TempPathFactory) -> Distributions:
     """The source distribution, and the wheel built from it with a torch in reach that refuses to be imported.
 
-    As on a machine without a CUDA compiler, whose kernels would take a minute.
+    As on a machine without a CUDA compiler, and not optimised: what is tested here is what is in them.
     """
     folder = tmp_path_factory.mktemp("dist")
     trap = tmp_path_factory.mktemp("trap")
@@ -56,6 +56,7 @@ def distributions(tmp_path_factory: pytest.TempPathFactory) -> Distributions:
             "build",
             "--no-isolation",
             "-Ccmake.define.FASTFLOW_CUDA=OFF",
+            "-Ccmake.build-type=Debug",
             "--outdir",
             folder,
             ROOT,
