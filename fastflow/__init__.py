@@ -17,9 +17,11 @@ from fastflow.objectives import pde_loss
 from fastflow.ops.backends import backends, precision, use_backend
 from fastflow.ops.types import Jet
 from fastflow.potentials import PotentialBank
-from fastflow.runs import Run, discover, load_run
+from fastflow.runs import Run, VAERun, load_run
 from fastflow.training.presets import PRESETS, preset
 from fastflow.training.settings import DiscoverConfig
+from fastflow.training.vae_settings import VAEConfig
+from fastflow.trainings import discover, train_vae
 from fastflow.traversal import Traversal
 
 __version__ = version("fastflow")
@@ -35,6 +37,8 @@ __all__ = [
     "Sin",
     "TrainingError",
     "Traversal",
+    "VAEConfig",
+    "VAERun",
     "backends",
     "baselines",
     "datasets",
@@ -49,5 +53,6 @@ __all__ = [
     "precision",
     "preset",
     "rollout_loss",
+    "train_vae",
     "use_backend",
 ]

@@ -20,11 +20,12 @@ from fastflow.importing import import_function
 from fastflow.names import read_names, write_name
 from fastflow.ops.backends import backends, cuda_missing, cuda_module
 from fastflow.report import write_traversals
-from fastflow.runs import Run, discover, load_run, read_record, recorded_config
+from fastflow.runs import Run, load_run, recorded_settings
 from fastflow.training.configuration import from_dict
 from fastflow.training.distributed import is_follower, local_device
 from fastflow.training.presets import preset
 from fastflow.training.settings import DiscoverConfig
+from fastflow.trainings import discover
 from fastflow.traversal import TraversalDirection
 
 
@@ -231,7 +232,7 @@ class Name:
         if (self.potential is not None) != (self.name is not None or self.remove) or (self.name and self.remove):
             raise InputError("give a potential and its name, a potential and --remove, or neither to see all names")
         folder = Path(self.folder)
-        count = recorded_config(read_record(folder), folder).num_potentials
+        count = recorded_settings(folder).num_potentials
         if self.potential is not None:
             write_name(folder, count, self.potential, self.name)
         names = read_names(folder, count)

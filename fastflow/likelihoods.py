@@ -66,6 +66,12 @@ def normal_log_density(z: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
     return -0.5 * (scaled + log_variance + math.log(2 * math.pi)).sum(-1)
 
 
-def normal_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """KL(N(mean, diag exp(log_variance)) || N(0, I)) in nats, (B,)."""
-    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(-1)
+def normal_divergence(mean: Tensor, log_variance: Tensor, prior_log_variance: Tensor | float = 0.0) -> Tensor:
+    """KL(N(mean, diag exp(log_variance)) || N(0, exp(prior_log_variance) I)) in nats, (B,).
+
+    Args:
+        prior_log_variance: one number, or one for each datum (B, 1).
+    """
+    spread = torch.as_tensor(prior_log_variance, dtype=mean.dtype, device=mean.device)
+    relative = log_variance - spread
+    return 0.5 * (mean.square() * torch.exp(-spread) + relative.exp() - 1 - relative).sum(-1)

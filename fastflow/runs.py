@@ -3,43 +3,38 @@
 from __future__ import annotations
 
 import os
-import platform
-import shutil
 from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fastflow import generators
 from fastflow.devices import find_device
 from fastflow.errors import InputError
-from fastflow.files import is_leftover, locked_folder, read_json, write_json
+from fastflow.fields import DivergenceFreeField
+from fastflow.files import read_json
 from fastflow.generators import Generator
+from fastflow.generators.identity import draws_alike, is_description
 from fastflow.generators.loading import can_be_found
+from fastflow.generators.vae import LikelihoodVAEGenerator
 from fastflow.metrics.attributes import AttributeCorrelation, correlate
 from fastflow.metrics.evaluation import evaluate
 from fastflow.names import read_names, write_name
+from fastflow.pde import PDE
+from fastflow.potentials import PotentialBank
 from fastflow.report import write_report, write_traversals
-from fastflow.training.checkpoint import latest_checkpoint, read_checkpoint
-from fastflow.training.configuration import from_dict
-from fastflow.training.discover import Discovery, Potentials, Predictor, check_task, untrained_potentials
-from fastflow.training.distributed import team
-from fastflow.training.journal import check_tensorboard
-from fastflow.training.loop import Trainer
-from fastflow.training.settings import CHANGEABLE, DiscoverConfig
+from fastflow.training.checkpoint import Checkpoint, latest_checkpoint, read_checkpoint
+from fastflow.training.discover import Predictor
+from fastflow.training.folder import Record, no_run, read_record, recorded_config
+from fastflow.training.potentials import Potentials, untrained_potentials
+from fastflow.training.settings import DiscoverConfig, FlowSettings
+from fastflow.training.vae import Kept
+from fastflow.training.vae_data import is_data_description
+from fastflow.training.vae_models import Learned, untrained
+from fastflow.training.vae_settings import VAEConfig
 from fastflow.traversal import Traversal, TraversalDirection, traverse
-
-# Beside config.json, which is replaced, so that the folder never ceases to be a run.
-_MADE_BY_RUNS = (
-    "metrics.jsonl", "evaluation.json", "report.html", "checkpoints", "traversals", "tensorboard",
-    "names.json", "attributes.json",
-)  # fmt: skip
 
 
 class Run:
@@ -52,14 +47,35 @@ class Run:
     """
 
     def __init__(
-        self, folder: Path, potentials: Potentials, generator: Generator, config: DiscoverConfig, step: int
+        self, folder: Path, potentials: Potentials | None, generator: Generator, config: FlowSettings, step: int
     ) -> None:
         self.folder = folder
-        self.potentials = potentials
-        self.bank, self.pde, self.companion = potentials
+        self._potentials = potentials
         self.generator = generator
         self.config = config
         self.step = step
+
+    @property
+    def potentials(self) -> Potentials:
+        """The potentials; raise InputError where training had none, as a plain VAE's."""
+        if self._potentials is None:
+            raise InputError(f"run {str(self.folder)!r} has no potentials: its VAE was trained with flow_weight 0")
+        return self._potentials
+
+    @property
+    def bank(self) -> PotentialBank:
+        """The bank of potentials."""
+        return self.potentials.bank
+
+    @property
+    def pde(self) -> PDE:
+        """Their equation."""
+        return self.potentials.pde
+
+    @property
+    def companion(self) -> DivergenceFreeField | None:
+        """The velocity beside their gradients, where there is one."""
+        return self.potentials.companion
 
     def traverse(
         self,
@@ -164,67 +180,27 @@ class Run:
         return isinstance(record, dict) and record.get("training_steps") == self.step
 
     def __repr__(self) -> str:
-        return f"Run({str(self.folder)!r}, step={self.step}, {self.bank.num_potentials} potentials)"
+        count = 0 if self._potentials is None else self.bank.num_potentials
+        return f"{type(self).__name__}({str(self.folder)!r}, step={self.step}, {count} potentials)"
 
 
-def discover(
-    generator: Generator,
-    config: DiscoverConfig | None = None,
-    out: str | Path = "runs/discover",
-    *,
-    resume: bool = False,
-    overwrite: bool = False,
-    progress: bool = True,
-    classifier: nn.Module | None = None,
-    predictor: Predictor | None = None,
-) -> Run:
-    """Train potentials on a pretrained generator (Song et al., ICML 2023) and return the run.
+class VAERun(Run):
+    """A VAE that was trained from scratch, with the potentials that carried its latents, if any.
 
-    Args:
-        generator: frozen; see `fastflow.generators`.
-        config: the settings, with sensible defaults.
-        out: the run's folder: config.json, metrics.jsonl, checkpoints/.
-        resume: go on from the newest checkpoint in `out`, or start if there is none.
-        overwrite: replace the run in `out`.
-        progress: show a progress bar.
-        classifier: a module of your own that tells the potentials apart, in place of the configuration's: two batches
-            of images (B, C, H, W) in [0, 1] to logits (B, K). It is trained as well, and restarted by resume.
-        predictor: a differentiable function of images (B, C, H, W) in [0, 1], whose values (B,) or (B, P) the first
-            potentials learn to raise, one property each, or to lower; see `guidance` in the configuration.
-
-    In processes that torchrun started, all train together, each on its part of every batch, and the first one writes.
-
-    Raises:
-        InputError: `out` holds another run or foreign files or is in use, the settings don't fit, or no gradient passes
-            through the generator.
-        TrainingError: training diverged; the message names the step, the term and the last good checkpoint.
-        KeyboardInterrupt: stopped by a signal, after writing a checkpoint.
+    Attributes:
+        vae: what `ff.metrics.log_likelihood` measures. generator: its mean images.
+        learned: all of it, with the inference of transformations and the diffusion prior where there are such.
+        transformations: the names of the data's; potential k moves as number k does, where supervision was full.
     """
-    generator = _as_generator(generator)
-    config = DiscoverConfig() if config is None else config
-    if not isinstance(config, DiscoverConfig):
-        raise InputError(
-            f"config must be a DiscoverConfig, got {type(config).__name__}: use DiscoverConfig(**settings)"
-        )
-    folder = _as_folder(out)
-    with team(generator.sample(1).device) as group, ExitStack() as held:
-        task = Discovery(config, generator, classifier=classifier, predictor=predictor, team=group)
-        check_task(task)
-        if config.tensorboard:
-            group.led(check_tensorboard)
 
-        def claim() -> None:
-            held.enter_context(locked_folder(folder))
-            check_folder(folder, config, generator, resume=resume, overwrite=overwrite, guided=predictor is not None)
+    config: VAEConfig
 
-        group.led(claim)
-        trainer = Trainer(task, config, folder, group)
-        if resume:
-            trainer.restore()  # before anything is written: a damaged checkpoint leaves the folder as it was
-        group.led(lambda: begin_folder(folder, config, generator, fresh=not resume, guided=predictor is not None))
-        trainer.run(progress)
-    task.module.requires_grad_(False)
-    return Run(folder, task.average or task.potentials, generator, config, config.steps)
+    def __init__(self, folder: Path, learned: Learned, kept: Kept, config: VAEConfig, step: int) -> None:
+        for module in (*learned.modules().values(), kept):
+            module.requires_grad_(False)
+        super().__init__(folder, learned.potentials, LikelihoodVAEGenerator(learned.vae, kept.images), config, step)
+        self.learned, self.vae = learned, learned.vae
+        self.transformations = config.transformations
 
 
 def load_run(folder: str | Path, generator: Generator | None = None, device: str | torch.device | None = None) -> Run:
@@ -239,111 +215,84 @@ def load_run(folder: str | Path, generator: Generator | None = None, device: str
         InputError: the folder isn't a run, has no checkpoint, is damaged, or needs another generator.
         BackendError: there is no such device here.
     """
-    folder = _as_folder(folder)
+    folder = as_folder(folder)
     record = read_record(folder)
-    config = recorded_config(record, folder)
-    generator = restore_generator(record, folder) if generator is None else _as_generator(generator)
-    if device is not None:
-        generator = generator.to(find_device(device))
-    check_generator(record, generator, folder)
-    checkpoint = latest_checkpoint(folder / "checkpoints")
-    if checkpoint is None:
-        raise InputError(f"run {str(folder)!r} has no checkpoint yet")
-    potentials = untrained_potentials(config, generator)
-    module, ignored = nn.ModuleDict(potentials.modules()), ("classifier.", "average.")
-    if config.ema:
-        module, ignored = nn.ModuleDict({"average": module}), ("classifier.", *(f"{name}." for name in module))
-    read_checkpoint(checkpoint, module, ignored=ignored).load(module)
-    return Run(folder, potentials, generator, config, checkpoint.step)
+    if record["kind"] == "train-vae":
+        if generator is not None:
+            raise InputError(f"run {str(folder)!r} has a generator of its own, the VAE: leave out generator")
+        return _load_vae(folder, record, torch.device("cpu") if device is None else find_device(device))
+    if record["kind"] != "discover" or not is_description(record.get("generator")):
+        raise no_run(folder)
+    return _load_discovery(folder, record, generator, device)
 
 
-def check_folder(
-    folder: Path,
-    config: DiscoverConfig,
-    generator: Generator,
-    *,
-    resume: bool = False,
-    overwrite: bool = False,
-    guided: bool = False,
-) -> None:
-    """Raise InputError unless `folder` can become this configuration's run: new, resumed, or in another's place.
-
-    Nothing is written. `guided` says whether there is a predictor.
-    """
-    if resume and overwrite:
-        raise InputError("resume and overwrite exclude each other")
-    record = read_record(folder) if (folder / "config.json").exists() else None
-    if resume and record is not None:
-        check_generator(record, generator, folder)
-        before = asdict(recorded_config(record, folder))
-        settings = {**asdict(config), "predictor": guided}
-        before["predictor"] = record.get("predictor", False)
-        name = next((name for name in settings if name not in CHANGEABLE and before[name] != settings[name]), None)
-        if name is not None:
-            raise InputError(
-                f"can't resume {str(folder)!r}: {name} was {before[name]!r} and is now {settings[name]!r}; resume with "
-                "the same settings, or start again with overwrite"
-            )
-        if config.max_loss < before["max_loss"]:  # a checkpoint that leads beyond max_loss is removed
-            raise InputError(
-                f"can't resume {str(folder)!r}: max_loss was {before['max_loss']:g} and may only be raised, it is now "
-                f"{config.max_loss:g}"
-            )
-        checkpoint = latest_checkpoint(folder / "checkpoints")
-        if checkpoint is not None and checkpoint.step > config.steps:
-            raise InputError(
-                f"can't resume {str(folder)!r}: it is {checkpoint.step} steps long already, steps is {config.steps}"
-            )
-    elif record is not None and not overwrite:
-        raise InputError(f"{str(folder)!r} holds a run already: resume it, overwrite it, or choose another folder")
-    elif record is None and folder.exists() and any(not is_leftover(path) for path in folder.iterdir()):
-        raise InputError(f"{str(folder)!r} isn't empty and isn't a run: choose a new folder")
-
-
-def begin_folder(
-    folder: Path, config: DiscoverConfig, generator: Generator, *, fresh: bool = True, guided: bool = False
-) -> None:
-    """Write config.json into a folder that was checked; `fresh` removes what another run made there before."""
-    for leftover in filter(is_leftover, folder.iterdir()):
-        leftover.unlink()
-    if fresh:
-        for name in _MADE_BY_RUNS:
-            path = folder / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    write_json(folder / "config.json", _record(config, generator, guided))
-
-
-def recorded_config(record: dict[str, Any], folder: Path) -> DiscoverConfig:
-    """The configuration that a run's config.json holds; raise InputError unless it is one."""
-    return from_dict(DiscoverConfig, record["config"], str(folder / "config.json"))
-
-
-def read_record(folder: Path) -> dict[str, Any]:
-    """The contents of a run's config.json.
+def recorded_settings(folder: Path) -> FlowSettings:
+    """The settings that the run in `folder` was trained with.
 
     Raises:
         InputError: the folder isn't a run.
     """
-    if not (folder / "config.json").is_file():
-        raise InputError(
-            f"{str(folder)!r} isn't a run: expected a folder that fastflow discover made, with a config.json"
-        )
-    record = read_json(folder / "config.json")
-    if not (
-        isinstance(record, dict)
-        and record.get("kind") == "discover"
-        and isinstance(record.get("config"), dict)
-        and isinstance(record.get("generator"), dict)
-        and isinstance(record["generator"].get("name"), str | None)
-        and isinstance(record["generator"].get("latent_dim"), int)
-        and isinstance(record["generator"].get("pixels"), list)
-        and all(isinstance(pixel, float) for pixel in record["generator"]["pixels"])
-    ):
-        raise InputError(f"{str(folder)!r} isn't a run: its config.json isn't one that fastflow discover wrote")
-    return record
+    record = read_record(folder)
+    if record["kind"] not in _KINDS:
+        raise no_run(folder)
+    return recorded_config(record, _KINDS[record["kind"]], folder)
 
 
-def restore_generator(record: dict[str, Any], folder: Path) -> Generator:
+_KINDS: dict[str, type[FlowSettings]] = {"discover": DiscoverConfig, "train-vae": VAEConfig}
+"""The configurations by the commands that make runs of them."""
+
+
+def _load_discovery(
+    folder: Path, record: Record, generator: Generator | None, device: str | torch.device | None
+) -> Run:
+    config = recorded_config(record, DiscoverConfig, folder)
+    generator = _restore_generator(record, folder) if generator is None else as_generator(generator)
+    if device is not None:
+        generator = generator.to(find_device(device))
+    check_generator(record, generator, folder)
+    checkpoint = _newest(folder)
+    potentials = untrained_potentials(config, generator)
+    _read_learned(checkpoint, config, potentials.modules(), ignored=("classifier.",))
+    return Run(folder, potentials, generator, config, checkpoint.step)
+
+
+def _load_vae(folder: Path, record: Record, device: torch.device) -> VAERun:
+    if not is_data_description(record.get("data")):
+        raise no_run(folder)
+    config = recorded_config(record, VAEConfig, folder)
+    shape = tuple(record["data"]["image_shape"])
+    checkpoint = _newest(folder)
+    learned = untrained(config, shape)
+    kept = Kept(torch.zeros(record["data"]["kept"], *shape))
+    nn.ModuleDict({**learned.modules(), "kept": kept}).to(device)
+    _read_learned(checkpoint, config, learned.modules(), beside={"kept": kept})
+    return VAERun(folder, learned, kept, config, checkpoint.step)
+
+
+def _newest(folder: Path) -> Checkpoint:
+    checkpoint = latest_checkpoint(folder / "checkpoints")
+    if checkpoint is None:
+        raise InputError(f"run {str(folder)!r} has no checkpoint yet")
+    return checkpoint
+
+
+def _read_learned(
+    checkpoint: Checkpoint,
+    config: FlowSettings,
+    learned: dict[str, nn.Module],
+    *,
+    beside: dict[str, nn.Module] | None = None,
+    ignored: tuple[str, ...] = (),
+) -> None:
+    """Read the weights of what a run learned for good, or their moving average where it has one, and what is beside."""
+    modules = learned
+    if config.ema:
+        modules, ignored = {"average": nn.ModuleDict(learned)}, (*ignored, *(f"{name}." for name in learned))
+    module = nn.ModuleDict({**modules, **(beside or {})})
+    read_checkpoint(checkpoint, module, ignored=ignored).load(module)
+
+
+def _restore_generator(record: Record, folder: Path) -> Generator:
     """The generator that a run names.
 
     Raises:
@@ -358,56 +307,24 @@ def restore_generator(record: dict[str, Any], folder: Path) -> Generator:
     return generators.load(name, record["generator"].get("latent_dim"))
 
 
-def check_generator(record: dict[str, Any], generator: Generator, folder: Path) -> None:
+def check_generator(record: Record, generator: Generator, folder: Path) -> None:
     """Raise InputError unless the generator draws what the run's own drew."""
-    expected, found = record["generator"], _describe(generator)
-    same = all(expected.get(key) == found[key] for key in ("latent_dim", "image_shape", "value_range"))
-    if same:
-        # Another machine's rounding may differ; another generator's images do.
-        low, high = generator.value_range
-        pixels, expected_pixels = np.array(found["pixels"]), np.array(expected["pixels"])
-        same = pixels.shape == expected_pixels.shape and bool(
-            (abs(pixels - expected_pixels) < 1e-3 * (high - low)).all()
-        )
-    if not same:
+    if not draws_alike(record["generator"], generator):
         raise InputError(f"run {str(folder)!r} was trained on another generator than {generator.name or 'this one'}")
 
 
-def _as_folder(folder: str | Path) -> Path:
+def as_folder(folder: str | Path) -> Path:
+    """The path of a run's folder; raise InputError unless it is one."""
     if not isinstance(folder, str | os.PathLike):
         raise InputError(f"a run's folder must be a path, got {folder!r}")
     return Path(folder)
 
 
-def _as_generator(generator: Generator) -> Generator:
+def as_generator(generator: Generator) -> Generator:
+    """The generator; raise InputError unless it is one."""
     if not isinstance(generator, Generator):
         raise InputError(
             f"generator must be a fastflow generator, got {type(generator).__name__}: wrap it in "
             "ff.generators.from_callable"
         )
     return generator
-
-
-def _record(config: DiscoverConfig, generator: Generator, guided: bool) -> dict[str, Any]:
-    versions = {name: version(name) for name in ("fastflow", "torch", "numpy")}
-    return {
-        "kind": "discover",
-        "versions": {**versions, "python": platform.python_version(), "platform": platform.platform()},
-        "generator": _describe(generator),
-        "predictor": guided,
-        "config": asdict(config),
-    }
-
-
-@torch.no_grad()
-def _describe(generator: Generator) -> dict[str, Any]:
-    """What tells a generator from another: besides its shapes, some pixels of some images."""
-    pixels = generator.decode(generator.sample(4)).flatten()
-    chosen = torch.linspace(0, len(pixels) - 1, 64).long().to(pixels.device)
-    return {
-        "name": generator.name,
-        "latent_dim": generator.latent_dim,
-        "image_shape": list(generator.image_shape),
-        "value_range": list(generator.value_range),
-        "pixels": [round(pixel, 6) for pixel in pixels[chosen].tolist()],
-    }

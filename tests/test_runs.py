@@ -14,8 +14,9 @@ from fastflow import files, generators
 from fastflow.errors import InputError
 from fastflow.generators import from_callable
 from fastflow.metrics.evaluation import evaluate
-from fastflow.runs import discover, load_run
+from fastflow.runs import load_run
 from fastflow.training.discover import Discovery
+from fastflow.trainings import discover
 
 
 def change_record(folder, change):
@@ -81,13 +82,16 @@ def test_evaluation_is_of_the_trained_weights(tmp_path):
 
 
 NO_RUNS = {
-    "absent": (lambda folder: shutil.rmtree(folder), "isn't a run: expected a folder that fastflow discover made"),
+    "absent": (
+        lambda folder: shutil.rmtree(folder),
+        "isn't a run: expected a folder that fastflow discover or train-vae made",
+    ),
     "no-config": (lambda folder: (folder / "config.json").unlink(), "isn't a run: expected a folder"),
     "config-cut-off": (lambda folder: (folder / "config.json").write_text('{"kind": '), "isn't JSON"),
     "config-binary": (lambda folder: (folder / "config.json").write_bytes(b"\xff\xfe\x00"), "isn't JSON"),
     "config-of-another-program": (
         lambda folder: (folder / "config.json").write_text('{"model_type": "bert"}'),
-        "isn't a run: its config.json isn't one that fastflow discover wrote",
+        "isn't a run: its config.json isn't one that fastflow discover or train-vae wrote",
     ),
     "config-list": (lambda folder: (folder / "config.json").write_text("[]"), "isn't a run"),
     "no-checkpoints": (lambda folder: shutil.rmtree(folder / "checkpoints"), "has no checkpoint yet"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from itertools import pairwise
@@ -11,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from fastflow.errors import InputError
+from fastflow.generators.base import Generator
 from fastflow.generators.state_dicts import StateDict, load_weights
+from fastflow.likelihoods import Likelihood, check_likelihood, log_density
 
 
 class MLPVAE(nn.Module):
@@ -36,9 +39,13 @@ class MLPVAE(nn.Module):
         mean, log_variance = self.encoder(images.flatten(1)).chunk(2, dim=1)
         return mean, log_variance
 
+    def logits(self, z: Tensor) -> Tensor:
+        """What the mean images are the sigmoid of, (B, C, H, W), given latents (B, latent_dim)."""
+        return self.decoder(z).unflatten(1, self.image_shape)
+
     def decode(self, z: Tensor) -> Tensor:
         """Mean images (B, C, H, W) in [0, 1] given latents (B, latent_dim)."""
-        return torch.sigmoid(self.decoder(z)).unflatten(1, self.image_shape)
+        return torch.sigmoid(self.logits(z))
 
 
 class ConvVAE(nn.Module):
@@ -79,9 +86,78 @@ class ConvVAE(nn.Module):
         mean, log_variance = self.encoder(images).chunk(2, dim=1)
         return mean, log_variance
 
+    def logits(self, z: Tensor) -> Tensor:
+        """What the mean images are the sigmoid of, (B, C, S, S), given latents (B, latent_dim)."""
+        return self.decoder(z)
+
     def decode(self, z: Tensor) -> Tensor:
         """Mean images (B, C, S, S) in [0, 1] given latents (B, latent_dim)."""
-        return torch.sigmoid(self.decoder(z))
+        return torch.sigmoid(self.logits(z))
+
+
+class LikelihoodVAE(nn.Module):
+    """A VAE with its likelihood: what is trained from scratch, and whose likelihood can be measured.
+
+    Args:
+        net: encoder and decoder.
+        likelihood: see `fastflow.likelihoods.log_density`. Means are the decoder's sigmoid, so they lie in [0, 1].
+        noise_std: what the pixels' standard deviation, learned, begins at; not for bernoulli.
+    """
+
+    log_noise_std: Tensor | None
+
+    def __init__(self, net: MLPVAE | ConvVAE, likelihood: Likelihood, noise_std: float = 0.1) -> None:
+        super().__init__()
+        check_likelihood(likelihood)
+        self.net = net
+        self.likelihood: Likelihood = likelihood
+        self.image_shape, self.latent_dim = net.image_shape, net.latent_dim
+        learned = None if likelihood == "bernoulli" else nn.Parameter(torch.tensor(math.log(noise_std)))
+        self.register_parameter("log_noise_std", learned)
+
+    @property
+    def noise_std(self) -> Tensor | None:
+        """The pixels' standard deviation, a scalar; None for bernoulli."""
+        return None if self.log_noise_std is None else self.log_noise_std.exp()
+
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance, each (B, latent_dim), of the posterior given images (B, C, H, W) in [0, 1]."""
+        return self.net.encode(images)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """The likelihood's parameters (B, C, H, W) given latents (B, latent_dim): logits for bernoulli, or the mean."""
+        return self.net.logits(z) if self.likelihood == "bernoulli" else self.net.decode(z)
+
+    def images(self, z: Tensor) -> Tensor:
+        """Mean images (B, C, H, W) in [0, 1] given latents (B, latent_dim)."""
+        return self.net.decode(z)
+
+    def log_density(self, parameters: Tensor, images: Tensor) -> Tensor:
+        """Log-density of images given the decoder's parameters, both (B, C, H, W), in nats for each image, (B,)."""
+        return log_density(self.likelihood, parameters, images, self.noise_std)
+
+
+class LikelihoodVAEGenerator(Generator):
+    """The generator that a trained VAE is: latents of the prior to mean images; starts are real images, encoded.
+
+    Args:
+        held_out: images (N, C, H, W) that training didn't see, 256 levels as uint8.
+    """
+
+    held_out: Tensor
+
+    def __init__(self, vae: LikelihoodVAE, held_out: Tensor) -> None:
+        super().__init__(vae.images, vae.latent_dim)
+        self.vae = vae
+        self.register_buffer("held_out", held_out, persistent=False)
+
+    @torch.no_grad()
+    def starts(self, count: int, seed: int = 0) -> Tensor:
+        """Latents (count, D) of held-out images, the posterior's mean."""
+        if count > len(self.held_out):
+            raise InputError(f"count must be at most the {len(self.held_out)} held-out images, got {count}")
+        chosen = torch.randperm(len(self.held_out), generator=torch.Generator().manual_seed(seed))[:count]
+        return self.vae.encode(self.held_out[chosen.to(self.held_out.device)] / 255)[0]
 
 
 class ConvDecoder(nn.Module):

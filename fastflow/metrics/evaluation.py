@@ -20,8 +20,8 @@ from fastflow.generators import Generator
 from fastflow.metrics.ranking import score, smoothness
 from fastflow.pde import normalized, residual_sums
 from fastflow.training.classifier import PairClassifier
-from fastflow.training.discover import Potentials, untrained_potentials
 from fastflow.training.loop import step_rng
+from fastflow.training.potentials import Potentials, untrained_potentials
 
 if TYPE_CHECKING:
     from fastflow.runs import Run

@@ -31,10 +31,11 @@ def from_dict(cls: type[C], values: dict[str, Any], where: str) -> C:
 
 def check_types(configuration: object) -> None:
     """Raise InputError unless every setting has the type that it is declared with; numbers must be finite."""
-    for name, hint in typing.get_type_hints(type(configuration)).items():
-        value = getattr(configuration, name)
+    hints = typing.get_type_hints(type(configuration))
+    for field in dataclasses.fields(configuration):  # pyright: ignore[reportArgumentType]
+        value, hint = getattr(configuration, field.name), hints[field.name]
         if not _fits(value, hint):
-            raise InputError(f"{name} must be {_words(hint)}, got {value!r}")
+            raise InputError(f"{field.name} must be {_words(hint)}, got {value!r}")
 
 
 def check_positive(configuration: object, *names: str) -> None:

@@ -4,47 +4,26 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from fastflow.devices import send
 from fastflow.errors import InputError
-from fastflow.fields import DivergenceFreeField, NetworkField
-from fastflow.flows import flow, rollout_loss
 from fastflow.generators import Generator
 from fastflow.importing import explaining, first_line
 from fastflow.objectives import classifier_loss, generator_change, guidance_loss, initial_loss, jacobian_loss
-from fastflow.pde import EQUATIONS, PDE, HamiltonJacobi, PorousMedium, normalized, residual_sums
-from fastflow.pde import residual as pde_residual
-from fastflow.potentials import PotentialBank
 from fastflow.profiling import profiled
 from fastflow.training.classifier import make_classifier, try_classifier
 from fastflow.training.distributed import ALONE, Team
 from fastflow.training.loop import Losses, step_rng
 from fastflow.training.phases import Phases
-from fastflow.training.schedules import factor_at
-from fastflow.training.settings import TERMS, DiscoverConfig
+from fastflow.training.potentials import build_potentials, follow, walk
+from fastflow.training.settings import DiscoverConfig
 
 Predictor = Callable[[Tensor], Tensor]
 """Images (B, C, H, W) in [0, 1] to a property's value (B,), or to P properties' values (B, P)."""
-
-
-class Potentials(NamedTuple):
-    """What a discovery learns for good: the bank, its equation, and the bank's companion where it has one."""
-
-    bank: PotentialBank
-    pde: PDE
-    companion: DivergenceFreeField | None
-
-    def modules(self) -> dict[str, nn.Module]:
-        """Those that are there, by name."""
-        return {name: module for name, module in self._asdict().items() if module is not None}
-
-    def parameters(self) -> list[nn.Parameter]:
-        """Of all of them."""
-        return [parameter for module in self.modules().values() for parameter in module.parameters()]
 
 
 class Batch(NamedTuple):
@@ -57,7 +36,7 @@ class Batch(NamedTuple):
     place: Tensor
     """(B,) long: each sample's step on its path."""
     weights: Tensor
-    """Of the terms, in the order of TERMS."""
+    """Of the terms, in the order of the configuration's."""
     labels: Tensor | None = None
     """(B,) long: each sample's class, of a generator with classes."""
 
@@ -86,7 +65,7 @@ class Discovery:
         self.phases = Phases(like.device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.potentials = _build_potentials(config, generator.latent_dim)
+            self.potentials = build_potentials(config, generator.latent_dim)
             if classifier is None:
                 classifier = make_classifier(config.classifier, generator.image_shape, config.num_potentials)
         self.bank, self.pde, self.companion = self.potentials
@@ -108,10 +87,7 @@ class Discovery:
         labels = self.generator.draw_labels(batch, rng)
         # All processes draw the whole batch, so that their parts are the same rows for any number of them.
         mine = self.team.share(batch)
-        weights = [
-            getattr(config, f"{term}_weight") * factor_at(getattr(config, f"{term}_schedule"), step) for term in TERMS
-        ]
-        weights = torch.tensor(weights, dtype=z0.dtype)
+        weights = torch.tensor([config.weight(term, step) for term in config.terms], dtype=z0.dtype)
         index, place, weights = (send(x, z0) for x in (index[mine], place[mine], weights))
         return Batch(z0[mine], index, place, weights, None if labels is None else labels[mine])
 
@@ -155,28 +131,14 @@ class Discovery:
 
     @torch.no_grad()
     def stepped(self, step: int) -> None:
-        """Let the moving average follow, faster in the first steps, when there is little to average over."""
+        """Let the moving average follow."""
         if self.average is not None:
-            decay = min(self.config.ema, (1 + step) / (10 + step))
-            for average, value in zip(self.average.parameters(), self.potentials.parameters(), strict=True):
-                average.lerp_(value, 1 - decay)
+            follow(self.average.modules(), self.potentials.modules(), self.config.ema, step)
 
     def _residual(self, z0: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         """The equation's term of the objective along paths from z0 (B, D), and the paths (B, T + 1, D)."""
-        config, steps, companion = self.config, self.config.path_steps, self.companion
-        options: dict[str, Any] = {"dt": config.dt, "method": config.method, "step_length": config.step_length}
-        if config.residual == "square" and companion is None:
-            return rollout_loss(self.bank, z0, index, steps, self.pde, **options)
-        path = flow(self.bank, z0, index, steps, companion=companion, **options)
-        visited = path[:, :-1].flatten(0, 1)  # (B * T, D), path by path
-        each = index.repeat_interleave(steps)
-        times = config.dt * torch.arange(steps, device=z0.device, dtype=z0.dtype)
-        place = torch.arange(steps, device=z0.device).repeat(len(z0))
-        jet = self.bank.jet(visited, (times, place), each)
-        if config.residual == "square":
-            return pde_residual(self.pde, jet, visited, times[place], each).square().mean(), path
-        sums = residual_sums(self.pde, jet, visited, times[place], each, config.num_potentials)
-        return normalized(self.team.total(sums)).mean(), path
+        walked = walk(self.potentials, self.config, z0, index, self.team)
+        return walked.residual, walked.path
 
     def _guidance(self, predictor: Predictor, images: Tensor, z: Tensor, velocity: Tensor, index: Tensor) -> Tensor:
         """The term of following the predicted properties' gradients, a mean over the samples of guided potentials."""
@@ -190,34 +152,6 @@ class Discovery:
         each = guidance_loss(velocity, gradient, self.config.guidance)
         # Their share of a batch is count / K, whichever part of it this process has.
         return (guided * each).mean() * (self.config.num_potentials / count)
-
-
-def untrained_potentials(config: DiscoverConfig, generator: Generator) -> Potentials:
-    """The potentials that a discovery with this configuration begins with, on the generator's device."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        potentials = _build_potentials(config, generator.latent_dim)
-    nn.ModuleDict(potentials.modules()).to(generator.sample(1)).requires_grad_(False)
-    return potentials
-
-
-def _build_potentials(config: DiscoverConfig, latent_dim: int) -> Potentials:
-    count, hidden = config.num_potentials, config.hidden
-    bank = PotentialBank(count, latent_dim, hidden, config.activation, config.out_activation, config.time)
-    kind: Any = EQUATIONS[config.pde]
-    if kind is PorousMedium:  # has no constants to learn
-        pde = kind()
-    elif config.force == "field":
-        pde = kind(NetworkField(count, latent_dim, hidden, config.activation, config.time))
-    elif config.force == "constant" and kind is HamiltonJacobi:
-        # At 0 the gradient of f^2 is 0 too, and no force would ever be learned.
-        pde = kind(0.1, num_potentials=count, learnable=config.learn_pde)
-    else:
-        pde = kind(num_potentials=count, learnable=config.learn_pde)
-    companion = None
-    if config.companion:
-        companion = DivergenceFreeField(count, latent_dim, hidden, config.activation, config.time)
-    return Potentials(bank, pde, companion)
 
 
 def check_task(task: Discovery) -> None:

@@ -1,24 +1,21 @@
-"""The settings of a discovery, which live in its run's config.json."""
+"""The settings of a training, which live in its run's config.json: what all share, and those of a discovery."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from fastflow.errors import InputError
 from fastflow.ops.types import Method
 from fastflow.potentials import TimeInput
 from fastflow.training.classifier import check_classifier
 from fastflow.training.configuration import check_not_negative, check_positive, check_types
-from fastflow.training.schedules import Knots, check_knots
+from fastflow.training.schedules import Knots, check_knots, factor_at
 
 Equation = Literal[
     "wave", "damped-wave", "klein-gordon", "heat", "hamilton-jacobi", "viscous-hamilton-jacobi", "helmholtz", "poisson",
     "porous-medium",
 ]  # fmt: skip
-
-TERMS = ("pde", "initial", "jacobian", "classifier", "guidance")
-"""The objective's terms; each has a `<term>_weight` and a `<term>_schedule`."""
 
 CHANGEABLE = (
     "steps", "log_every", "checkpoint_every", "max_loss", "restarts", "restart_factor", "tensorboard",
@@ -33,8 +30,11 @@ _FORCED = ("hamilton-jacobi", "poisson")
 
 
 @dataclass(frozen=True)
-class DiscoverConfig:
-    """Settings of a discovery; the defaults suit small image generators."""
+class FlowSettings:
+    """What every training of potentials is told: the loop, the potentials, their paths and equation."""
+
+    terms: ClassVar[tuple[str, ...]] = ("pde", "initial", "jacobian")
+    """The objective's terms; each has a `<term>_weight` and a `<term>_schedule`."""
 
     num_potentials: int = 8
     """K, the number of potentials."""
@@ -90,21 +90,8 @@ class DiscoverConfig:
     """Factors of that weight over the steps."""
     jacobian: Literal["log", "square"] = "log"
     """The reward: "log" of the mean square, which doesn't fade as potentials shrink; "square", the paper's."""
-    classifier_weight: float = 1.0
-    """Weight of the classifier's cross-entropy."""
-    classifier_schedule: Knots = ()
-    """Factors of that weight over the steps."""
-    classifier: str = "small"
-    """Who must tell the potentials apart: small, lenet, resnet18, or FILE.py:FUNCTION, called with the images' shape
-    (C, H, W) and K, which returns a module of two image batches with logits (B, K)."""
-    guidance_weight: float = 1.0
-    """Weight of following a property predictor's gradient, where there is a predictor."""
-    guidance_schedule: Knots = ()
-    """Factors of that weight over the steps."""
-    guidance: Literal["follow", "oppose"] = "follow"
-    """Whether the guided potentials raise the predicted property or lower it."""
     ema: float = 0.0
-    """Decay of a moving average of the potentials, which the run then uses in their place; 0 for none."""
+    """Decay of a moving average of what is learned for good, which the run then uses in its place; 0 for none."""
     max_loss: float = 1e6
     """Training stops as diverged where the loss or a term of it exceeds this."""
     restarts: int = 0
@@ -121,22 +108,20 @@ class DiscoverConfig:
     def __post_init__(self) -> None:
         check_types(self)
         object.__setattr__(self, "hidden", tuple(self.hidden))
-        for name in ("learning_rate_schedule", *(f"{term}_schedule" for term in TERMS)):
+        for name in ("learning_rate_schedule", *(f"{term}_schedule" for term in self.terms)):
             object.__setattr__(self, name, check_knots(name, getattr(self, name)))
         check_positive(
-            self, "num_potentials", "steps", "batch_size", "learning_rate", "path_steps", "dt", "max_loss",
-            "restart_factor", "log_every", "checkpoint_every",
+            self, "steps", "batch_size", "learning_rate", "path_steps", "dt", "max_loss", "restart_factor",
+            "log_every", "checkpoint_every",
         )  # fmt: skip
-        check_not_negative(self, "seed", "restarts", "ema", *(f"{term}_weight" for term in TERMS))
-        check_classifier(self.classifier)
+        check_not_negative(self, "seed", "restarts", "ema", *(f"{term}_weight" for term in self.terms))
         if self.seed >= 2**63:
             raise InputError(f"seed must be below 2^63, got {self.seed}")
         if self.ema >= 1:
             raise InputError(f"ema must be below 1, got {self.ema}")
         if self.step_length is not None:
             check_positive(self, "step_length")
-        if not self.hidden or min(self.hidden) < 1:
-            raise InputError(f"hidden must name one width or more, each at least 1, got {self.hidden!r}")
+        check_widths("hidden", self.hidden)
         if self.time == "none" and self.pde not in _TIMELESS:
             raise InputError(
                 f"time must be sinusoidal or linear for pde {self.pde}, which has derivatives in time; only "
@@ -149,3 +134,39 @@ class DiscoverConfig:
                 f"batch_size must be at least num_potentials, {self.num_potentials}, so that every step trains all of "
                 f"them; got {self.batch_size}"
             )
+
+    def weight(self, term: str, step: int) -> float:
+        """A term's weight at a step."""
+        return getattr(self, f"{term}_weight") * factor_at(getattr(self, f"{term}_schedule"), step)
+
+
+@dataclass(frozen=True)
+class DiscoverConfig(FlowSettings):
+    """Settings of a discovery; the defaults suit small image generators."""
+
+    terms = ("pde", "initial", "jacobian", "classifier", "guidance")
+
+    classifier_weight: float = 1.0
+    """Weight of the classifier's cross-entropy."""
+    classifier_schedule: Knots = ()
+    """Factors of that weight over the steps."""
+    classifier: str = "small"
+    """Who must tell the potentials apart: small, lenet, resnet18, or FILE.py:FUNCTION, called with the images' shape
+    (C, H, W) and K, which returns a module of two image batches with logits (B, K)."""
+    guidance_weight: float = 1.0
+    """Weight of following a property predictor's gradient, where there is a predictor."""
+    guidance_schedule: Knots = ()
+    """Factors of that weight over the steps."""
+    guidance: Literal["follow", "oppose"] = "follow"
+    """Whether the guided potentials raise the predicted property or lower it."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(self, "num_potentials")
+        check_classifier(self.classifier)
+
+
+def check_widths(name: str, widths: tuple[int, ...]) -> None:
+    """Raise InputError unless there is a layer, and none without width."""
+    if not widths or min(widths) < 1:
+        raise InputError(f"{name} must name one width or more, each at least 1, got {widths!r}")

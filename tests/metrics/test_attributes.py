@@ -15,8 +15,8 @@ from fastflow.cli import main
 from fastflow.errors import InputError
 from fastflow.generators import from_callable
 from fastflow.metrics.attributes import attribute_correlation
-from fastflow.runs import discover
 from fastflow.training.settings import DiscoverConfig
+from fastflow.trainings import discover
 
 
 def halves(z):

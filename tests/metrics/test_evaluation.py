@@ -19,8 +19,8 @@ from fastflow.metrics.evaluation import (
     random_directions,
 )
 from fastflow.pde import Wave
-from fastflow.training.discover import untrained_potentials
 from fastflow.training.loop import step_rng
+from fastflow.training.potentials import untrained_potentials
 
 
 @pytest.fixture(scope="module")

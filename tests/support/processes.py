@@ -8,9 +8,9 @@ import torch
 
 from fastflow import generators
 from fastflow.errors import InputError
-from fastflow.runs import discover
 from fastflow.training.discover import Discovery
 from fastflow.training.settings import DiscoverConfig
+from fastflow.trainings import discover
 
 # A convolution's weight gradient is summed in an order that depends on the number of threads.
 THREADS = 1

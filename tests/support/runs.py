@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 
 from fastflow import generators
-from fastflow.runs import discover
 from fastflow.training.settings import DiscoverConfig
+from fastflow.trainings import discover
 
 SMALL = {
     "num_potentials": 3,

@@ -15,12 +15,13 @@ from support.runs import contents, metrics, options, saved, sigmoid_generator, s
 
 from fastflow import generators
 from fastflow.errors import InputError, TrainingError
-from fastflow.runs import discover, load_run
+from fastflow.runs import load_run
 from fastflow.training import journal, loop
 from fastflow.training.discover import Discovery
 from fastflow.training.journal import append
 from fastflow.training.loop import Losses, Trainer, step_rng
 from fastflow.training.phases import PHASES, Phases
+from fastflow.trainings import discover
 
 COMMAND = [sys.executable, "-m", "fastflow", "discover", "--generator", "digits-vae"]
 # A convolution's weight gradient is summed in an order that depends on the number of threads.

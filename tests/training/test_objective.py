@@ -14,7 +14,7 @@ from fastflow.runs import load_run
 from fastflow.training.discover import Discovery
 from fastflow.training.presets import PRESETS, preset
 from fastflow.training.schedules import factor_at
-from fastflow.training.settings import TERMS, DiscoverConfig
+from fastflow.training.settings import DiscoverConfig
 
 # Schedules
 
@@ -27,8 +27,8 @@ def test_factors_lie_on_lines_between_knots():
 
 
 def test_each_terms_weight_follows_its_schedule():
-    schedules = {f"{term}_schedule": ((1, 0.0), (5, 1.0 + place)) for place, term in enumerate(TERMS)}
-    weights = {f"{term}_weight": 2.0 for term in TERMS}
+    schedules = {f"{term}_schedule": ((1, 0.0), (5, 1.0 + place)) for place, term in enumerate(DiscoverConfig.terms)}
+    weights = {f"{term}_weight": 2.0 for term in DiscoverConfig.terms}
     task = Discovery(small_config(**schedules, **weights), sigmoid_generator())
     assert task.draw(1).weights.tolist() == [0.0] * 5
     assert task.draw(3).weights.tolist() == pytest.approx([1, 2, 3, 4, 5])
@@ -224,7 +224,7 @@ def test_average_decay_is_below_one():
 def test_presets_have_the_papers_objective(name):
     config = preset(name)
     assert (config.learning_rate, config.residual, config.jacobian, config.pde) == (1e-4, "square", "square", "wave")
-    assert [getattr(config, f"{term}_weight") for term in TERMS] == [1.0] * 5
+    assert [getattr(config, f"{term}_weight") for term in DiscoverConfig.terms] == [1.0] * 5
     assert (config.out_activation == "identity") == (name == "stylegan2")
     assert DiscoverConfig(**json.loads(json.dumps(config.__dict__))) == config
 

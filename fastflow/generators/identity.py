@@ -1,0 +1,58 @@
+"""What tells a generator from another: besides its shapes, some pixels of some images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from fastflow.generators.base import Generator
+
+
+@torch.no_grad()
+def describe(generator: Generator) -> dict[str, Any]:
+    """The generator's name, shapes and pixels, as JSON holds them."""
+    pixels = generator.decode(generator.sample(4)).flatten()
+    return {
+        "name": generator.name,
+        "latent_dim": generator.latent_dim,
+        "image_shape": list(generator.image_shape),
+        "value_range": list(generator.value_range),
+        "pixels": some_of(pixels),
+    }
+
+
+def is_description(value: object) -> bool:
+    """Whether a JSON value has the form of such a description."""
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("name"), str | None)
+        and isinstance(value.get("latent_dim"), int)
+        and are_pixels(value.get("pixels"))
+    )
+
+
+def draws_alike(expected: dict[str, Any], generator: Generator) -> bool:
+    """Whether a generator draws what the described one drew."""
+    found = describe(generator)
+    same = all(expected.get(key) == found[key] for key in ("latent_dim", "image_shape", "value_range"))
+    low, high = generator.value_range
+    return same and look_alike(expected["pixels"], found["pixels"], high - low)
+
+
+def some_of(pixels: torch.Tensor) -> list[float]:
+    """64 of many pixels (N,), rounded."""
+    chosen = torch.linspace(0, len(pixels) - 1, 64).long().to(pixels.device)
+    return [round(pixel, 6) for pixel in pixels[chosen].tolist()]
+
+
+def are_pixels(value: object) -> bool:
+    """Whether a JSON value is a list of pixels."""
+    return isinstance(value, list) and all(isinstance(pixel, float) for pixel in value)
+
+
+def look_alike(expected: list[float], found: list[float], reach: float) -> bool:
+    """Whether pixels are the same: another machine's rounding may differ, another image's pixels do."""
+    one, other = np.array(expected), np.array(found)
+    return one.shape == other.shape and bool((abs(one - other) < 1e-3 * reach).all())
