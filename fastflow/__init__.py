@@ -18,7 +18,7 @@ from fastflow.ops.backends import backends, precision, use_backend
 from fastflow.ops.types import Jet
 from fastflow.potentials import PotentialBank
 from fastflow.runs import Run, VAERun, load_run
-from fastflow.training.presets import PRESETS, preset
+from fastflow.training.presets import PRESETS, VAE_PRESETS, preset
 from fastflow.training.settings import DiscoverConfig
 from fastflow.training.vae_settings import VAEConfig
 from fastflow.trainings import discover, train_vae
@@ -27,6 +27,7 @@ from fastflow.traversal import Traversal
 __version__ = version("fastflow")
 __all__ = [
     "PRESETS",
+    "VAE_PRESETS",
     "BackendError",
     "ConvergenceError",
     "DiscoverConfig",

@@ -13,14 +13,15 @@ from typing import Annotated, Any, NoReturn, cast
 import torch
 import tyro
 
-from fastflow import commands
+from fastflow import commands, training_commands
 from fastflow.errors import BackendError, ConvergenceError, InputError, TrainingError
 from fastflow.training.distributed import is_follower
 
 Command = tyro.conf.OmitSubcommandPrefixes[
     Annotated[commands.Info, tyro.conf.subcommand("info")]
     | Annotated[commands.Demo, tyro.conf.subcommand("demo")]
-    | Annotated[commands.Discover, tyro.conf.subcommand("discover")]
+    | Annotated[training_commands.Discover, tyro.conf.subcommand("discover")]
+    | Annotated[training_commands.TrainVAE, tyro.conf.subcommand("train-vae")]
     | Annotated[commands.Traverse, tyro.conf.subcommand("traverse")]
     | Annotated[commands.Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[commands.Name, tyro.conf.subcommand("name")]
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _parse(arguments: list[str]) -> commands.Command:
     """The command that the arguments spell; tyro's framed explanations become one line."""
     explained = io.StringIO()
-    defaults = commands.Discover.with_defaults(arguments)
+    defaults = training_commands.with_defaults(arguments)
     options: dict[str, Any] = {} if defaults is None else {"default": defaults}
     try:
         with contextlib.redirect_stderr(explained):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Protocol
@@ -13,17 +13,12 @@ import torch
 import tyro
 
 from fastflow import generators
-from fastflow.devices import find_device
 from fastflow.errors import InputError
-from fastflow.files import read_json
 from fastflow.importing import import_function
 from fastflow.names import read_names, write_name
 from fastflow.ops.backends import backends, cuda_missing, cuda_module
 from fastflow.report import write_traversals
 from fastflow.runs import Run, load_run, recorded_settings
-from fastflow.training.configuration import from_dict
-from fastflow.training.distributed import is_follower, local_device
-from fastflow.training.presets import preset
 from fastflow.training.settings import DiscoverConfig
 from fastflow.trainings import discover
 from fastflow.traversal import TraversalDirection
@@ -86,73 +81,10 @@ class Demo:
         config = DiscoverConfig(seed=self.seed, steps=self.steps)
         print(f"discovering {config.num_potentials} potentials on the digits VAE")
         run = discover(
-            generators.load("digits-vae"), config, self.out, overwrite=self.overwrite, progress=_watched()
+            generators.load("digits-vae"), config, self.out, overwrite=self.overwrite, progress=watched()
         )  # fmt: skip
         print("evaluating on latents that training never saw")
         print(f"look at {run.report()}")
-
-
-@dataclass(frozen=True)
-class Discover:
-    """Learn potentials on a pretrained generator."""
-
-    generator: str
-    """digits-vae, faces, KIND:PATH for weights of a known kind (sngan, dcgan, mlp-vae, conv-vae, biggan,
-    autoencoder-kl), FILE.pt for a TorchScript or torch.export archive, or FILE.py:FUNCTION."""
-    out: str
-    """The run's folder."""
-    settings: tyro.conf.OmitArgPrefixes[DiscoverConfig] = field(default_factory=DiscoverConfig)
-    config: str | None = None
-    """A JSON file with settings, for example another run's config.json; options override it."""
-    preset: str | None = None
-    """The published settings for a kind of generator: anime-sngan, mnist-sngan, biggan, stylegan2, vae-mnist or
-    vae-dsprites; options override them."""
-    predictor: str | None = None
-    """FILE.py:FUNCTION, a differentiable property of images (B, C, H, W) in [0, 1]; the first potentials follow its
-    gradient, or oppose it."""
-    latent_dim: int | None = None
-    """The latents' width, where FUNCTION maps latents to images itself."""
-    device: str = "cpu"
-    """Where to train: cpu, cuda, cuda:1, ...; under torchrun, cuda is a device for each process."""
-    resume: bool = False
-    """Go on from the newest checkpoint in OUT."""
-    overwrite: bool = False
-    """Replace the run that OUT holds."""
-
-    @staticmethod
-    def with_defaults(arguments: list[str]) -> Discover | None:
-        """The defaults that `discover --config FILE` or `--preset NAME` asks for, read before the other options."""
-        if arguments[:1] != ["discover"]:
-            return None
-        file, name = _option(arguments, "--config"), _option(arguments, "--preset")
-        if file is not None and name is not None:
-            raise InputError("--config and --preset exclude each other")
-        if name is not None:
-            return Discover(tyro.MISSING, tyro.MISSING, preset(name))
-        if file is None:
-            return None
-        values = read_json(Path(file))
-        if not isinstance(values, dict):
-            raise InputError(f"{file!r} must hold a JSON object of settings")
-        return Discover(tyro.MISSING, tyro.MISSING, from_dict(DiscoverConfig, values.get("config", values), file))
-
-    def run(self) -> None:
-        """Train and say what to do next."""
-        device = find_device(local_device(self.device))
-        if device.type == "cuda":
-            torch.cuda.set_device(device)  # NCCL's, too
-        run = discover(
-            generators.load(self.generator, self.latent_dim).to(device),
-            self.settings,
-            self.out,
-            resume=self.resume,
-            overwrite=self.overwrite,
-            progress=_watched(),
-            predictor=None if self.predictor is None else import_function(self.predictor, "predictor"),
-        )
-        if not is_follower():
-            _point_out_clipping(run.generator)
-            print(f"trained {run}; next: fastflow report {self.out}")
 
 
 @dataclass(frozen=True)
@@ -320,26 +252,7 @@ def read_latents(file: Path, run: Run) -> torch.Tensor:
     return z0.to(run.bank.out_bias)
 
 
-def _option(arguments: list[str], option: str) -> str | None:
-    """An option's value among arguments that aren't parsed yet."""
-    for position, argument in enumerate(arguments):
-        name, separator, value = argument.partition("=")
-        if name == option and (separator or position + 1 < len(arguments)):
-            return value if separator else arguments[position + 1]
-    return None
-
-
-def _point_out_clipping(generator: generators.Generator) -> None:
-    if generator.outside > 0.25:
-        low, high = generator.value_range
-        print(
-            f"note: {generator.outside:.0%} of the generator's pixels lie outside its value_range ({low:g}, {high:g}) "
-            "and will be clipped in pictures and measurements; if they span another, name it",
-            file=sys.stderr,
-        )
-
-
-def _watched() -> bool:
+def watched() -> bool:
     """Whether somebody sees a progress bar; in a log it would only be in the way."""
     return sys.stderr.isatty()
 

@@ -11,6 +11,7 @@ from fastflow import datasets
 from fastflow.datasets import Sequences
 from fastflow.devices import find_device
 from fastflow.errors import InputError
+from fastflow.files import write_json
 from fastflow.generators import Generator
 from fastflow.generators.identity import describe, is_description
 from fastflow.runs import Run, VAERun, as_folder, as_generator, check_generator
@@ -110,12 +111,15 @@ def train_vae(
         names = config.transformations or None
         data = datasets.load(config.data, data_root, "train", names)
         held_out = datasets.load(config.data, data_root, "test", names)
+    description = describe_data(data)
     config = resolved(config, data)
     kept = some_images(data if held_out is None else held_out)
-    about = _about_data(data, data_root, len(kept))
+    about = _about_data({**description, "root": _absolute(data_root), "kept": len(kept)})
     with team(where) as group:
         task = VAETraining(config, data, kept, where, group)
         train_in(folder, task, config, about, group, resume=resume, overwrite=overwrite, progress=progress)
+        if config.flows and config.supervision == "full":
+            group.led(lambda: _name_potentials(folder, config.transformations))
     return VAERun(folder, task.average or task.learned, task.kept, config, config.steps)
 
 
@@ -128,14 +132,23 @@ def _about_discovery(generator: Generator, guided: bool) -> About:
     return About("discover", {"generator": describe(generator)}, check, {"predictor": guided})
 
 
-def _about_data(data: Sequences, root: str | Path | None, kept: int) -> About:
-    found = describe_data(data)
-
+def _about_data(description: Record) -> About:
     def check(record: Record, folder: Path) -> None:
         if not is_data_description(record.get("data")):
             raise no_run(folder)
-        if not same_data(record["data"], found):
-            raise InputError(f"run {str(folder)!r} was trained on other data than {data.name}: name those it was on")
+        if not same_data(record["data"], description):
+            raise InputError(
+                f"run {str(folder)!r} was trained on other data than {description['name']}: name those it was on"
+            )
 
-    where = None if root is None else str(Path(root).resolve())
-    return About("train-vae", {"data": {**found, "root": where, "kept": kept}}, check)
+    return About("train-vae", {"data": description}, check)
+
+
+def _absolute(root: str | Path | None) -> str | None:
+    return None if root is None else str(Path(root).resolve())
+
+
+def _name_potentials(folder: Path, transformations: tuple[str, ...]) -> None:
+    """Let potentials have the names of what they learned, unless somebody has named them."""
+    if not (folder / "names.json").exists():
+        write_json(folder / "names.json", {str(k): name for k, name in enumerate(transformations)})

@@ -15,6 +15,7 @@ from fastflow.cli import main
 from fastflow.metrics.evaluation import evaluate
 from fastflow.ops.backends import backends
 from fastflow.runs import load_run
+from fastflow.trainings import train_vae
 
 DISCOVER = ("discover", "--generator", "digits-vae")
 
@@ -34,7 +35,7 @@ def test_help_names_every_command(capsys, arguments):
         main(arguments)
     assert exit_.value.code == 0
     told = capsys.readouterr()
-    assert all(name in told.out for name in ("info", "demo", "discover", "traverse", "evaluate", "report"))
+    assert all(name in told.out for name in ("info", "demo", "discover", "train-vae", "traverse", "evaluate", "report"))
     assert told.err == ""
 
 
@@ -44,6 +45,7 @@ def test_help_names_every_command(capsys, arguments):
         ("info", ()),
         ("demo", ("--out", "--seed", "--steps", "--overwrite")),
         ("discover", ("--generator", "--num-potentials", "--batch-size", "--checkpoint-every", "--resume", "--device")),
+        ("train-vae", ("--data", "--data-root", "--flow-weight", "--likelihood", "--preset", "--batch-size", "--resume")),
         ("traverse", ("--out", "--potential", "--latents", "--direction", "--generator", "--latent-dim")),
         ("evaluate", ("--samples", "--seed", "--generator", "--latent-dim")),
         ("report", ("--samples", "--generator", "--latent-dim")),
@@ -131,6 +133,41 @@ def test_discover_takes_settings_from_a_plain_file(tmp_path):
     main([*DISCOVER, "--config", str(tmp_path / "settings.json"), "--out", str(tmp_path / "run")])
     config = load_run(tmp_path / "run").config
     assert (config.hidden, config.steps, config.num_potentials) == ((5,), 2, 8)
+
+
+VAE = ("train-vae", "--data", "digits", "--latent-dim", "3", "--widths", "16", *options(num_potentials=0))
+
+
+def test_train_vae_is_the_same_as_in_python_and_its_run_is_shown_like_any(tmp_path, capsys):
+    folder = tmp_path / "cli"
+    main([*VAE, "--out", str(folder), "--seed", "3"])
+    told = capsys.readouterr()
+    assert told.out.startswith("trained on digits of scikit-learn; the train split is ")
+    assert told.out.endswith(f"VAERun('{folder}', step=6, 3 potentials); next: fastflow report {folder}\n")
+    assert told.err == ""
+    loaded = load_run(folder)
+    train_vae(loaded.config, out=tmp_path / "python", progress=False)
+    assert saved(folder, 6) == saved(tmp_path / "python", 6)
+    main(["traverse", str(folder), "--starts", "2"])
+    main(["name", str(folder)])
+    main(["evaluate", str(folder), "--samples", "24"])
+    told = capsys.readouterr().out
+    assert "wrote 8 files" in told
+    assert "  0  rotation\n  1  scale\n  2  hue\n" in told
+    assert "normalised residual" in told
+
+
+def test_train_vae_starts_from_a_preset_and_resumes(tmp_path):
+    words = [*VAE, "--out", str(tmp_path / "run"), "--transformations", "rotation", "--flow-weight", "0"]
+    main([*words, "--preset", "vae-digits", "--steps", "3"])
+    main([*words, "--preset", "vae-digits", "--resume"])
+    config = load_run(tmp_path / "run").config
+    assert (config.transformations, config.flow_weight, config.steps) == (("rotation",), 0.0, 6)
+    main([*VAE, "--config", str(tmp_path / "run" / "config.json"), "--out", str(tmp_path / "other"), "--beta", "2"])
+    assert (load_run(tmp_path / "other").config.transformations, load_run(tmp_path / "other").config.beta) == (
+        ("rotation",),
+        2.0,
+    )
 
 
 def test_discover_resumes_and_overwrites(tmp_path):

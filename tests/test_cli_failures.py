@@ -332,6 +332,26 @@ def test_no_space_for_metrics(tmp_path):
     assert len(steps) > 10
 
 
+VAE = ("train-vae", "--data", "digits", "--out", "out")
+VAE_REFUSES = {
+    "data": (["train-vae", "--data", "cats", "--out", "out"], "data set must be one of"),
+    "root": (["train-vae", "--data", "mnist", "--out", "out"], "with --data-root"),
+    "root-empty": (["train-vae", "--data", "mnist", "--data-root", ".", "--out", "out"], "has no IDX files"),
+    "transformation": ([*VAE, "--transformations", "spin"], "no transformation 'spin'"),
+    "choice": ([*VAE, "--likelihood", "poisson"], "--likelihood"),
+    "weight": ([*VAE, "--flow-weight", "-1"], "flow_weight must be 0 or above, got -1.0"),
+    "preset": ([*VAE, "--preset", "biggan"], "preset must be one of vae-digits, vae-mnist, vae-dsprites, got 'biggan'"),
+    "both": ([*VAE, "--preset", "vae-digits", "--config", "x.json"], "--config and --preset exclude each other"),
+    "conv": ([*VAE, "--network", "conv", "--widths", "4", "4", "4", "4"], "network conv with 4 widths doesn't fit"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), VAE_REFUSES.values(), ids=VAE_REFUSES)
+def test_train_vae_refuses(capsys, tmp_path, arguments, message):
+    assert message in fails(capsys, *arguments)
+    assert not list((tmp_path / "cwd").iterdir())
+
+
 def test_no_space_for_traversals(tmp_path, digits_folder):
     main(["traverse", str(digits_folder), "--starts", "1"])
     before = contents(digits_folder)

@@ -127,6 +127,7 @@ def _view(run: RunFiles) -> dict[str, Any]:
         "notes": run.notes,
         "settings": _rows(at(run.settings, "config")),
         "generator_rows": _rows(at(run.settings, "generator")),
+        "data_rows": _rows(at(run.settings, "data")),
         "versions": _rows(at(run.settings, "versions")),
         "evaluated_on": _evaluated_on(run),
         "code": _code(run, name),
@@ -338,21 +339,24 @@ def _text(value: object) -> str:
 
 def _code(run: RunFiles, name: str) -> dict[str, str]:
     """What to type to use the run and to train it again; names go through the quoting of their language."""
-    generator = at(run.settings, "generator", "name")
-    named = isinstance(generator, str)
-    # A generator made in Python has no name that finds it again.
+    generator, kind = at(run.settings, "generator", "name"), at(run.settings, "kind")
+    # A generator made in Python has no name that finds it again; a VAE's run is its own generator.
+    named = isinstance(generator, str) or kind == "train-vae"
     load = f"run = ff.load_run({name!r})" if named else f"run = ff.load_run({name!r}, generator)"
     use = [
         "import fastflow as ff",
         "",
         load,
-        "z0 = run.generator.sample(6)",
+        "z0 = run.generator.starts(6)" if kind == "train-vae" else "z0 = run.generator.sample(6)",
         "path = run.traverse(z0, potential=0, steps=10)",
         "path.latents, path.images  # (6, 11, D) and (6, 11, C, H, W)",
     ]
     train = []
     again, quoted = f"{name}-again", shlex.quote(name)
-    if at(run.settings, "kind") == "discover":
+    if kind == "train-vae":
+        root = at(run.settings, "data", "root")
+        train = ["import fastflow as ff", "", load, f"ff.train_vae(run.config, data_root={root!r}, out={again!r})"]
+    elif kind == "discover":
         train = ["import fastflow as ff", "", load, f"ff.discover(run.generator, run.config, out={again!r})"]
     option = "" if named else " --generator FILE.py:FUNCTION"
     shell = [f"fastflow report {quoted}{option}  # write this page again"]

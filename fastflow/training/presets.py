@@ -9,9 +9,13 @@ traversals take the other half backwards, so path_steps is T / 2.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any, TypeVar
 
 from fastflow.errors import InputError
-from fastflow.training.settings import DiscoverConfig
+from fastflow.training.settings import DiscoverConfig, FlowSettings
+from fastflow.training.vae_settings import VAEConfig
+
+C = TypeVar("C", bound=FlowSettings)
 
 _PAPER = DiscoverConfig(
     learning_rate=1e-4,
@@ -65,12 +69,28 @@ PRESETS: dict[str, DiscoverConfig] = {
 """The configurations by name."""
 
 
-def preset(name: str) -> DiscoverConfig:
+VAE_PRESETS: dict[str, VAEConfig] = {
+    "vae-digits": VAEConfig(data="digits", latent_dim=8, widths=(160, 160), hidden=(32, 32)),
+    "vae-mnist": VAEConfig(data="mnist", network="conv", widths=(32, 64), latent_dim=16, steps=10_000),
+    "vae-dsprites": VAEConfig(
+        data="dsprites", network="conv", widths=(32, 32, 64, 64), latent_dim=10, steps=20_000, path_steps=5
+    ),
+}
+"""The same for a VAE's training, for the data sets that it is named after; these are ours, not published ones."""
+
+
+def preset(name: str, kind: type[C] = DiscoverConfig) -> C:
     """The configuration of that name; `dataclasses.replace` changes what should differ.
+
+    Args:
+        kind: what it configures: a DiscoverConfig, or a VAEConfig.
 
     Raises:
         InputError: there is none.
     """
-    if name not in PRESETS:
-        raise InputError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
-    return PRESETS[name]
+    presets: dict[type[Any], dict[str, Any]] = {DiscoverConfig: PRESETS, VAEConfig: VAE_PRESETS}
+    if kind not in presets:
+        raise InputError(f"kind must be DiscoverConfig or VAEConfig, got {kind!r}")
+    if name not in presets[kind]:
+        raise InputError(f"preset must be one of {', '.join(presets[kind])}, got {name!r}")
+    return presets[kind][name]

@@ -32,6 +32,7 @@ def describe_data(data: Sequences) -> dict[str, Any]:
         raise InputError(f"data set {data.name} must give images in [0, 1]")
     return {
         "name": data.name,
+        "note": data.note,
         "image_shape": list(data.image_shape),
         "transformations": list(data.transformations),
         "images": count,

@@ -5,12 +5,14 @@ import os
 import socket
 
 import torch
+from support.moving import Bars
 
 from fastflow import generators
 from fastflow.errors import InputError
 from fastflow.training.discover import Discovery
 from fastflow.training.settings import DiscoverConfig
-from fastflow.trainings import discover
+from fastflow.training.vae_settings import VAEConfig
+from fastflow.trainings import discover, train_vae
 
 # A convolution's weight gradient is summed in an order that depends on the number of threads.
 THREADS = 1
@@ -23,11 +25,17 @@ def context():
 
 
 def train(folder, settings, options=None, environment=None, refuse=False):
-    """What a child does: a discovery on the digits VAE, whose latents this child alone may refuse."""
+    """What a child does: a VAE's training where settings name data, or a discovery on the digits VAE.
+
+    This child alone may refuse the latents of the latter.
+    """
     torch.set_num_threads(THREADS)
     os.environ.update(environment or {})
     if refuse:
         Discovery.losses = _refuse
+    if "data" in settings:
+        train_vae(VAEConfig(**settings), out=folder, data=Bars(), progress=False, **(options or {}))
+        return
     config = DiscoverConfig(**settings)
     discover(generators.load("digits-vae"), config, folder, progress=False, **(options or {}))
 

@@ -9,6 +9,7 @@ import time
 import pytest
 import torch
 from safetensors.torch import load_file
+from support import moving
 from support.processes import context, train, train_team
 from support.runs import SMALL, metrics, options, sigmoid_generator, small_config
 
@@ -34,7 +35,9 @@ def finish(children):
 
 
 def curve(folder):
-    names = ("loss", "pde", "initial", "jacobian", "classifier", "accuracy", "strength")
+    """What doesn't depend on the clock, line by line."""
+    timed = ("learning_rate", "steps_per_second")
+    names = [name for name in metrics(folder)[0] if name not in timed and not name.startswith("share_")]
     return torch.tensor([[line[name] for name in names] for line in metrics(folder)], dtype=torch.float64)
 
 
@@ -84,6 +87,16 @@ def test_team_stops_together_and_resumes_to_the_curve_of_one(tmp_path, alone):
     assert finish(train_team(2, folder, {**SETTINGS, "steps": end}, {"resume": True})) == [0, 0]
     torch.testing.assert_close(curve(folder)[:10], curve(alone), rtol=1e-4, atol=1e-5)
     assert [line["step"] for line in metrics(folder)] == list(range(1, end + 1))
+
+
+@pytest.mark.parametrize("supervision", ["full", "weak"])
+def test_team_trains_a_vae_along_the_curve_of_one(tmp_path, supervision):
+    settings = {**moving.SMALL, "log_every": 1, "supervision": supervision, "prior": "diffusion", "ema": 0.5}
+    child = context().Process(target=train, args=(tmp_path / "one", settings))
+    child.start()
+    assert finish([child]) == [0]
+    assert finish(train_team(2, tmp_path / "two", settings)) == [0, 0]
+    assert_alike(tmp_path / "two", tmp_path / "one", 6)
 
 
 def test_error_of_the_leader_ends_all(tmp_path):

@@ -3,11 +3,14 @@
 import random
 import signal
 
+import pytest
+from support import moving
 from support.processes import context, train
 from support.runs import SMALL, contents, metrics, saved
 
 # Every step is logged and every third is saved, so that moments within a save or a line are hit too.
-SETTINGS = {**SMALL, "steps": 100, "batch_size": 48, "log_every": 1, "checkpoint_every": 3, "ema": 0.9, "dt": 0.9}
+OFTEN = {"steps": 100, "batch_size": 48, "log_every": 1, "checkpoint_every": 3, "ema": 0.9, "dt": 0.9}
+SETTINGS = {"discover": {**SMALL, **OFTEN}, "train-vae": {**moving.SMALL, **OFTEN, "supervision": "weak"}}
 
 
 def lines(folder):
@@ -15,8 +18,9 @@ def lines(folder):
     return file.read_text().count("\n") if file.exists() else 0
 
 
-def test_killed_five_times_and_resumed_a_run_ends_with_the_same_bits(tmp_path):
-    whole = context().Process(target=train, args=(tmp_path / "whole", SETTINGS))
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_killed_five_times_and_resumed_a_run_ends_with_the_same_bits(tmp_path, settings):
+    whole = context().Process(target=train, args=(tmp_path / "whole", settings))
     whole.start()
     whole.join(120)
     assert whole.exitcode == 0
@@ -24,7 +28,7 @@ def test_killed_five_times_and_resumed_a_run_ends_with_the_same_bits(tmp_path):
     rng = random.Random(7)
     folder, done = tmp_path / "killed", []
     for _ in range(5):
-        child = context().Process(target=train, args=(folder, SETTINGS, {"resume": True}))
+        child = context().Process(target=train, args=(folder, settings, {"resume": True}))
         child.start()
         enough = lines(folder) + rng.randint(1, 15)
         while lines(folder) < enough and child.is_alive():
@@ -35,7 +39,7 @@ def test_killed_five_times_and_resumed_a_run_ends_with_the_same_bits(tmp_path):
         assert child.exitcode == -signal.SIGKILL
         done.append(lines(folder))
     assert done == sorted(set(done))
-    child = context().Process(target=train, args=(folder, SETTINGS, {"resume": True}))
+    child = context().Process(target=train, args=(folder, settings, {"resume": True}))
     child.start()
     child.join(120)
     assert child.exitcode == 0
