@@ -45,7 +45,10 @@ def test_help_names_every_command(capsys, arguments):
         ("info", ()),
         ("demo", ("--out", "--seed", "--steps", "--overwrite")),
         ("discover", ("--generator", "--num-potentials", "--batch-size", "--checkpoint-every", "--resume", "--device")),
-        ("train-vae", ("--data", "--data-root", "--flow-weight", "--likelihood", "--preset", "--batch-size", "--resume")),
+        (
+            "train-vae",
+            ("--data", "--data-root", "--flow-weight", "--likelihood", "--preset", "--batch-size", "--resume"),
+        ),
         ("traverse", ("--out", "--potential", "--latents", "--direction", "--generator", "--latent-dim")),
         ("evaluate", ("--samples", "--seed", "--generator", "--latent-dim")),
         ("report", ("--samples", "--generator", "--latent-dim")),

@@ -337,7 +337,7 @@ VAE_REFUSES = {
     "data": (["train-vae", "--data", "cats", "--out", "out"], "data set must be one of"),
     "root": (["train-vae", "--data", "mnist", "--out", "out"], "with --data-root"),
     "root-empty": (["train-vae", "--data", "mnist", "--data-root", ".", "--out", "out"], "has no IDX files"),
-    "transformation": ([*VAE, "--transformations", "spin"], "no transformation 'spin'"),
+    "transformation": ([*VAE, "--transformations", "spin"], "transformation 'spin'"),
     "choice": ([*VAE, "--likelihood", "poisson"], "--likelihood"),
     "weight": ([*VAE, "--flow-weight", "-1"], "flow_weight must be 0 or above, got -1.0"),
     "preset": ([*VAE, "--preset", "biggan"], "preset must be one of vae-digits, vae-mnist, vae-dsprites, got 'biggan'"),

@@ -122,6 +122,7 @@ class VAETraining:
         latents = [first.sample(batch.noise[0]), second.sample(batch.noise[1])]
         carried = None
         if self.learned.potentials is not None:
+            phases.mark_backward(latents[0], "generator")
             carried = self._carry(self.learned.potentials, latents[0], batch)
             latents.append(carried.z)
         phases.mark("generator")

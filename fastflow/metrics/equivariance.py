@@ -1,0 +1,193 @@
+"""How well latent paths reproduce the transformations of held-out images, and which potential is which of them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from fastflow.arguments import check_count
+from fastflow.datasets import Sequences
+from fastflow.errors import InputError
+
+if TYPE_CHECKING:
+    from fastflow.runs import VAERun
+
+# Images that are moved along all transformations and all potentials at once.
+_AT_ONCE = 16
+# Factors that are tried of a straight direction's length.
+_SCALES = 41
+
+
+@dataclass(frozen=True)
+class Equivariance:
+    """Mean absolute errors of pixels in [0, 1], over the path without its start, all transformations and images."""
+
+    error: float
+    """Between the decoded path and the transformed image."""
+    standard_error: float
+    """Of the error, over the starting images; NaN for one."""
+    per_transformation: dict[str, float]
+    """The error of each."""
+    floor: float
+    """Between each transformed image and its own reconstruction: what no path is expected to come under."""
+    still: float
+    """Between the start's reconstruction and the transformed image: the error of not moving at all."""
+    accuracy: float
+    """How often the path that fits best is the transformation's own."""
+    confusion: list[list[int]]
+    """Rows: the true transformation; columns: the potential or direction whose path fits best."""
+    assignment: list[int]
+    """The potential or direction that counts as each transformation's own. Where supervision was weak, nobody said
+    which is which: it is the one-to-one assignment with the highest accuracy."""
+    each: Tensor
+    """The error for each starting image and transformation, (N, K) float64 on the CPU, for paired comparisons."""
+
+
+@torch.no_grad()
+def equivariance_error(
+    run: VAERun, data: Sequences, samples: int = 256, seed: int = 0, *, directions: Tensor | None = None
+) -> Equivariance:
+    """Carry encoded images along paths and compare, at every step, with the images moved by the data set itself.
+
+    Args:
+        data: held-out images that move along the run's transformations.
+        samples: starting images, drawn without replacement; each is moved along every transformation. All if there are
+            fewer.
+        directions: latent displacements (K, D), one for each whole transformation, in place of the run's potentials;
+            see `straight_directions`.
+
+    Raises:
+        InputError: the data have other transformations or images, directions don't fit, or the run has no potentials.
+    """
+    _check_data(run, data)
+    check_count(samples, "samples")
+    count, steps = len(run.transformations), run.config.path_steps
+    paths = count if directions is not None else run.bank.num_potentials
+    if directions is not None and directions.shape != (count, run.config.latent_dim):
+        raise InputError(
+            f"directions must have shape ({count}, {run.config.latent_dim}), got {tuple(directions.shape)}"
+        )
+    errors, floors, stills = [], [], []
+    for rows in _chosen(data, samples, seed).split(_AT_ONCE):
+        images = _moved(run, data, rows)  # (N, K, T + 1, C, H, W)
+        z0 = run.vae.encode(images[:, 0, 0])[0]
+        along = []
+        for k in range(paths):
+            if directions is None:
+                decoded = run.traverse(z0, k, steps).images
+            else:
+                decoded = _decoded(run, _straight(z0, directions[k], steps))
+            along.append(_distance(decoded[:, None], images))
+        errors.append(torch.stack(along, 2))  # (N, K, potentials)
+        own = _decoded(run, run.vae.encode(images.flatten(0, 2))[0].view(-1, steps + 1, z0.shape[1]))
+        floors.append(_distance(own.view_as(images), images))
+        stills.append(_distance(run.vae.images(z0)[:, None, None], images))
+    error, floor, still = (torch.cat(parts).double().cpu() for parts in (errors, floors, stills))
+    best = error.argmin(2)  # (N, K)
+    confusion = torch.stack([torch.bincount(best[:, k], minlength=paths) for k in range(count)])
+    fixed = directions is not None or run.config.supervision == "full"
+    assignment = list(range(count)) if fixed else _assigned(confusion.tolist())
+    each = torch.stack([error[:, k, path] for k, path in enumerate(assignment)], 1)
+    per_image = each.mean(1)
+    return Equivariance(
+        error=float(each.mean()),
+        standard_error=float(per_image.std()) / math.sqrt(len(each)) if len(each) > 1 else math.nan,
+        per_transformation=dict(zip(run.transformations, each.mean(0).tolist(), strict=True)),
+        floor=float(floor.mean()),
+        still=float(still.mean()),
+        accuracy=sum(int(confusion[k, path]) for k, path in enumerate(assignment)) / best.numel(),
+        confusion=confusion.tolist(),
+        assignment=assignment,
+        each=each,
+    )
+
+
+@torch.no_grad()
+def straight_directions(run: VAERun, data: Sequences, samples: int = 512, seed: int = 0) -> Tensor:
+    """The best straight direction for each transformation, (K, D): the displacement of the whole transformation.
+
+    A least-squares fit of the latents' displacements along the path gives its direction; its length is then the one
+    whose decoded path is nearest the transformed images. What any curved path has to beat; fit it on training images.
+
+    Arguments as for `equivariance_error`.
+    """
+    _check_data(run, data)
+    check_count(samples, "samples")
+    steps = run.config.path_steps
+    parts = _chosen(data, samples, seed).split(_AT_ONCE)
+    share = torch.arange(1, steps + 1) / steps
+    sums = 0.0
+    for rows in parts:
+        images = _moved(run, data, rows)
+        z = run.vae.encode(images.flatten(0, 2))[0].unflatten(0, images.shape[:3])  # (N, K, T + 1, D)
+        sums = sums + (share.to(z)[:, None] * (z[:, :, 1:] - z[:, :, :1])).sum((0, 2))
+    directions = torch.as_tensor(sums) / (sum(map(len, parts)) * float(share.square().sum()))
+    scales = torch.linspace(0, 2, _SCALES)
+    errors = torch.zeros(_SCALES, len(directions))
+    for rows in parts[: max(1, 128 // _AT_ONCE)]:
+        images = _moved(run, data, rows)
+        z0 = run.vae.encode(images[:, 0, 0])[0]
+        for k, direction in enumerate(directions):
+            for place, scale in enumerate(scales.tolist()):
+                decoded = _decoded(run, _straight(z0, scale * direction, steps))
+                errors[place, k] += float(_distance(decoded, images[:, k]).sum())
+    return directions * scales[errors.argmin(0)].to(directions)[:, None]
+
+
+def _check_data(run: VAERun, data: Sequences) -> None:
+    if tuple(data.transformations) != run.transformations or tuple(data.image_shape) != run.vae.image_shape:
+        raise InputError(
+            f"the data must have images {run.vae.image_shape} that move by {', '.join(run.transformations)}, as the "
+            f"run's, got {tuple(data.image_shape)} and {', '.join(data.transformations)}"
+        )
+
+
+def _chosen(data: Sequences, samples: int, seed: int) -> Tensor:
+    """Rows of a data set, without replacement."""
+    return torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:samples]
+
+
+def _moved(run: VAERun, data: Sequences, rows: Tensor) -> Tensor:
+    """Images (N, K, T + 1, C, H, W) of rows (N,), moved along every transformation, on the run's device."""
+    count, steps = len(run.transformations), run.config.path_steps
+    device = next(run.vae.parameters()).device
+    each = torch.arange(count, device=device).repeat(len(rows))
+    place = (torch.arange(steps + 1, device=device) / steps).repeat(len(each), 1)
+    return data.frames(rows.to(device).repeat_interleave(count), each, place).unflatten(0, (-1, count))
+
+
+def _straight(z0: Tensor, displacement: Tensor, steps: int) -> Tensor:
+    """Latents (N, T + 1, D) from z0 (N, D) in equal steps to z0 + displacement (D,)."""
+    share = torch.arange(steps + 1, device=z0.device, dtype=z0.dtype) / steps
+    return z0[:, None] + share[:, None] * displacement
+
+
+def _decoded(run: VAERun, z: Tensor) -> Tensor:
+    """Mean images (N, T + 1, C, H, W) of latents (N, T + 1, D)."""
+    return run.vae.images(z.flatten(0, 1)).unflatten(0, z.shape[:2])
+
+
+def _distance(one: Tensor, other: Tensor) -> Tensor:
+    """Mean absolute difference of paths of images (..., T + 1, C, H, W), without their starts, (...)."""
+    return (one - other)[..., 1:, :, :, :].abs().mean((-4, -3, -2, -1))
+
+
+def _assigned(counts: list[list[int]]) -> list[int]:
+    """For each row its own column, so that the sum of the counts there is greatest; there are as many columns or more.
+
+    By the best sums over sets of columns: exact, and quick for the few transformations and potentials that there are.
+    """
+    best: dict[int, tuple[int, list[int]]] = {0: (0, [])}  # of the rows so far, by the columns that they take
+    for row in counts:
+        longer: dict[int, tuple[int, list[int]]] = {}
+        for taken, (total, chosen) in best.items():
+            for column, count in enumerate(row):
+                key = taken | 1 << column
+                if key != taken and total + count > longer.get(key, (-1, []))[0]:
+                    longer[key] = (total + count, [*chosen, column])
+        best = longer
+    return max(best.values())[1]
