@@ -1,10 +1,11 @@
-"""What a step of a discovery costs, and where its time goes.
+"""What a step of a training costs, and where its time goes.
 
 python -m benchmarks.training share     the phases' shares at K = 32, D = 128, batch 128, T = 10, on a generator of the
                                         size of SNGAN's for 64 x 64 images, or on --generator NAME
 python -m benchmarks.training cost      how a step grows with K, D, H, T and the batch
 python -m benchmarks.training reach     how soon 16 potentials on --generator NAME are told apart with an accuracy of
                                         0.9 while they change the images by 0.01 per step
+python -m benchmarks.training vae       whole steps of VAEs with the engine and with nested autograd in its place
 
 All train on one thread through the loop that every run uses, print a table, and write it to --out, by default into
 results/<processor>/. Times are CPU time; those of a step are its fastest interval's: a busy machine only ever adds.
@@ -23,7 +24,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import machine
+from benchmarks import machine, vae_step
 from fastflow import generators
 from fastflow.generators import SNGAN, SNGAN64, Generator
 from fastflow.training.discover import Discovery
@@ -57,13 +58,16 @@ SWEEPS: dict[str, tuple[int, ...]] = {
 def main(arguments: list[str] | None = None) -> None:
     """Measure and write a table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("share", "cost", "reach"))
+    parser.add_argument("what", choices=("share", "cost", "reach", "vae"))
     parser.add_argument(
         "--generator", help="a generator's name, or FILE.py:FUNCTION: in place of SNGAN's for share, needed by reach"
     )
     parser.add_argument("--latent-dim", type=int, help="where FUNCTION maps latents to images itself")
     parser.add_argument(
-        "--intervals", type=int, default=None, help="of which the fastest counts; 3 for share, 8 for cost"
+        "--intervals",
+        type=int,
+        default=None,
+        help="of which the fastest counts; 3 for share, 8 for cost, 5 steps for vae",
     )
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / machine.folder_name())
     options = parser.parse_args(arguments)
@@ -79,6 +83,12 @@ def main(arguments: list[str] | None = None) -> None:
             parser.error("reach needs a --generator")
         generator = generators.load(options.generator, options.latent_dim)
         text = reach_table(generator, [reach(replace(REACH, seed=seed), generator) for seed in range(3)])
+    elif options.what == "vae":
+        found = {
+            name: (config, vae_step.measure(config, options.intervals or 5))
+            for name, config in vae_step.cases().items()
+        }
+        text = vae_step.table(found, _where())
     else:
         text = cost_table(sweep(options.intervals or 8))
     options.out.mkdir(parents=True, exist_ok=True)

@@ -314,10 +314,16 @@ def residual(pde: PDE | Callable[[Jet], Tensor], jet: Jet, z: Tensor, t: Tensor,
 
 
 def residual_sums(pde: PDE, jet: Jet, z: Tensor, t: Tensor, index: Tensor, num_potentials: int) -> Tensor:
-    """Sums over each potential's samples, (2, K): of r^2, and of the terms' squares."""
-    terms = [term.expand_as(jet.u) for term in pde.terms(jet, z, t, index)]
+    """Sums over each potential's samples, (2, K): of r^2, and of the terms' squares.
+
+    Under row sums in place of the Laplacian, r is a vector for each sample, and the squares are its components' mean.
+    """
+    like = jet.laplacian if jet.laplacian.ndim == 2 else jet.u
+    terms = [term.expand_as(like) for term in pde.terms(jet, z, t, index)]
     squared = torch.stack(terms).sum(0).square()
     scale = torch.stack([term.square() for term in terms]).sum(0)
+    if like.ndim == 2:
+        squared, scale = squared.mean(1), scale.mean(1)
     return torch.stack([jet.u.new_zeros(num_potentials).index_add(0, index, values) for values in (squared, scale)])
 
 

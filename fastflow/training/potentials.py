@@ -91,14 +91,15 @@ def walk(
     bank, pde, companion = potentials
     steps = config.path_steps
     options: dict[str, Any] = {"dt": config.dt, "method": config.method, "step_length": config.step_length}
-    if config.residual == "square" and companion is None and not with_laplacian:
+    exact = config.laplacian == "exact"
+    if config.residual == "square" and companion is None and exact and not with_laplacian:
         return Walked(*rollout_loss(bank, z0, index, steps, pde, **options), None)
     path = flow(bank, z0, index, steps, companion=companion, **options)
     visited = path[:, :-1].flatten(0, 1)  # (B * T, D), path by path
     each = index.repeat_interleave(steps)
     times = config.dt * torch.arange(steps, device=z0.device, dtype=z0.dtype)
     place = torch.arange(steps, device=z0.device).repeat(len(z0))
-    jet = bank.jet(visited, (times, place), each)
+    jet = bank.jet(visited, (times, place), each, laplacian=config.laplacian)
     laplacian = jet.laplacian.view(-1, steps) if with_laplacian else None
     if config.residual == "square":
         return Walked(pde_residual(pde, jet, visited, times[place], each).square().mean(), path, laplacian)

@@ -65,6 +65,9 @@ class FlowSettings:
     force: Literal["none", "constant", "field"] = "none"
     """The force of hamilton-jacobi: none, a learned number for each potential, or a learned network of latent and time.
     The density of poisson is a learned number, or with "field" such a network."""
+    laplacian: Literal["exact", "row_sum"] = "exact"
+    """"exact"; or "row_sum", the sums of the Hessian's rows that Song et al.'s public code takes for it, for
+    comparison: in plain PyTorch, and slow."""
     path_steps: int = 10
     """T, the steps of a path."""
     dt: float = 1.0
@@ -129,6 +132,8 @@ class FlowSettings:
             )
         if self.force != "none" and self.pde not in _FORCED:
             raise InputError(f"force must be none for pde {self.pde}; only {' and '.join(_FORCED)} have one")
+        if self.laplacian == "row_sum" and self.pde == "porous-medium":
+            raise InputError("laplacian must be exact for pde porous-medium, which is no sum over coordinates")
         if self.batch_size < self.num_potentials:
             raise InputError(
                 f"batch_size must be at least num_potentials, {self.num_potentials}, so that every step trains all of "

@@ -86,6 +86,8 @@ class VAEConfig(FlowSettings):
         check_not_negative(self, "num_potentials", "flow_weight", "beta")
         if self.prior == "diffusion" and self.step_length is not None:
             raise InputError("prior must be normal with a step_length: a rescaled flow's density isn't followed")
+        if self.prior == "diffusion" and self.laplacian != "exact":
+            raise InputError(f"prior must be normal with laplacian {self.laplacian}: a density follows the exact one")
 
     @property
     def flows(self) -> bool:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks import training
+from benchmarks import nested_walk, training, vae_step
 from fastflow.training.phases import PHASES
 
 
@@ -59,3 +59,22 @@ def test_reach_reads_what_the_training_logged():
     found = training.reach(config, training.small_generator(4))
     assert [line["step"] for line in found] == [2, 4][: len(found)]
     assert found[0]["seconds"] > 0
+
+
+def test_vae_steps_are_compared_only_where_both_ways_compute_the_same(monkeypatch):
+    small = {"latent_dim": 3, "widths": (8,), "hidden": (5, 4), "path_steps": 2, "batch_size": 7}
+    config = replace(vae_step.VAE_PRESETS["vae-digits"], **small)
+    found = vae_step.measure(config, 1)
+    assert found.engine_step > 0
+    assert 0 < found.engine_share < 1
+    assert found.ratio == found.nested_step / found.engine_step
+    table = vae_step.table({"small": (config, found)}, "Here.")
+    assert "| small | mlp 8 | 3 | 5, 4 | 7 | 2 |" in table
+    other = nested_walk.initial_loss
+    monkeypatch.setattr(nested_walk, "initial_loss", lambda *arguments, **_: 2 * other(*arguments))
+    with pytest.raises(AssertionError, match="Tensor-likes are not close"):
+        vae_step.measure(config, 1)
+
+
+def test_vae_steps_are_measured_at_every_preset():
+    assert {config.data for config in vae_step.cases().values()} == {"digits", "mnist", "dsprites"}

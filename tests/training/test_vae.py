@@ -151,6 +151,26 @@ def test_convolutions_train(tmp_path):
     assert run.vae.images(torch.zeros(2, 3)).shape == (2, 1, 6, 6)
 
 
+@pytest.mark.parametrize("residual", ["normalized", "square"])
+def test_row_sums_take_the_place_of_the_laplacian(residual):
+    task = small_task(laplacian="row_sum", residual=residual)
+    batch = task.draw(1)
+    vae, (bank, pde, _), *_ = task.learned
+    mean, log_variance = vae.encode(batch.images[:, 0])
+    path = ff.flow(bank, mean + (0.5 * log_variance).exp() * batch.noise[0], batch.transformation, steps=3)
+    jets = [bank.jet(path[:, t], float(t), batch.transformation, laplacian="row_sum") for t in range(3)]
+    speed = pde.c.float()[batch.transformation][:, None]
+    terms = [(jet.u_tt[:, None].expand(-1, 3), -(speed**2) * jet.laplacian) for jet in jets]
+    squares = torch.stack([(a + b).square().mean(1) for a, b in terms])  # (T, B)
+    if residual == "square":
+        expected = squares.mean()
+    else:
+        scale = torch.stack([(a.square() + b.square()).mean(1) for a, b in terms])
+        own = [batch.transformation == k for k in (0, 1)]
+        expected = torch.stack([squares[:, rows].sum() / scale[:, rows].sum() for rows in own]).mean()
+    torch.testing.assert_close(task.losses(batch).logged["pde"], expected.detach())
+
+
 # Weak supervision
 
 
@@ -290,6 +310,8 @@ REFUSED = {
     "likelihood": ({"likelihood": "poisson"}, "likelihood must be one of bernoulli, gaussian, discretized-logistic"),
     "diffusion": ({"diffusion": 0.0}, "diffusion must be above 0"),
     "length": ({"prior": "diffusion", "step_length": 0.1}, "prior must be normal with a step_length"),
+    "row-sums": ({"prior": "diffusion", "laplacian": "row_sum"}, "prior must be normal with laplacian row_sum"),
+    "row-sums-pde": ({"laplacian": "row_sum", "pde": "porous-medium"}, "laplacian must be exact for pde porous-medium"),
     "schedule": ({"flow_schedule": ((5, 1.0), (2, 1.0))}, "flow_schedule must name its steps in rising order"),
 }
 
