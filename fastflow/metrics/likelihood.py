@@ -53,7 +53,9 @@ class LogLikelihood:
 
 
 @torch.no_grad()
-def log_likelihood(model: LatentModel, x: Tensor, num_samples: int = 100, seed: int = 0) -> LogLikelihood:
+def log_likelihood(
+    model: LatentModel, x: Tensor, num_samples: int = 100, seed: int = 0, *, prior_variance: float | Tensor = 1.0
+) -> LogLikelihood:
     """The importance-weighted bound log 1/K sum_k p(x | z_k) p(z_k) / q(z_k | x) (Burda et al., ICLR 2016).
 
     Its expectation rises with K and tends to log p(x); K = 1 is the evidence lower bound. It is as good as the data are
@@ -64,6 +66,8 @@ def log_likelihood(model: LatentModel, x: Tensor, num_samples: int = 100, seed: 
         x: (N, ...), what the model encodes.
         num_samples: K.
         seed: of the samples, which also depend on each datum's place in x.
+        prior_variance: of each coordinate of the prior N(0, v I): one number, or one for each datum (N,), as where it
+            diffuses with time.
 
     Raises:
         InputError: the model answers with other shapes, or with values that aren't finite; or x is empty.
@@ -76,16 +80,21 @@ def log_likelihood(model: LatentModel, x: Tensor, num_samples: int = 100, seed: 
         raise InputError(f"seed must be a whole number in 0..2^63 - 1, got {seed!r}")
     likelihood = getattr(model, "likelihood", None)
     check_likelihood(likelihood)
+    variance = torch.as_tensor(prior_variance).to(x)
+    if variance.shape not in ((), (len(x),)) or not bool((variance > 0).all() & variance.isfinite().all()):
+        raise InputError(f"prior_variance must be a number above 0, or one for each of the {len(x)} data")
+    parts = zip(x.split(_IMAGES), variance.expand(len(x)).split(_IMAGES), strict=True)
     bounds = [
-        _bound(model, part, num_samples, step_rng(seed, place, stream=3)) for place, part in enumerate(x.split(_IMAGES))
+        _bound(model, part, num_samples, step_rng(seed, place, stream=3), spread.log()[:, None])
+        for place, (part, spread) in enumerate(parts)
     ]
     each = torch.cat(bounds)
     error = float(each.std()) / math.sqrt(len(each)) if len(each) > 1 else math.nan
     return LogLikelihood(float(each.mean()), error, num_samples, each)
 
 
-def _bound(model: LatentModel, x: Tensor, num_samples: int, rng: torch.Generator) -> Tensor:
-    """The bound for each of some data x (B, ...), (B,) float64."""
+def _bound(model: LatentModel, x: Tensor, num_samples: int, rng: torch.Generator, prior_log_variance: Tensor) -> Tensor:
+    """The bound for each of some data x (B, ...) under a prior of log-variances (B, 1), (B,) float64."""
     count = len(x)
     with explaining("the model"):
         mean, log_variance = model.encode(x)
@@ -101,7 +110,7 @@ def _bound(model: LatentModel, x: Tensor, num_samples: int, rng: torch.Generator
         samples = min(at_once, num_samples - start)
         noise = [torch.randn(mean.shape, generator=rng) for _ in range(samples)]  # the same draws however many at once
         z = mean + std * torch.stack(noise).to(mean)  # (S, B, D)
-        log_prior = normal_log_density(z, torch.zeros_like(mean), torch.zeros_like(mean))
+        log_prior = normal_log_density(z, torch.zeros_like(mean), prior_log_variance.expand_as(mean).to(mean))
         log_posterior = normal_log_density(z, mean, log_variance)
         log_weights.append((_given(model, x, z) + log_prior - log_posterior).double().cpu())
     bound = torch.cat(log_weights).logsumexp(0) - math.log(num_samples)

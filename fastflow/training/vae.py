@@ -32,7 +32,8 @@ class Batch(NamedTuple):
     """This process's samples of a step, and the weights of the objective's terms in it."""
 
     images: Tensor
-    """(B, 3, C, H, W): at the path's start, after `place` steps, and at its end."""
+    """(B, 2, C, H, W): at the path's start and after `place` steps; (B, 3, C, H, W) with its end, which tells an
+    inference what moved it."""
     transformation: Tensor
     """(B,) long"""
     place: Tensor
@@ -107,14 +108,16 @@ class VAETraining:
         parts = (x[mine] for x in (rows, transformation, place, noise, uniform))
         rows, transformation, place, noise, uniform = (send(x, self.kept.images) for x in parts)
         weights = torch.tensor([config.weight(term, step) for term in config.terms])
-        places = torch.stack((torch.zeros_like(place), place, torch.full_like(place, config.path_steps)), 1)
-        images = self.data.frames(rows, transformation, places / config.path_steps)
+        places = [torch.zeros_like(place), place]
+        if self.learned.inference is not None:
+            places.append(torch.full_like(place, config.path_steps))
+        images = self.data.frames(rows, transformation, torch.stack(places, 1) / config.path_steps)
         return Batch(images, transformation, place, noise.transpose(0, 1), uniform, send(weights, images))
 
     def losses(self, batch: Batch) -> Losses:
         """The objective on a batch."""
         config, phases, vae, prior = self.config, self.phases, self.learned.vae, self.learned.prior
-        start, moved, _ = batch.images.unbind(1)
+        start, moved = batch.images[:, 0], batch.images[:, 1]
         phases.mark("generator")
         with profiled("train.encoder"):
             encoded = vae.encode(torch.cat((start, moved)))
@@ -172,7 +175,7 @@ class VAETraining:
         terms, index, choice = {}, batch.transformation, None
         if self.learned.inference is not None:
             phases.mark("classifier")
-            log_probability = self.learned.inference(batch.images[:, 0], batch.images[:, -1])
+            log_probability = self.learned.inference(batch.images[:, 0], batch.images[:, 2])
             choice = _drawn(log_probability, batch.uniform, config.temperature)  # (B, K)
             index = choice.argmax(1)
             terms["assignment"] = (log_probability.exp() * (log_probability + math.log(count))).sum(1).mean()

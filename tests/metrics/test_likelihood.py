@@ -76,6 +76,22 @@ def test_exact_posterior_makes_one_sample_enough():
     torch.testing.assert_close(ff.metrics.log_likelihood(diagonal, x, num_samples=1).each, expected)
 
 
+def test_prior_of_another_variance_is_another_model():
+    """Data x = z + noise with z ~ N(0, v): the same bound, tight at the posterior N(x v / (v + s), v s / (v + s))."""
+    noise, variance = 0.25, torch.tensor([1.0, 3.0, 0.5]).double()
+    x = torch.randn(3, 2, generator=torch.Generator().manual_seed(1)).double()
+    gain = (variance / (variance + noise))[:, None]
+    model = SimpleNamespace(
+        likelihood="gaussian",
+        noise_std=0.5,
+        encode=lambda x: (gain * x, (noise * gain).log().expand_as(x)),
+        decode=lambda z: z,
+    )
+    expected = torch.distributions.Normal(0.0, (variance + noise).sqrt()[:, None]).log_prob(x).sum(1)
+    found = ff.metrics.log_likelihood(model, x, num_samples=1, prior_variance=variance)
+    torch.testing.assert_close(found.each, expected)
+
+
 def test_bernoulli_bound_approaches_a_sum_over_the_prior():
     """One latent: p(x) is an integral that a fine grid does."""
     slope = torch.tensor([2.0, -1.0, 0.5])
@@ -110,6 +126,8 @@ def test_single_datum_has_no_error():
 WRONG = {
     "count": (lambda model: {"num_samples": 0}, "num_samples must be a whole number of at least 1, got 0"),
     "seed": (lambda model: {"seed": -1}, "seed must be a whole number in 0"),
+    "prior": (lambda model: {"prior_variance": 0.0}, "prior_variance must be a number above 0, or one for each of the"),
+    "priors": (lambda model: {"prior_variance": torch.ones(3)}, "prior_variance must be a number above 0"),
     "no-data": (lambda model: {"x": X[:0]}, r"x must be a tensor of floating-point numbers \(N, ...\)"),
     "whole-numbers": (lambda model: {"x": X.long()}, "x must be a tensor of floating-point numbers"),
     "likelihood": (lambda model: setattr(model, "likelihood", "poisson"), "likelihood must be one of bernoulli, gauss"),

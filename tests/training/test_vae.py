@@ -102,9 +102,10 @@ def test_flow_weight_is_a_factor_of_all_that_flows_bring():
 
 
 def test_step_draws_moved_images_of_all_transformations():
-    task = small_task()
+    task = small_task(supervision="weak")
     batch = task.draw(5)
     assert batch.images.shape == (12, 3, 1, 6, 6)
+    assert torch.equal(batch.images[:, :2], small_task().draw(5).images)
     assert torch.bincount(batch.transformation).tolist() == [6, 6]
     places = torch.cat([task.draw(step).place for step in range(40)])
     assert sorted(set(places.tolist())) == [1, 2, 3]
@@ -192,7 +193,7 @@ def test_draws_have_the_posterior_frequencies():
 def test_sure_inference_is_full_supervision():
     """Where the inference says what the truth is, the weak objective's terms are the supervised ones."""
     weak, full = small_task(supervision="weak"), small_task()
-    batch = full.draw(4)
+    batch = weak.draw(4)
     truth = torch.nn.functional.one_hot(batch.transformation, 2).float()
     weak.learned.inference.forward = lambda first, last: (truth + 1e-30).log()
     terms, expected = weak.losses(batch).logged, full.losses(batch).logged
