@@ -116,8 +116,10 @@ def write_json(file: Path, value: Any) -> None:
 
 def write_tensors(file: Path, tensors: dict[str, Tensor]) -> None:
     """Write tensors, on any device, to a safetensors file."""
+    # A module that has two names has its tensors twice; safetensors takes none that share their memory.
+    apart = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
     # safetensors' own writer has an error of its own for a full disk; Python's raises OSError, as for every other file.
-    file.write_bytes(save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
+    file.write_bytes(save(apart))
 
 
 def read_json(file: Path) -> Any:

@@ -121,3 +121,13 @@ def test_tensors_are_written_whatever_their_strides(tmp_path):
     loaded = load_file(tmp_path / "a.safetensors")
     assert torch.equal(loaded["t"], tensor.T)
     assert torch.equal(loaded["row"], tensor[1])
+
+
+def test_tensor_with_two_names_is_written_twice(tmp_path):
+    """As those of a module that is registered under two names."""
+    x = torch.arange(6.0)
+    write_tensors(tmp_path / "x.safetensors", {"one": x, "two": x, "part": x[2:]})
+    read = load_file(tmp_path / "x.safetensors")
+    assert torch.equal(read["one"], x)
+    assert torch.equal(read["two"], x)
+    assert torch.equal(read["part"], x[2:])

@@ -13,9 +13,12 @@ from support.runs import contents, metrics, saved, sigmoid_generator, sigmoid_im
 from fastflow import files, generators
 from fastflow.errors import InputError
 from fastflow.generators import from_callable
+from fastflow.generators.identity import describe
 from fastflow.metrics.evaluation import evaluate
 from fastflow.runs import load_run
 from fastflow.training.discover import Discovery
+from fastflow.training.distributed import Team
+from fastflow.training.folder import About, train_in
 from fastflow.trainings import discover
 
 
@@ -451,3 +454,14 @@ def test_new_folder_is_removed_if_its_configuration_can_not_be_written(tmp_path,
 
 def test_run_says_what_it_is(digits_folder):
     assert repr(load_run(digits_folder)) == f"Run({str(digits_folder)!r}, step=6, 3 potentials)"
+
+
+def test_batch_that_cannot_be_shared_leaves_the_run_that_overwrite_would_replace(tmp_path):
+    small_run(tmp_path / "run")
+    before = contents(tmp_path / "run")
+    generator = sigmoid_generator()
+    config, about = small_config(), About("discover", {"generator": describe(generator)}, lambda record, folder: None)
+    task = Discovery(config, generator)
+    with pytest.raises(InputError, match="batch_size must be a multiple of the 5 processes, got 12"):
+        train_in(tmp_path / "run", task, config, about, Team(0, 5), resume=False, overwrite=True, progress=False)
+    assert contents(tmp_path / "run") == before

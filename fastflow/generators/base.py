@@ -160,7 +160,7 @@ class Generator(nn.Module):
                 return True  # no differences would help: who differentiates gets the error itself
             warnings.warn(
                 f"forward-mode differentiation of the generator failed ({first_line(error)}): its rate of change is "
-                "taken by central finite differences instead, at three evaluations a step and four digits",
+                "taken by central finite differences instead, at three evaluations a step and two or three digits",
                 stacklevel=2,
             )
             return False
@@ -193,7 +193,8 @@ class Generator(nn.Module):
         """The images' shape, and the share of their pixels outside value_range, which pictures will clip."""
         z = self.sample(2)
         try:
-            images, again = self.decode(z), self.decode(z)
+            # A network that normalises over the batch gives other images beside a third latent.
+            images, again = self.decode(z), self.decode(torch.cat((z, z[:1])))[:2]
         except Exception as error:
             raise InputError(
                 f"the generator failed on latents of shape {tuple(z.shape)}: {first_line(error)}; is latent_dim right?"
@@ -207,8 +208,8 @@ class Generator(nn.Module):
         # The order of a GPU's sums may differ from one call to the next; noise is larger than that.
         if again.shape != images.shape or bool(((again - images).abs() > 1e-4 * (high - low)).any()):
             raise InputError(
-                "a generator must give the same images for the same latents, got two different ones: switch its "
-                "networks to evaluation with .eval(), and draw no noise in it"
+                "a generator must give the same images for the same latents, whatever others are beside them, got "
+                "two different ones: switch its networks to evaluation with .eval(), and draw no noise in it"
             )
         # How far a value is from the range, in widths of it: those of images in 0..255 are far off from [0, 1].
         distance = torch.maximum(low - images, images - high) / (high - low)

@@ -19,6 +19,7 @@ def describe(generator: Generator) -> dict[str, Any]:
         "latent_dim": generator.latent_dim,
         "image_shape": list(generator.image_shape),
         "value_range": list(generator.value_range),
+        "classes": None if generator.classes is None else list(generator.classes),
         "pixels": some_of(pixels),
     }
 
@@ -37,6 +38,7 @@ def draws_alike(expected: dict[str, Any], generator: Generator) -> bool:
     """Whether a generator draws what the described one drew."""
     found = describe(generator)
     same = all(expected.get(key) == found[key] for key in ("latent_dim", "image_shape", "value_range"))
+    same = same and expected.get("classes") == found["classes"]
     low, high = generator.value_range
     return same and look_alike(expected["pixels"], found["pixels"], high - low)
 

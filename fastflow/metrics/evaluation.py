@@ -171,7 +171,7 @@ def measure_distinctness(pairs: Pairs, num_classes: int, seed: int, epochs: int 
     _, channels, height, width = pairs.images.shape
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        classifier = PairClassifier((channels, height, width), num_classes).to(pairs.images.device)
+        classifier = PairClassifier((channels, height, width), num_classes).to(pairs.images)
     _train_classifier(classifier, train, seed, epochs)
     with torch.no_grad():
         named = classifier(test.images, test.next_images).argmax(1)

@@ -150,8 +150,10 @@ class Discovery:
         (gradient,) = torch.autograd.grad(chosen.sum(), z, retain_graph=True)
         self.phases.mark("classifier")
         each = guidance_loss(velocity, gradient, self.config.guidance)
-        # Their share of a batch is count / K, whichever part of it this process has.
-        return (guided * each).mean() * (self.config.num_potentials / count)
+        # How many samples of the whole batch are guided, whichever part of it this process has: see `draw`.
+        batch, potentials = self.config.batch_size, self.config.num_potentials
+        samples = sum(-(-(batch - k) // potentials) for k in range(count))
+        return (guided * each).mean() * (batch / samples)
 
 
 def check_task(task: Discovery) -> None:

@@ -64,6 +64,7 @@ def train_in(
         TrainingError: training diverged.
         KeyboardInterrupt: stopped by a signal, after writing a checkpoint.
     """
+    team.share(config.batch_size)  # an error where it can't be divided, before anything is touched
     with ExitStack() as held:
         if config.tensorboard:
             team.led(check_tensorboard)

@@ -166,3 +166,8 @@ def test_residual_of_an_equation_that_holds_exactly_is_zero(run):
     assert measure_residual(potentials._replace(pde=Wave(0.0)), run, 30, seed=0) == (0.0, [0.0, 0.0, 0.0])
     together, each = measure_residual(potentials._replace(pde=Wave(1.0)), run, 30, seed=0)
     assert [together, *each] == pytest.approx([1.0] * 4)
+
+
+def test_runs_in_float64_are_evaluated_too(tmp_path):
+    run = small_run(tmp_path / "run", sigmoid_generator().double())
+    assert 0 <= evaluate(run, 24, progress=False)["distinctness"]["accuracy"] <= 1

@@ -89,14 +89,16 @@ def test_guidance_is_one_minus_the_cosine():
 
 
 @pytest.mark.parametrize(("predictor", "guided"), [(brightness, 1), (halves, 2)], ids=["one", "two"])
-def test_guidance_is_a_mean_over_the_guided_potentials(predictor, guided):
-    task = Discovery(small_config(step_length=0.1), sigmoid_generator(), predictor=predictor)
+@pytest.mark.parametrize("samples", [12, 13], ids=["alike", "odd"])
+def test_guidance_is_a_mean_over_the_guided_potentials(predictor, guided, samples):
+    config = small_config(step_length=0.1, batch_size=samples)
+    task = Discovery(config, sigmoid_generator(), predictor=predictor)
     batch = task.draw(1)
     losses = task.losses(batch)
     _, path = task._residual(batch.z0, batch.potential)
-    rows = torch.arange(12)
+    rows = torch.arange(samples)
     z, z_next = path[rows, batch.place].detach().requires_grad_(), path[rows, batch.place + 1]
-    values = predictor(task.generator.decode(z)).reshape(12, -1)
+    values = predictor(task.generator.decode(z)).reshape(samples, -1)
     expected = []
     for k in range(guided):
         (gradient,) = torch.autograd.grad(values[:, k].sum(), z, retain_graph=True)
