@@ -34,6 +34,13 @@ def import_function(spec: str, what: str) -> Callable[..., Any]:
     return function
 
 
+def name_of(function: Callable[..., Any]) -> str | None:
+    """MODULE:NAME of a function, or of an object's class; None for a lambda, whose name tells it from no other."""
+    named = function if hasattr(function, "__qualname__") else type(function)
+    name = f"{named.__module__}:{named.__qualname__}"
+    return None if "<lambda>" in name else name
+
+
 def imported(module: str, extra: str, what: str) -> Any:
     """A module of a package that only `what` needs.
 

@@ -15,7 +15,6 @@ from fastflow.commands import watched
 from fastflow.devices import find_device
 from fastflow.errors import InputError
 from fastflow.files import read_json
-from fastflow.importing import import_function
 from fastflow.training.configuration import from_dict
 from fastflow.training.distributed import is_follower, local_device
 from fastflow.training.folder import read_record
@@ -74,7 +73,7 @@ class Discover(_Training):
             resume=self.resume,
             overwrite=self.overwrite,
             progress=watched(),
-            predictor=None if self.predictor is None else import_function(self.predictor, "predictor"),
+            predictor=self.predictor,
         )
         if not is_follower():
             _point_out_clipping(run.generator)

@@ -14,6 +14,7 @@ from fastflow.errors import InputError
 from fastflow.files import write_json
 from fastflow.generators import Generator
 from fastflow.generators.identity import describe, is_description
+from fastflow.importing import import_function, name_of
 from fastflow.runs import Run, VAERun, as_folder, as_generator, check_generator
 from fastflow.training.discover import Discovery, Predictor, check_task
 from fastflow.training.distributed import team
@@ -33,7 +34,7 @@ def discover(
     overwrite: bool = False,
     progress: bool = True,
     classifier: nn.Module | None = None,
-    predictor: Predictor | None = None,
+    predictor: Predictor | str | None = None,
 ) -> Run:
     """Train potentials on a pretrained generator (Song et al., ICML 2023) and return the run.
 
@@ -47,7 +48,8 @@ def discover(
         classifier: a module of your own that tells the potentials apart, in place of the configuration's: two batches
             of images (B, C, H, W) in [0, 1] to logits (B, K). It is trained as well, and restarted by resume.
         predictor: a differentiable function of images (B, C, H, W) in [0, 1], whose values (B,) or (B, P) the first
-            potentials learn to raise, one property each, or to lower; see `guidance` in the configuration.
+            potentials learn to raise, one property each, or to lower; see `guidance` in the configuration. Or its
+            FILE.py:FUNCTION. A resumed run must have the one that it had, as far as names tell.
 
     In processes that torchrun started, all train together, each on its part of every batch, and the first one writes.
 
@@ -64,10 +66,15 @@ def discover(
             f"config must be a DiscoverConfig, got {type(config).__name__}: use DiscoverConfig(**settings)"
         )
     folder = as_folder(out)
+    named: str | bool = predictor is not None
+    if isinstance(predictor, str):
+        named, predictor = predictor, import_function(predictor, "predictor")
+    elif predictor is not None:
+        named = name_of(predictor) or True
     with team(generator.sample(1).device) as group:
         task = Discovery(config, generator, classifier=classifier, predictor=predictor, team=group)
         check_task(task)
-        about = _about_discovery(generator, guided=predictor is not None)
+        about = _about_discovery(generator, named)
         train_in(folder, task, config, about, group, resume=resume, overwrite=overwrite, progress=progress)
     task.module.requires_grad_(False)
     return Run(folder, task.average or task.potentials, generator, config, config.steps)
@@ -123,13 +130,26 @@ def train_vae(
     return VAERun(folder, task.average or task.learned, task.kept, config, config.steps)
 
 
-def _about_discovery(generator: Generator, guided: bool) -> About:
+def _about_discovery(generator: Generator, predictor: str | bool) -> About:
+    """Of a discovery with the predictor of this name, or one without a name, or none."""
+
     def check(record: Record, folder: Path) -> None:
         if not is_description(record.get("generator")):
             raise no_run(folder)
         check_generator(record, generator, folder)
+        before = record.get("predictor", False)
+        renamed = isinstance(before, str) and isinstance(predictor, str) and before != predictor
+        if renamed or bool(before) != bool(predictor):
+            raise InputError(
+                f"can't resume {str(folder)!r}: predictor was {_told(before)} and is now {_told(predictor)}; resume "
+                "with the same one, or start again with overwrite"
+            )
 
-    return About("discover", {"generator": describe(generator)}, check, {"predictor": guided})
+    return About("discover", {"generator": describe(generator), "predictor": predictor}, check)
+
+
+def _told(predictor: str | bool) -> str:
+    return repr(predictor) if isinstance(predictor, str) else "one without a name" if predictor else "none"
 
 
 def _about_data(description: Record) -> About:

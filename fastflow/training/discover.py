@@ -51,6 +51,8 @@ class Discovery:
         team: the processes that train together; each takes its part of the batch.
     """
 
+    foreign = ("guidance",)
+
     def __init__(
         self,
         config: DiscoverConfig,

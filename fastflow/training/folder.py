@@ -6,7 +6,7 @@ import platform
 import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -42,8 +42,6 @@ class About:
     """What config.json says of it."""
     check: Callable[[Record, Path], None]
     """Raise InputError unless a record of this kind, of the run in a folder, is about the same."""
-    fixed: dict[str, bool] = field(default_factory=dict)
-    """Facts that a resumed run must have too, as it must have the settings; false where a record lacks them."""
 
 
 def train_in(
@@ -130,8 +128,7 @@ def _check_resumed(folder: Path, record: Record, config: FlowSettings, about: Ab
         raise InputError(f"can't resume {str(folder)!r} by {about.kind}: it is a run of {record['kind']}")
     about.check(record, folder)
     before = asdict(recorded_config(record, type(config), folder))
-    before.update({name: record.get(name, False) for name in about.fixed})
-    settings = {**asdict(config), **about.fixed}
+    settings = asdict(config)
     name = next((name for name in settings if name not in CHANGEABLE and before[name] != settings[name]), None)
     if name is not None:
         raise InputError(
@@ -163,7 +160,6 @@ def _begin_folder(folder: Path, config: FlowSettings, about: About, *, fresh: bo
         "kind": about.kind,
         "versions": {**versions, "python": platform.python_version(), "platform": platform.platform()},
         **about.facts,
-        **about.fixed,
         "config": asdict(config),
     }
     write_json(folder / "config.json", record)

@@ -49,6 +49,11 @@ class Task(Protocol):
         """The clock that the loss marks its phases on."""
         ...
 
+    @property
+    def foreign(self) -> tuple[str, ...]:
+        """Logged terms that a function of the user's own makes: where one fails first, the weights aren't to blame."""
+        ...
+
     def draw(self, step: int) -> Any:
         """This process's part of a step's batch: tensors that depend on the seed and the step alone."""
         ...
@@ -117,11 +122,11 @@ class Schedule(Protocol):
 
 
 class Diverged(Exception):
-    """A value that is no longer finite, or too large: the step, and what it is."""
+    """A value that is no longer finite, or too large: the step, what it is, and the logged term that it is, if any."""
 
-    def __init__(self, step: int, what: str) -> None:
+    def __init__(self, step: int, what: str, term: str | None = None) -> None:
         super().__init__(f"training stopped at step {step}: {what}")
-        self.step = step
+        self.step, self.term = step, term
 
 
 class Trainer:
@@ -182,11 +187,12 @@ class Trainer:
                 try:
                     return self._train(received, progress and self.team.leads)
                 except Diverged as reason:
-                    self._drop_checkpoints(reason.step - 1)
+                    if reason.term not in self.task.foreign:
+                        self._drop_checkpoints(reason.step - 1)
                     # Where one process alone refused its latents, the others wait for it in this step's sums.
                     alone = self.team.size > 1 and isinstance(reason.__context__, InputError)
                     if alone or self.restarts >= self.schedule.restarts:
-                        raise TrainingError(f"{reason}; {self._advice()}") from reason
+                        raise TrainingError(f"{reason}; {self._advice(reason)}") from reason
                     self._restart(reason)
 
     def _train(self, received: list[int], progress: bool) -> None:
@@ -288,7 +294,7 @@ class Trainer:
             column = int(bad[row].nonzero()[0])
             value, name = float(rows[row, column]), self._names[column]
             how = f"is {value:.3g}, beyond max_loss {limit:g}" if math.isfinite(value) else "is no longer finite"
-            raise Diverged(self.step - len(rows) + 1 + row, f"{name} {how}")
+            raise Diverged(self.step - len(rows) + 1 + row, f"{name} {how}", name)
         return rows
 
     def _check_weights(self) -> None:
@@ -298,10 +304,13 @@ class Trainer:
         if name is not None:
             raise Diverged(self.step, f"{name} is no longer finite")
 
-    def _advice(self) -> str:
+    def _advice(self, reason: Diverged) -> str:
         newest = latest_checkpoint(self.folder / "checkpoints") if self.team.leads else None
+        foreign = reason.term in self.task.foreign
         if newest is None:
-            return "there is no checkpoint yet; try a smaller learning_rate"
+            return f"there is no checkpoint yet; {'see what computes it' if foreign else 'try a smaller learning_rate'}"
+        if foreign:
+            return f"the last good checkpoint is {str(newest.folder)!r}; see what computes it, and resume"
         return (
             f"the last good checkpoint is {str(newest.folder)!r}; resume with more restarts to go on from there with a "
             "smaller learning rate, or start again with one"

@@ -80,6 +80,8 @@ class VAETraining:
         team: the processes that train together; each takes its part of the batch.
     """
 
+    foreign = ()
+
     def __init__(
         self, config: VAEConfig, data: Sequences, held_out: Tensor, device: torch.device, team: Team = ALONE
     ) -> None:

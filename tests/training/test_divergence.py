@@ -99,6 +99,19 @@ def test_resume_with_more_restarts_goes_on(tmp_path, monkeypatch):
     assert small_run(tmp_path / "run", restarts=1, resume=True).step == 6
 
 
+@pytest.mark.parametrize("restarts", [0, 1])
+def test_predictor_that_fails_costs_no_checkpoint(tmp_path, monkeypatch, restarts):
+    poisoned(monkeypatch, 5, "guidance", float("nan"))
+    options = {"predictor": lambda images: images.mean((1, 2, 3))}
+    with pytest.raises(TrainingError) as error:
+        small_run(tmp_path / "run", checkpoint_every=4, options=options, restarts=restarts)
+    newest = tmp_path / "run" / "checkpoints" / "step-000004"
+    told = f"step 5: guidance is no longer finite; the last good checkpoint is '{newest}'; see what computes it"
+    assert told in str(error.value)
+    monkeypatch.undo()
+    assert small_run(tmp_path / "run", checkpoint_every=4, options=options, resume=True).step == 6
+
+
 def test_latents_that_are_refused_name_the_term_that_went_first(tmp_path):
     generator = from_callable(lambda z: (z / (z.norm(dim=1, keepdim=True) < 3)).reshape(-1, 1, 2, 2), 4)
     with pytest.raises(TrainingError, match=r"training stopped at step \d+: (jacobian|classifier) is no longer finite"):

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.runs import metrics, sigmoid_generator, small_config, small_run
+from support.runs import contents, metrics, sigmoid_generator, small_config, small_run
 from torch.nn import functional
 
 from fastflow.errors import InputError
@@ -113,9 +113,42 @@ def test_guided_potential_moves_the_property_its_way(tmp_path, way):
     images = run.traverse(run.generator.sample(64, seed=5), potential=0).images
     gain = brightness(images[:, -1]) - brightness(images[:, 0])
     assert ((gain > 0) == (way == "follow")).float().mean() > 0.9
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["predictor"] is True
-    with pytest.raises(InputError, match="predictor was True and is now False"):
-        small_run(tmp_path / "run", resume=True, **changes)
+
+
+def double(images):
+    return 2 * brightness(images)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "message"),
+    [
+        (None, brightness, "predictor was none and is now '.*test_objective:brightness'; resume with the same one"),
+        (brightness, None, "predictor was '.*test_objective:brightness' and is now none"),
+        (brightness, double, "predictor was '.*:brightness' and is now '.*:double'"),
+        ("own.py:one", "own.py:two", "predictor was 'own.py:one' and is now 'own.py:two'"),
+        (lambda images: brightness(images), None, "predictor was one without a name and is now none"),
+        (brightness, brightness, None),
+        (lambda images: brightness(images), brightness, None),
+    ],
+)
+def test_resumed_run_has_the_predictor_that_it_had(tmp_path, monkeypatch, before, now, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text("def one(images):\n    return images.mean((1, 2, 3))\ntwo = one\n")
+    small_run(tmp_path / "run", steps=1, options={"predictor": before})
+    kept = contents(tmp_path / "run")
+    if message is None:
+        assert small_run(tmp_path / "run", steps=2, resume=True, options={"predictor": now}).step == 2
+        return
+    with pytest.raises(InputError, match=message):
+        small_run(tmp_path / "run", steps=2, resume=True, options={"predictor": now})
+    assert contents(tmp_path / "run") == kept
+
+
+def test_run_of_before_predictors_were_named_takes_any(tmp_path):
+    small_run(tmp_path / "run", steps=1, options={"predictor": brightness})
+    record = json.loads((tmp_path / "run" / "config.json").read_text())
+    (tmp_path / "run" / "config.json").write_text(json.dumps({**record, "predictor": True}))
+    assert small_run(tmp_path / "run", steps=2, resume=True, options={"predictor": double}).step == 2
 
 
 @pytest.mark.parametrize(
