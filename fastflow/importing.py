@@ -11,6 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
+
 from fastflow.errors import InputError
 
 
@@ -62,7 +64,7 @@ def explaining(what: str) -> Iterator[None]:
     """Turn whatever a user's code raises into an InputError that begins with `what` failed."""
     try:
         yield
-    except InputError:
+    except (InputError, torch.OutOfMemoryError):
         raise
     except (Exception, SystemExit) as error:
         raise InputError(f"{what} failed: {type(error).__name__}: {first_line(error)}") from error

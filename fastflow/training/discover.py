@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from fastflow.devices import send
 from fastflow.errors import InputError
@@ -159,29 +161,44 @@ class Discovery:
 
 
 def check_task(task: Discovery) -> None:
-    """Raise InputError unless gradients pass through the generator, forwards and backwards.
+    """Raise InputError unless the first step's batch passes through all that may be a user's own.
 
-    And unless the classifier and the predictor answer as they should.
+    Gradients must pass through the generator, forwards and backwards, and the classifier and the predictor must answer
+    as they should. No random number of the training's is used up, and no buffer of the classifier's changed.
     """
-    generator, config = task.generator, task.config
-    scaled = generator.scaled(_check_differentiable(generator).detach())
-    try_classifier(task.classifier, scaled, config.num_potentials)
-    if task.predictor is not None:
-        _check_predictor(task.predictor, scaled)
+    generator, batch = task.generator, task.draw(1)
+    devices = [batch.z0.device] if batch.z0.is_cuda else []
+    with torch.random.fork_rng(devices), _buffers_kept(task.classifier):
+        images = _check_differentiable(generator, batch.z0, batch.labels)
+        scaled = generator.scaled(images.detach())
+        try_classifier(task.classifier, scaled, task.config.num_potentials)
+        if task.predictor is not None:
+            _check_predictor(task.predictor, scaled)
 
 
-def _check_differentiable(generator: Generator) -> Tensor:
-    z = generator.sample(2).requires_grad_()
+@contextmanager
+def _buffers_kept(module: nn.Module) -> Iterator[None]:
+    """Undo what a forward changes, such as the statistics of batch normalisation."""
+    before = [(buffer, buffer.clone()) for buffer in module.buffers() if not is_lazy(buffer)]
     try:
-        images, change = generator_change(
-            generator.decode, z, torch.ones_like(z), forward_mode=generator.forward_mode
-        )  # fmt: skip
+        yield
+    finally:
+        for buffer, value in before:
+            buffer.copy_(value)
+
+
+def _check_differentiable(generator: Generator, z: Tensor, labels: Tensor | None) -> Tensor:
+    z, decode = z.detach().requires_grad_(), generator.conditioned(labels)
+    try:
+        images, change = generator_change(decode, z, torch.ones_like(z), forward_mode=generator.forward_mode)
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:
         reason = f"differentiation failed: {first_line(error)}"
     else:
         if not images.requires_grad:
             reason = "its images carry no gradient; leave out torch.no_grad, detach and NumPy"
-        elif not bool(change.detach().abs().max() > 0):
+        elif not bool((change.detach() != 0).any()):
             reason = "its images don't change with the latents"
         else:
             return images
@@ -204,5 +221,12 @@ def predicted(predictor: Predictor, images: Tensor) -> Tensor:
 
 
 def _check_predictor(predictor: Predictor, images: Tensor) -> None:
-    if not predicted(predictor, images.requires_grad_()).requires_grad:
-        raise InputError("the predictor's values carry no gradient; leave out torch.no_grad, detach and argmax")
+    values = predicted(predictor, images.requires_grad_())
+    if values.requires_grad:
+        with explaining("the predictor's gradient"):
+            if torch.autograd.grad(values.sum(), images, allow_unused=True)[0] is not None:
+                return
+    kind = "" if values.is_floating_point() else f", they are {values.dtype}"
+    raise InputError(
+        f"the predictor's values carry no gradient{kind}; leave out torch.no_grad, detach, argmax and comparisons"
+    )

@@ -1,5 +1,7 @@
 """Classifiers: any image size, logits that no other sample changes, and users' own."""
 
+import copy
+
 import pytest
 import torch
 from support.runs import sigmoid_generator, small_config, small_run
@@ -8,7 +10,7 @@ from torch import nn
 from fastflow.errors import InputError
 from fastflow.runs import load_run
 from fastflow.training.classifier import CLASSIFIERS, make_classifier
-from fastflow.training.discover import Discovery
+from fastflow.training.discover import Discovery, check_task
 
 SHAPES = [(1, 1, 1), (1, 8, 8), (3, 9, 20), (3, 64, 64)]
 
@@ -101,5 +103,41 @@ def test_classifier_with_other_logits_is_refused(tmp_path):
         def forward(self, images, next_images):
             return images.flatten(1)[:, :2]
 
-    with pytest.raises(InputError, match=r"must give logits \(2, 3\) for 2 pairs of images, got \(2, 2\)"):
+    with pytest.raises(InputError, match=r"must give logits \(12, 3\) for 12 pairs of images, got \(12, 2\)"):
         small_run(tmp_path / "run", options={"classifier": Wrong()})
+
+
+class Normalised(nn.Module):
+    """Over the batch, and with dropout: a forward changes its statistics and draws numbers."""
+
+    def __init__(self, only=None):
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(36), nn.Dropout(), nn.Linear(36, 3))
+        self.only = only
+
+    def forward(self, images, next_images):
+        assert self.only in (None, len(images)), "only so many"
+        return self.net(next_images - images)
+
+
+def test_classifier_is_tried_on_the_first_steps_batch(tmp_path):
+    with pytest.raises(InputError, match="the classifier failed: AssertionError: only so many"):
+        small_run(tmp_path / "run", options={"classifier": Normalised(only=2)})
+    assert not (tmp_path / "run").exists()
+
+
+def test_trying_a_classifier_changes_nothing():
+    task = Discovery(small_config(), sigmoid_generator(), classifier=Normalised(only=12))
+    before, state = copy.deepcopy(task.module.state_dict()), torch.get_rng_state()
+    check_task(task)
+    assert all(torch.equal(value, before[name]) for name, value in task.module.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_memory_that_a_batch_lacks_is_no_fault_of_the_classifiers():
+    class Large(nn.Module):
+        def forward(self, images, next_images):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        check_task(Discovery(small_config(), sigmoid_generator(), classifier=Large()))

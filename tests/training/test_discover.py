@@ -183,6 +183,13 @@ OPAQUE = {
 }
 
 
+def test_generator_that_takes_a_few_latents_at_most_is_refused(tmp_path):
+    generator = from_callable(lambda z: z.reshape(min(len(z), 5), 1, 2, 2), 4)
+    with pytest.raises(InputError, match="can't be learned on: differentiation failed: shape"):
+        small_run(tmp_path / "run", generator)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(("function", "message"), OPAQUE.values(), ids=OPAQUE)
 def test_generator_that_gradients_do_not_pass_is_refused_before_anything_is_written(tmp_path, function, message):
     with pytest.raises(InputError, match=message) as error:

@@ -154,12 +154,15 @@ def test_run_of_before_predictors_were_named_takes_any(tmp_path):
 @pytest.mark.parametrize(
     ("predictor", "message"),
     [
-        (lambda images: images.mean(), r"must give values \(2,\) or \(2, P\) for 2 images, got \(\)"),
+        (lambda images: images.mean(), r"must give values \(12,\) or \(12, P\) for 12 images, got \(\)"),
         (lambda images: 3, r"must give values .*, got int"),
-        (lambda images: images.argmax(1).flatten(1)[:, 0], "carry no gradient"),
+        (lambda images: images.argmax(1).flatten(1)[:, 0], "carry no gradient, they are torch.int64; leave out"),
+        (lambda images: brightness(images) > 0.5, "carry no gradient, they are torch.bool; leave out .* comparisons"),
+        (lambda images: torch.ones(len(images), requires_grad=True) * 2, "carry no gradient; leave out torch.no_grad"),
+        (lambda images: images.new_tensor([1.0, 2.0]) * images.mean((1, 2, 3)), "failed: RuntimeError: The size of"),
         (lambda images: 1 / 0, "the predictor failed: ZeroDivisionError"),
     ],
-    ids=["scalar", "number", "argmax", "fails"],
+    ids=["scalar", "number", "argmax", "comparison", "constant", "fits two images alone", "fails"],
 )
 def test_bad_predictors_are_refused(tmp_path, predictor, message):
     with pytest.raises(InputError, match=message):
