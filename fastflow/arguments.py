@@ -111,6 +111,12 @@ def check_count(value: Any, name: str) -> None:
         raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")
 
 
+def check_seed(value: Any) -> None:
+    """Raise InputError unless `value` is a whole number that random numbers can be drawn by."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
+        raise InputError(f"seed must be a whole number in 0..2^63 - 1, got {value!r}")
+
+
 def check_times(t: Times, z: Tensor) -> Times:
     """The times of latents z (B, D), tensors in z's dtype; raise InputError unless they fit."""
     samples = z.shape[0]

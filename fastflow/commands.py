@@ -15,6 +15,7 @@ import tyro
 from fastflow import generators
 from fastflow.errors import InputError
 from fastflow.importing import import_function
+from fastflow.metrics.evaluation import check_evaluation
 from fastflow.names import read_names, write_name
 from fastflow.ops.backends import backends, cuda_missing, cuda_module
 from fastflow.report import write_traversals
@@ -182,12 +183,17 @@ class Evaluate(OfRun):
     predictor: str | None = None
     """FILE.py:FUNCTION, attributes (B,) or (B, A) of images (B, C, H, W) in [0, 1]; how each changes along each path is
     written to RUN/attributes.json."""
+    attributes: tuple[str, ...] | None = None
+    """The predicted attributes' names, as many as there are; attribute 0, attribute 1, ... if left out."""
 
     def run(self) -> None:
         """Measure and print a table."""
+        if self.predictor is None and self.attributes is not None:
+            raise InputError("--attributes are the names of what a --predictor predicts: give both")
         predictor = None if self.predictor is None else import_function(self.predictor, "predictor")
         run = self.load()
-        attributes = None if predictor is None else run.correlate(predictor, seed=self.seed)
+        check_evaluation(run, self.samples, self.seed)  # before the attributes are looked at
+        attributes = None if predictor is None else run.correlate(predictor, self.attributes, seed=self.seed)
         result = run.evaluate(self.samples, self.seed)
         distinctness, residual = result["distinctness"], result["residual"]
         print(f"strength             {result['strength']['mean']:.4f} pixel change per step")

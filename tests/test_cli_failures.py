@@ -248,8 +248,20 @@ def test_width_needs_a_generator(digits_folder, capsys, command):
 @pytest.mark.parametrize(("samples", "seed"), [(5, 1), (0, 1), (24, -1)])
 def test_evaluate_refuses_and_writes_nothing(digits_folder, capsys, samples, seed):
     said = fails(capsys, "evaluate", digits_folder, "--samples", samples, "--seed", seed)
-    assert "must be at least 6" in said or "seed must lie in" in said
+    assert "whole number of at least 6" in said or "seed must be a whole number" in said
     assert not (digits_folder / "evaluation.json").exists()
+
+
+@pytest.mark.parametrize(("samples", "seed"), [(5, 1), (24, -1)])
+def test_evaluate_refuses_before_it_asks_a_predictor(digits_folder, tmp_path, capsys, samples, seed):
+    (tmp_path / "look.py").write_text("def look(images):\n    return images.mean((1, 2, 3))\n")
+    words = ("--samples", samples, "--seed", seed, "--predictor", f"{tmp_path}/look.py:look")
+    assert "must be a whole number" in fails(capsys, "evaluate", digits_folder, *words)
+    assert not (digits_folder / "attributes.json").exists()
+
+
+def test_attributes_need_a_predictor(digits_folder, capsys):
+    assert "--attributes are the names" in fails(capsys, "evaluate", digits_folder, "--attributes", "smile")
 
 
 # Occupied folders

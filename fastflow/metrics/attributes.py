@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fastflow.arguments import check_count
+from fastflow.arguments import check_count, check_seed
 from fastflow.errors import InputError
 from fastflow.files import write_json
 from fastflow.generators import Generator
@@ -61,24 +61,25 @@ def attribute_correlation(
         InputError: the predictor fails or gives other than finite values (B,) or (B, A), or the names don't fit.
     """
     check_count(samples, "samples")
+    check_seed(seed)
+    if attributes is not None:
+        a_list = isinstance(attributes, Sequence) and not isinstance(attributes, str)
+        if not a_list or not all(isinstance(name, str) for name in attributes):
+            raise InputError(f"attributes must be a list of names, got {attributes!r}")
     if path_steps < 2:
         raise InputError(f"a correlation needs paths of at least 2 steps, got {path_steps}")
     rng = step_rng(seed, 3, stream=1)
     z0, labels = generator.sample(samples, rng), generator.draw_labels(samples, rng)
-    rows, changes = [], []
+    rows, changes, names = [], [], []
     for k in range(count):
-        values = torch.cat(
-            [
-                _predicted(predictor, generator.eight_bit(source.traverse(z, k, path_steps, labels=y).images))
-                for z, y in _chunks(z0, labels)
-            ]
-        )  # (N, T + 1, A)
+        parts = []
+        for z, y in _chunks(z0, labels):
+            images = generator.eight_bit(source.traverse(z, k, path_steps, labels=y).images)
+            parts.append(_predicted(predictor, images))
+            names = _checked_names(attributes, parts[-1].shape[2])  # at once, and not when all is computed
+        values = torch.cat(parts)  # (N, T + 1, A)
         rows.append(_within_path(values).mean(0))
         changes.append((values[:, -1] - values[:, 0]).mean(0))
-    width = rows[0].shape[0]
-    names = [f"attribute {a}" for a in range(width)] if attributes is None else list(attributes)
-    if len(names) != width:
-        raise InputError(f"the predictor gives {width} attributes, and {len(names)} names were given")
     return AttributeCorrelation(names, [r.tolist() for r in rows], [c.tolist() for c in changes], samples)
 
 
@@ -96,6 +97,13 @@ def correlate(
     record: dict[str, Any] = {**asdict(found), "seed": seed, "training_steps": run.step}
     write_json(run.folder / "attributes.json", record)
     return found
+
+
+def _checked_names(attributes: Sequence[str] | None, width: int) -> list[str]:
+    names = [f"attribute {a}" for a in range(width)] if attributes is None else list(attributes)
+    if len(names) != width:
+        raise InputError(f"the predictor gives {width} attributes, and {len(names)} names were given")
+    return names
 
 
 def _chunks(z0: Tensor, labels: Tensor | None) -> list[tuple[Tensor, Tensor | None]]:

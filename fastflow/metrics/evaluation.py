@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
+from fastflow.arguments import check_seed
 from fastflow.baselines import Random
 from fastflow.errors import InputError
 from fastflow.files import write_json
@@ -74,11 +75,8 @@ def evaluate(run: Run, samples: int = 4096, seed: int = 1, progress: bool = True
         InputError: too few samples for the number of potentials, or a negative seed.
     """
     begun = time.perf_counter()
+    check_evaluation(run, samples, seed)
     count = run.bank.num_potentials
-    if samples < 2 * count:
-        raise InputError(f"samples must be at least {2 * count}, two for every potential, got {samples}")
-    if not 0 <= seed < 2**63:
-        raise InputError(f"seed must lie in 0..2^63 - 1, got {seed}")
     pairs = path_pairs(run, run.generator, count, samples, run.config.path_steps, seed)
     strength = pairs.strength()
     mean_strength = float(strength.mean())
@@ -135,6 +133,16 @@ def evaluate(run: Run, samples: int = 4096, seed: int = 1, progress: bool = True
     }
     write_json(run.folder / "evaluation.json", result)
     return result
+
+
+def check_evaluation(run: Run, samples: int, seed: int) -> None:
+    """Raise InputError unless `evaluate` can be told this."""
+    least = 2 * run.bank.num_potentials
+    if not isinstance(samples, int) or isinstance(samples, bool) or samples < least:
+        raise InputError(
+            f"samples must be a whole number of at least {least}, two for every potential, got {samples!r}"
+        )
+    check_seed(seed)
 
 
 @torch.no_grad()

@@ -91,6 +91,9 @@ def test_correlation_is_pearsons_within_each_path(axes):
         (lambda images: images.mean((1, 2, 3)) / 0, {}, "values must be finite"),
         (lambda images: images.nothing(), {}, "the predictor failed: AttributeError"),
         (lambda images: images.mean((1, 2, 3)), {"attributes": ["a", "b"]}, "gives 1 attributes, and 2 names were"),
+        (lambda images: images.mean((1, 2, 3)), {"attributes": "a"}, "attributes must be a list of names, got 'a'"),
+        (lambda images: images.mean((1, 2, 3)), {"attributes": [3]}, r"attributes must be a list of names, got \[3\]"),
+        (lambda images: images.mean((1, 2, 3)), {"seed": -1}, "seed must be a whole number in .*, got -1"),
         (lambda images: images.mean((1, 2, 3)), {"samples": 0}, "samples must be a whole number of at least 1, got 0"),
         (lambda images: images.mean((1, 2, 3)), {"path_steps": 1}, "paths of at least 2 steps, got 1"),
     ],
@@ -99,6 +102,18 @@ def test_what_does_not_fit_is_refused(axes, predictor, options, message):
     arguments = {"path_steps": 4, "samples": 4, **options}
     with pytest.raises(InputError, match=message):
         attribute_correlation(axes, axes.generator, 3, predictor=predictor, **arguments)
+
+
+def test_names_are_counted_before_all_paths_are_walked(axes):
+    calls = []
+
+    def look(images):
+        calls.append(len(images))
+        return images.mean((1, 2, 3))
+
+    with pytest.raises(InputError, match="gives 1 attributes, and 2 names"):
+        attribute_correlation(axes, axes.generator, 3, 4, look, ["a", "b"], samples=100)
+    assert len(calls) == 1
 
 
 def test_run_writes_what_it_found(tmp_path):

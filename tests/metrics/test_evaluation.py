@@ -89,10 +89,25 @@ def test_training_draws_none_of_the_evaluated_latents(run):
 
 def test_two_samples_per_potential_are_needed(run):
     assert len(evaluate(run, 6, progress=False)["distinctness"]["confusion"]) == 3
-    with pytest.raises(InputError, match="samples must be at least 6, two for every potential, got 5"):
+    with pytest.raises(
+        InputError, match="samples must be a whole number of at least 6, two for every potential, got 5"
+    ):
         evaluate(run, 5)
-    with pytest.raises(InputError, match="seed must lie in"):
-        evaluate(run, 6, seed=-1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((64.5,), "samples must be a whole number of at least 6, two for every potential, got 64.5"),
+        (("a",), "samples must be a whole number .*, got 'a'"),
+        ((6, -1), r"seed must be a whole number in 0\.\.2\^63 - 1, got -1"),
+        ((6, 2**63), "seed must be a whole number"),
+        ((6, 1.5), "seed must be a whole number .*, got 1.5"),
+    ],
+)
+def test_arguments_are_checked(run, arguments, message):
+    with pytest.raises(InputError, match=message):
+        run.evaluate(*arguments)
 
 
 def ramp(z):

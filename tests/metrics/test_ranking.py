@@ -112,13 +112,14 @@ def test_ranking_evaluates_first_where_that_is_not_done(tmp_path):
 def test_evaluate_prints_the_best_first_with_names_and_attributes(tmp_path, capsys, digits_folder):
     load_run(digits_folder).name(2, "slant")
     (tmp_path / "look.py").write_text("def brightness(images):\n    return images.mean((1, 2, 3))\n")
-    main(["evaluate", str(digits_folder), "--samples", "60", "--predictor", f"{tmp_path}/look.py:brightness"])
+    words = ["--predictor", f"{tmp_path}/look.py:brightness", "--attributes", "bright"]
+    main(["evaluate", str(digits_folder), "--samples", "60", *words])
     lines = [line for line in capsys.readouterr().out.splitlines() if "score" in line]
     order = json.loads((digits_folder / "evaluation.json").read_text())["ranking"]["order"]
     assert [int(line.split()[0]) for line in lines] == order
     (named,) = [line for line in lines if "slant" in line]
     assert named.split()[0] == "2"
-    assert all("attribute 0 " in line for line in lines)
+    assert all("bright " in line for line in lines)
     assert len(json.loads((digits_folder / "attributes.json").read_text())["correlation"]) == 3
 
 
