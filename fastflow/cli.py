@@ -7,6 +7,7 @@ import io
 import os
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Annotated, Any, NoReturn, cast
 
@@ -33,7 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; bad input ends with one line on stderr and exit status 2."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        _parse(arguments or ["--help"]).run()
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            _parse(arguments or ["--help"]).run()
     except (InputError, BackendError, TrainingError, ConvergenceError) as error:
         _fail(str(error))
     except torch.OutOfMemoryError as error:
@@ -78,6 +81,12 @@ def _one_line(explanation: str) -> str:
     # A configuration that refused its own values has no option's name: its message has the setting's.
     text = re.sub(r"Error parsing __\S+: ", "", text)
     return re.sub(r"\.? ?For full helptext, (run:?|see)", "; see", text)
+
+
+def _show_warning(message: Warning | str, *place: object) -> None:
+    """One line, without the line of code that Python would print below it."""
+    if not is_follower():
+        print(f"fastflow: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _fail(message: str) -> NoReturn:

@@ -122,8 +122,9 @@ class Traverse(OfRun):
     """A file of starting latents (N, D), .npy or .safetensors, in place of the generator's own."""
     steps: int | None = None
     """Steps of a path; those of the training if left out."""
-    direction: TraversalDirection = "both"
-    """forward, descent, reverse, or both: the reverse flow before the start and the forward flow after it."""
+    direction: TraversalDirection | None = None
+    """forward, descent, reverse, or both: the reverse flow before the start and the forward flow after it. Both if left
+    out, and forward on paths of a single step."""
     seed: int = 0
     """Which starts."""
     overwrite: bool = False

@@ -61,6 +61,15 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
             shutil.rmtree(leftover, ignore_errors=True)
 
 
+def remove_folder(folder: Path) -> None:
+    """Remove a folder that is whole until it is gone: what a killed process leaves of it is under a hidden name."""
+    hidden = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    shutil.rmtree(hidden, ignore_errors=True)
+    folder.rename(hidden)
+    _sync(folder.parent)
+    shutil.rmtree(hidden)
+
+
 @contextmanager
 def locked_folder(folder: Path) -> Iterator[None]:
     """Hold `folder`, made if need be, against other processes that would; made for nothing, it is removed again.

@@ -125,9 +125,10 @@ def with_defaults(arguments: list[str]) -> Discover | TrainVAE | None:
     if file is None:
         return None
     values = read_json(Path(file))
+    values = values.get("config", values) if isinstance(values, dict) else values
     if not isinstance(values, dict):
         raise InputError(f"{file!r} must hold a JSON object of settings")
-    return command(tyro.MISSING, settings=from_dict(kind, values.get("config", values), file))
+    return command(tyro.MISSING, settings=from_dict(kind, values, file))
 
 
 def _option(arguments: list[str], option: str) -> str | None:

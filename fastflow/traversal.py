@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from fastflow.arguments import check_latents
 from fastflow.errors import InputError
 from fastflow.fields import DivergenceFreeField
 from fastflow.flows import flow
@@ -69,8 +70,13 @@ def traverse(
             point first; "both": the start stands in the middle, column steps // 2, and the path before it is the
             reverse flow's, so that the whole row is one forward path through times 0 .. steps.
         companion: the bank's, where it has one.
-        labels: each latent's class (B,) long, of a generator with classes; of its first class if None.
+        labels: each latent's class (B,), whole numbers, of a generator with classes; of its first class if None.
+
+    Raises:
+        InputError: an argument that doesn't fit, by its name.
     """
+    check_latents(z0, bank.dim, bank.out_bias)
+    labels = None if labels is None else generator.check_labels(labels, z0)
     # A bank's potentials are known on the times they were trained on, 0 .. path_steps * dt.
     dt, method, length = settings.dt, settings.method, settings.step_length
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -290,3 +291,31 @@ def test_demo_writes_a_page(tmp_path, monkeypatch, capsys, quick_evaluation):
     assert page.count("data:image/png") >= 8
     run = load_run("demo")
     assert (run.step, run.bank.num_potentials, run.config.seed) == (2, 8, 0)
+
+
+OPAQUE = """
+import torch
+class Sigmoid(torch.autograd.Function):
+    @staticmethod
+    def forward(x):
+        return x.sigmoid()
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(output)
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * ctx.saved_tensors[0] * (1 - ctx.saved_tensors[0])
+def decode(z):
+    return Sigmoid.apply(z).reshape(-1, 1, 2, 2)
+"""
+
+
+def test_warnings_are_one_line(tmp_path, capsys):
+    (tmp_path / "mine.py").write_text(OPAQUE)
+    words = ["--generator", f"{tmp_path}/mine.py:decode", "--latent-dim", "4", "--out", str(tmp_path / "run")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        main(["discover", *words, *options(steps=1)])
+    told = capsys.readouterr().err
+    assert told.startswith("fastflow: warning: forward-mode differentiation of the generator failed")
+    assert told.count("\n") == 1

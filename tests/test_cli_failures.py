@@ -96,6 +96,7 @@ CONFIGS = {
     "zero": ('{"num_potentials": 0}', "settings.json: num_potentials must be above 0, got 0"),
     "boolean": ('{"learn_pde": "false"}', "settings.json: learn_pde must be true or false, got 'false'"),
     "list": ("[3]", "'settings.json' must hold a JSON object of settings"),
+    "list-in-a-run": ('{"config": [1]}', "'settings.json' must hold a JSON object of settings"),
     "not-json": ("steps: 3", "'settings.json' isn't JSON"),
     "infinite": ('{"dt": Infinity}', "settings.json: dt must be a finite number, got inf"),
 }

@@ -31,7 +31,8 @@ class Generator(nn.Module):
         latent_dim: D.
         value_range: the images' darkest and brightest value.
         sample: draws latents, (n, torch.Generator) -> (n, D); the standard normal if None. With `mapping`, what it
-            draws are the mapping's inputs.
+            draws are the mapping's inputs. Evaluation asks it for latents by random numbers that no training has: where
+            it draws from finitely many, training has seen them all the same.
         mapping: from inputs z (n, mapping_dim) to latents (n, D), as to the W space of a StyleGAN: latents are drawn
             through it, and the potentials live behind it. A module is frozen as well.
         mapping_dim: the width of the mapping's inputs; D if None.
@@ -109,7 +110,7 @@ class Generator(nn.Module):
         """Images (B, C, H, W) of latents (B, D), and of labels (B,) long where there are `classes`."""
         if self.classes is None:
             if labels is not None:
-                raise InputError("labels are for a generator with classes; this one has none")
+                raise _classless()
             return self.function(z)
         if labels is None:
             labels = torch.full((len(z),), self.classes[0], dtype=torch.long, device=z.device)
@@ -118,6 +119,22 @@ class Generator(nn.Module):
     def conditioned(self, labels: Tensor | None) -> Decode:
         """`decode` for one batch's labels, as `draw_labels` gives them."""
         return self.decode if labels is None else partial(self.decode, labels=labels)
+
+    def check_labels(self, labels: Tensor, z: Tensor) -> Tensor:
+        """The labels of latents z (B, D) as (B,) long; raise InputError unless each is one of `classes`."""
+        if self.classes is None:
+            raise _classless()
+        whole = isinstance(labels, Tensor) and not (labels.is_floating_point() or labels.is_complex())
+        if not whole or labels.dtype == torch.bool or labels.shape != z.shape[:1]:
+            got = f"{labels.dtype} {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
+            raise InputError(f"labels must be a tensor of whole numbers of shape ({len(z)},), got {got}")
+        if labels.device != z.device:
+            raise InputError(f"labels must be on the latents' device {z.device}, got {labels.device}")
+        strange = set(labels.tolist()) - set(self.classes)
+        if strange:
+            known = ", ".join(map(str, self.classes[:8])) + (", ..." if len(self.classes) > 8 else "")
+            raise InputError(f"labels must be among the generator's classes, {known}; got {min(strange)}")
+        return labels.long()
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """See `decode`."""
@@ -131,8 +148,9 @@ class Generator(nn.Module):
             z = torch.randn(count, self.mapping_dim, generator=rng)
         else:
             z = self._sample(count, rng)
-            if z.shape != (count, self.mapping_dim):
-                raise InputError(f"sample must give latents ({count}, {self.mapping_dim}), got {tuple(z.shape)}")
+            if not isinstance(z, Tensor) or z.shape != (count, self.mapping_dim):
+                got = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
+                raise InputError(f"sample must give latents as a tensor ({count}, {self.mapping_dim}), got {got}")
         z = send(z.to(self._anchor.dtype), self._anchor)
         if self.mapping is None:
             return z
@@ -255,6 +273,10 @@ def _module_of(decode: Decode) -> nn.Module | None:
     """The module that a callable is, or is a method of."""
     owner = decode if isinstance(decode, nn.Module) else getattr(decode, "__self__", None)
     return owner if isinstance(owner, nn.Module) else None
+
+
+def _classless() -> InputError:
+    return InputError("labels are for a generator with classes; this one has none")
 
 
 def _checked_classes(classes: Sequence[int]) -> tuple[int, ...]:

@@ -26,14 +26,14 @@ def write_traversals(
     z0: Tensor | None = None,
     starts: int = 6,
     steps: int | None = None,
-    direction: TraversalDirection = "both",
+    direction: TraversalDirection | None = None,
     seed: int = 0,
     overwrite: bool = False,
 ) -> list[Path]:
     """Write potential-NN.png, potential-NN.gif, latents.safetensors and index.json to `folder`, all or nothing.
 
-    A potential whose flow can't be undone from these starts is drawn forward only where `direction` is "both";
-    index.json has each potential's direction and the column of its starts.
+    A potential whose flow can't be undone from these starts is drawn forward only where `direction` is "both", as it is
+    if None on paths of two steps or more; index.json has each potential's direction and the column of its starts.
 
     Args:
         potentials: which; all if None.
@@ -66,6 +66,8 @@ def write_traversals(
             raise InputError(f"{str(folder)!r} holds traversals already: overwrite them, or choose another folder")
     z0 = run.generator.starts(starts, seed) if z0 is None else z0
     steps = run.config.path_steps if steps is None else steps
+    if direction is None:  # a path of one step has no half for each way
+        direction = "both" if steps > 1 else "forward"
     entries, latents = [], {}
     with replacing_folder(folder) as temporary:
         for k in chosen:

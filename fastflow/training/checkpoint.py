@@ -44,8 +44,7 @@ def save_checkpoint(
 ) -> Checkpoint:
     """Write `step-NNNNNN` under `folder`: the module's state, the optimizer's, the step, and further facts of it."""
     checkpoint = Checkpoint(folder / f"step-{step:06d}", step)
-    for leftover in folder.glob(".step-*"):  # of a process that was killed while it wrote; a run has one writer
-        shutil.rmtree(leftover)
+    remove_leftovers(folder)
     with replacing_folder(checkpoint.folder) as temporary:
         write_tensors(temporary / "weights.safetensors", module.state_dict())
         state = {
@@ -56,6 +55,12 @@ def save_checkpoint(
         write_tensors(temporary / "optimizer.safetensors", state)
         write_json(temporary / "state.json", {"step": step, **(facts or {})})
     return checkpoint
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a process left that was killed while it wrote or removed a checkpoint; a run has one writer."""
+    for leftover in folder.glob(".step-*"):
+        shutil.rmtree(leftover)
 
 
 def latest_checkpoint(folder: Path) -> Checkpoint | None:

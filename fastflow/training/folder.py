@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from fastflow.errors import InputError
 from fastflow.files import is_leftover, locked_folder, read_json, write_json
-from fastflow.training.checkpoint import latest_checkpoint
+from fastflow.training.checkpoint import latest_checkpoint, remove_leftovers
 from fastflow.training.configuration import from_dict
 from fastflow.training.distributed import Team
 from fastflow.training.journal import check_tensorboard
@@ -151,6 +151,7 @@ def _begin_folder(folder: Path, config: FlowSettings, about: About, *, fresh: bo
     """Write config.json into a folder that was checked; `fresh` removes what another run made there before."""
     for leftover in filter(is_leftover, folder.iterdir()):
         leftover.unlink()
+    remove_leftovers(folder / "checkpoints")
     if fresh:
         for name in _MADE_BY_RUNS:
             path = folder / name

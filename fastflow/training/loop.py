@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from torch.utils import deterministic
 from tqdm import tqdm
 
 from fastflow.errors import InputError, TrainingError
+from fastflow.files import remove_folder
 from fastflow.profiling import profiled
 from fastflow.training.checkpoint import Saved, latest_checkpoint, read_checkpoint, save_checkpoint
 from fastflow.training.distributed import ALONE, Team
@@ -320,7 +320,7 @@ class Trainer:
         """Remove checkpoints of this step or later: the next step's loss is a function of their weights."""
         checkpoints = self.folder / "checkpoints"
         while self.team.leads and (newest := latest_checkpoint(checkpoints)) is not None and newest.step >= step:
-            shutil.rmtree(newest.folder)
+            remove_folder(newest.folder)
 
     def _restart(self, reason: Diverged) -> None:
         """Go back to the last good checkpoint, or to the start, with a smaller learning rate."""
@@ -359,7 +359,10 @@ def step_rng(seed: int, step: int, stream: int = 0) -> torch.Generator:
 
 
 def _seed(seed: int, step: int, stream: int) -> int:
-    return int(np.random.SeedSequence((seed, step, stream)).generate_state(1, np.uint64)[0])
+    # Numbers of more than 32 bits are taken for two: with its upper half among them a seed could be another one's step.
+    upper = (seed >> 32,) if seed >> 32 else ()
+    entropy = np.random.SeedSequence((seed % 2**32, step, stream), spawn_key=upper)
+    return int(entropy.generate_state(1, np.uint64)[0])
 
 
 @contextmanager

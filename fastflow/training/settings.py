@@ -61,7 +61,9 @@ class FlowSettings:
     pde: Equation = "wave"
     """The equation every potential is held to."""
     learn_pde: bool = True
-    """Whether each potential learns the equation's constants."""
+    """Whether each potential learns the equation's constants; where not, they stay as they begin, and poisson is
+    Laplace's equation, which needs residual square: of a single term the normalized residual, evaluation's too, is
+    always 1."""
     force: Literal["none", "constant", "field"] = "none"
     """The force of hamilton-jacobi: none, a learned number for each potential, or a learned network of latent and time.
     The density of poisson is a learned number, or with "field" such a network."""
@@ -132,6 +134,11 @@ class FlowSettings:
             )
         if self.force != "none" and self.pde not in _FORCED:
             raise InputError(f"force must be none for pde {self.pde}; only {' and '.join(_FORCED)} have one")
+        if self.pde == "poisson" and self.force != "field" and not self.learn_pde and self.residual == "normalized":
+            raise InputError(
+                "learn_pde must be true for pde poisson, unless residual is square or force is field: the Laplacian "
+                "alone is all there is of Laplace's equation, and its normalized residual is always 1"
+            )
         if self.laplacian == "row_sum" and self.pde == "porous-medium":
             raise InputError("laplacian must be exact for pde porous-medium, which is no sum over coordinates")
         if self.batch_size < self.num_potentials:

@@ -2,9 +2,10 @@
 
 import warnings
 
+import numpy as np
 import pytest
 import torch
-from support.runs import WEIGHT, metrics, sigmoid_generator, small_run
+from support.runs import WEIGHT, metrics, sigmoid_generator, sigmoid_images, small_config, small_run
 from torch import nn
 
 from fastflow.cli import main
@@ -12,7 +13,9 @@ from fastflow.errors import InputError
 from fastflow.generators import from_callable, load
 from fastflow.metrics.evaluation import evaluate
 from fastflow.objectives import generator_change
+from fastflow.potentials import PotentialBank
 from fastflow.training.discover import Discovery
+from fastflow.traversal import traverse
 
 # No forward mode
 
@@ -215,6 +218,31 @@ def test_traversals_and_evaluation_draw_classes(tmp_path):
     run.generator.function = lambda z, labels: drawn.append(labels) or decode(z, labels)
     evaluate(run, 60, progress=False)
     assert set(torch.cat(drawn).tolist()) == {0, 2}
+
+
+LABELS = {
+    "numbers": ([0, 2], r"must be a tensor of whole numbers of shape \(2,\), got list"),
+    "shape": (torch.tensor([0]), r"of shape \(2,\), got torch.int64 \(1,\)"),
+    "dtype": (torch.tensor([0.0, 2.0]), r"of shape \(2,\), got torch.float32 \(2,\)"),
+    "flags": (torch.tensor([True, False]), "got torch.bool"),
+    "class": (torch.tensor([0, 1]), "labels must be among the generator's classes, 0, 2; got 1"),
+}
+
+
+@pytest.mark.parametrize(("labels", "message"), LABELS.values(), ids=LABELS)
+def test_labels_of_a_traversal_are_checked(labels, message):
+    generator = from_callable(striped, 4, classes=(0, 2))
+    bank = PotentialBank(3, 4, (8,))
+    with pytest.raises(InputError, match=message):
+        traverse(bank, generator, generator.sample(2), 0, 2, small_config(), labels=labels)
+    short = torch.tensor([0, 2], dtype=torch.int16)
+    assert len(traverse(bank, generator, generator.sample(2), 0, 2, small_config(), labels=short).images) == 2
+
+
+@pytest.mark.parametrize("sample", [lambda n, rng: np.zeros((n, 4)), lambda n, rng: torch.zeros(n, 3)])
+def test_latents_that_are_no_tensor_of_their_shape_are_refused(sample):
+    with pytest.raises(InputError, match=r"sample must give latents as a tensor \(2, 4\), got (ndarray|\(2, 3\))"):
+        from_callable(sigmoid_images, 4, sample=sample)
 
 
 def test_labels_of_a_generator_without_classes_are_refused():

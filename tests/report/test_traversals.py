@@ -5,8 +5,9 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.runs import small_run
 
-from fastflow.errors import ConvergenceError
+from fastflow.errors import ConvergenceError, InputError
 from fastflow.report import write_report, write_traversals
 from fastflow.runs import load_run
 
@@ -40,3 +41,13 @@ def test_reverse_flow_that_was_asked_for_stays_an_error(run):
     with pytest.raises(ConvergenceError, match="the reverse flow didn't converge"):
         write_traversals(run, run.folder / "traversals", starts=2, direction="reverse")
     assert not (run.folder / "traversals").exists()
+
+
+def test_paths_of_one_step_are_drawn_forward(tmp_path):
+    run = small_run(tmp_path / "run", path_steps=1, steps=1)
+    write_traversals(run, run.folder / "traversals", starts=2)
+    index = index_of(run.folder / "traversals")
+    assert (index["direction"], index["start_column"], index["steps"]) == ("forward", 0, 1)
+    assert "shows the way forward only" not in write_report(run.folder).read_text(encoding="utf-8")
+    with pytest.raises(InputError, match="steps must be at least 2 to go both ways, got 1"):
+        write_traversals(run, run.folder / "traversals", starts=2, direction="both", overwrite=True)

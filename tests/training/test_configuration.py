@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from support.runs import small_config
+from support.runs import sigmoid_generator, small_config
 
 from fastflow.errors import InputError
 from fastflow.ops.types import Jet
 from fastflow.pde import EQUATIONS
 from fastflow.training.configuration import check_types, from_dict
+from fastflow.training.discover import Discovery
 from fastflow.training.settings import DiscoverConfig
 
 
@@ -94,6 +95,17 @@ def test_potentials_without_time_are_for_equations_without_it(pde):
     else:
         with pytest.raises(InputError, match=f"time must be sinusoidal or linear for pde {pde}"):
             small_config(time="none", pde=pde)
+
+
+@pytest.mark.parametrize("force", ["none", "constant"])
+def test_a_residual_that_is_its_only_term_is_refused(force):
+    with pytest.raises(InputError, match="learn_pde must be true for pde poisson, unless residual is square or force"):
+        small_config(pde="poisson", learn_pde=False, force=force)
+    for changes in ({"residual": "square"}, {"force": "field"}):
+        task = Discovery(small_config(pde="poisson", learn_pde=False, **changes), sigmoid_generator())
+        batch = task.draw(1)
+        task._residual(batch.z0, batch.potential)[0].backward()
+        assert task.bank.weights[0].grad.abs().max() > 0
 
 
 def test_a_list_of_widths_is_as_good_as_a_tuple():

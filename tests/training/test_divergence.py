@@ -1,5 +1,7 @@
 """Training that diverges: it says where and what, keeps good checkpoints alone, and restarts from them if it may."""
 
+import shutil
+
 import pytest
 import torch
 from support.runs import metrics, saved, small_run
@@ -15,7 +17,10 @@ WILD = {"learning_rate": 1e3, "out_activation": "identity", "residual": "square"
 
 
 def poisoned(monkeypatch, step, term, value, times=10**6):
-    """Make a term of the objective take a value the first `times` times that a step comes; the steps that came."""
+    """Make a term of the objective take a value the first `times` times that a step comes; the steps that came.
+
+    The first of them is the step whose batch is tried before anything is written.
+    """
     plain, draw, drawn = Discovery.losses, Discovery.draw, []
 
     def losses(task, batch):
@@ -65,7 +70,7 @@ def test_wild_learning_rate_is_caught(tmp_path):
 def test_restart_goes_on_from_the_last_good_checkpoint_with_a_smaller_rate(tmp_path, monkeypatch, capsys):
     drawn = poisoned(monkeypatch, 5, "pde", float("nan"), times=1)
     small_run(tmp_path / "run", restarts=1, restart_factor=0.1, log_every=1)
-    assert drawn == [1, 2, 3, 4, 5, 4, 5, 6]
+    assert drawn == [1, 1, 2, 3, 4, 5, 4, 5, 6]
     assert [line["step"] for line in metrics(tmp_path / "run")] == [1, 2, 3, 4, 5, 6]
     rates = [line["learning_rate"] for line in metrics(tmp_path / "run")]
     assert rates == pytest.approx([1e-3] * 3 + [1e-4] * 3)
@@ -81,7 +86,7 @@ def test_restart_before_the_first_checkpoint_begins_again(tmp_path, monkeypatch)
     drawn = poisoned(monkeypatch, 2, "pde", float("nan"), times=1)
     restarted = small_run(tmp_path / "run", restarts=1, restart_factor=0.5, ema=0.5)
     whole = small_run(tmp_path / "whole", learning_rate=5e-4, ema=0.5)
-    assert drawn[:4] == [1, 2, 1, 2]
+    assert drawn[:5] == [1, 1, 2, 1, 2]
     assert torch.equal(restarted.bank.out_weight, whole.bank.out_weight)
 
 
@@ -97,6 +102,27 @@ def test_resume_with_more_restarts_goes_on(tmp_path, monkeypatch):
     with pytest.raises(TrainingError):
         small_run(tmp_path / "run")
     assert small_run(tmp_path / "run", restarts=1, resume=True).step == 6
+
+
+def test_kill_while_a_checkpoint_is_removed_leaves_the_one_before(tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def half(folder, **options):
+        (folder / "weights.safetensors").unlink(missing_ok=True)
+        if not options:
+            raise Killed
+
+    poisoned(monkeypatch, 5, "pde", float("nan"))
+    monkeypatch.setattr(shutil, "rmtree", half)
+    with pytest.raises(Killed):
+        small_run(tmp_path / "run", checkpoint_every=2)
+    monkeypatch.undo()
+    checkpoints = tmp_path / "run" / "checkpoints"
+    assert latest_checkpoint(checkpoints).step == 2
+    assert len(list(checkpoints.iterdir())) == 2  # the other is hidden
+    small_run(tmp_path / "run", steps=3, checkpoint_every=8, resume=True)
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["step-000002", "step-000003"]
 
 
 @pytest.mark.parametrize("restarts", [0, 1])

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 
+import numpy as np
 import pytest
 import torch
 from support.runs import contents, metrics, options, saved, sigmoid_generator, small_config, small_run, weights
@@ -135,6 +136,15 @@ def test_random_numbers_differ_between_steps_seeds_and_streams():
     draws = [torch.rand(4, generator=step_rng(*place)) for place in ((0, 1), (0, 2), (1, 1), (0, 1, 1))]
     assert len(torch.stack(draws).unique(dim=0)) == 4
     assert torch.equal(draws[0], torch.rand(4, generator=step_rng(0, 1)))
+
+
+def test_seeds_of_any_size_have_random_numbers_of_their_own():
+    """As numbers of more than 32 bits are split into words, seed 2^32 at step 1 could be seed 0 in another stream."""
+    places = [(0, 1, 1), (2**32, 1, 0), (0, 1, 0), (2**32, 0, 1), (1, 0, 0), (2**63 - 1, 1, 0), (2**32 - 1, 1, 0)]
+    assert len({step_rng(*place).initial_seed() for place in places}) == len(places)
+    # What runs of smaller seeds draw stays what it was.
+    small = np.random.SeedSequence((5, 7, 1)).generate_state(1, np.uint64)[0]
+    assert step_rng(5, 7, 1).initial_seed() == int(small)
 
 
 # Resuming
