@@ -21,6 +21,7 @@ from fastflow.kernels.jet_fwd import jet_fwd_kernel
 from fastflow.kernels.reduce import reduce_partials_kernel, reduce_runs_kernel
 from fastflow.kernels.residual import residual_kernel
 from fastflow.kernels.rotation import rotate_kernel
+from fastflow.kernels.tiles import HEADER, LOSS
 from fastflow.ops.settings import plain
 from fastflow.ops.types import MLP, Jet
 
@@ -135,6 +136,7 @@ def residual_loss(
     schedule = _schedule(mlp, index, slot, launch, by_row=False)
     programs = _programs(z, schedule, launch.scratch_size, launch.options["num_warps"])
     losses, scratch = z.new_empty(programs), z.new_empty(programs * launch.scratch_size)
+    _clear_losses(scratch, launch)
     coefficients, source = coefficients.detach().contiguous(), None if source is None else source.detach().contiguous()
     with _device(z):
         residual_kernel[(programs,)](
@@ -162,6 +164,7 @@ def residual_loss_and_gradient(
     launch = _launch(mlp, "exact", tangents, precision, mlp.has_time, backward=True)
     gradient = _Gradient(mlp, z, index, slot, tangents, launch, with_z)
     losses = z.new_empty(gradient.programs)
+    _clear_losses(gradient.scratch, launch)
     coefficients, source = coefficients.detach().contiguous(), None if source is None else source.detach().contiguous()
     source_bar = z.new_empty(0) if source is None else torch.empty_like(source)
     with _device(z):
@@ -318,6 +321,18 @@ def _programs(z: Tensor, schedule: Schedule, size: int, num_warps: int) -> int:
     at_once = 8 // num_warps * torch.cuda.get_device_properties(z.device).multi_processor_count if z.is_cuda else 3
     room = max(1, MAX_WORKSPACE // (size * z.element_size()))
     return min(at_once, len(schedule.tile_potential), room)
+
+
+def _clear_losses(scratch: Tensor, launch: Launch) -> None:
+    """Zero where each program sums up its loss.
+
+    Programs do so themselves, but one without tiles has no barrier between these zeros and their sum: its other warps
+    may find what lay there before.
+    """
+    samples = launch.config.samples.value
+    begin = HEADER.value + LOSS.value * samples
+    programs = scratch.unflatten(0, (scratch.numel() // launch.scratch_size, launch.scratch_size))
+    programs[:, begin : begin + samples].zero_()
 
 
 def _checked(mlp: MLP, *tensors: Tensor) -> tuple[Any, ...]:

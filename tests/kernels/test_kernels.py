@@ -100,6 +100,27 @@ def test_no_samples(device):
     assert not any(x.any() for x in gradient)
 
 
+def test_a_program_without_tiles_finds_no_loss(device, monkeypatch):
+    """It has no barrier between its own zeros and their sum, so none of its warps may find anything else."""
+    there = make(Case(3, 129, 3, (20, 20), dtype=torch.float32)).to(device)
+    samples = (there.mlp, there.z, there.index, there.slot, there.coefficients, there.source)
+    names, launches = engine().residual_kernel.arg_names, []
+
+    class Recorder:
+        def __getitem__(self, grid):
+            return lambda *given, **named: launches.append((grid[0], dict(zip(names, given, strict=False)), named["C"]))
+
+    monkeypatch.setattr(engine(), "residual_kernel", Recorder())
+    engine().residual_loss(*samples, precision="ieee")
+    engine().residual_loss_and_gradient(*samples, with_z=True, precision="ieee")
+    assert len(launches) == 2
+    for programs, given, config in launches:
+        scratch = given["scratch"].view(programs, given["scratch_size"])
+        zero = scratch == 0
+        assert zero.sum(1).tolist() == [config.samples.value] * programs
+        assert scratch[~zero].isnan().all()
+
+
 def test_rows_of_the_first_weight_that_depend_on_each_other(device):
     """More latents than units: the directions come from a rotation, which must stand a weight without full rank."""
     case = Case(2, 9, 30, (5, 4))
