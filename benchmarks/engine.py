@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -56,7 +57,8 @@ def bank_jet(problem: Problem) -> Prepared:
 
 def bank_training(problem: Problem) -> Prepared:
     """pde_loss and the gradients of the bank's parameters."""
-    return _loss(problem, lambda: ff.pde_loss(problem.bank, problem.z, TIME, _index(problem), WAVE))
+    wave = copy.deepcopy(WAVE).to(problem.z.device)  # whose constants no call then has to send there
+    return _loss(problem, lambda: ff.pde_loss(problem.bank, problem.z, TIME, _index(problem), wave))
 
 
 def flow(problem: Problem) -> Prepared:

@@ -30,7 +30,7 @@ _ORACLES: dict[str, Callable[[Problem], Prepared]] = {
 def oracle(problem: Problem) -> Outputs:
     """Every output of the problem's operator by nested autograd in float64, a few samples at a time."""
     case, problem = problem.case, problem.double()
-    places = problem.group(torch.arange(case.batch)).reshape(case.num_potentials, -1)  # (K, N)
+    places = problem.group(torch.arange(case.batch, device=problem.z.device)).reshape(case.num_potentials, -1)  # (K, N)
     summed = case.operator == "flow_backward"  # the others' gradients are means over the samples
     result: Outputs = {}
     for part in places.split(_samples_at_a_time(case), dim=1):
