@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     out = options.out.resolve()
     profilers = [name for name in ("nsys", "ncu") if shutil.which(name)]
-    reason = gpu.missing()
+    reason = gpu.missing(also=("nvtx",))
     if reason is None and not profilers:
         reason = "neither nsys (Nsight Systems) nor ncu (Nsight Compute) is on PATH; install one of them"
     if reason is not None:

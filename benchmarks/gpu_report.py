@@ -34,6 +34,11 @@ def markdown(results: Results, drawn: bool = False) -> str:
         *(f"| {p['name']} | {p['status']} | {p['seconds']:.0f} | {_cell(p['message'])} |" for p in results["parts"]),
         "",
     ]
+    lines += [
+        f"Tests: {', '.join(f'{number} {what}' for what, number in part['result'].items())}.\n"
+        for part in results["parts"]
+        if part["name"] == "tests" and part["result"]
+    ]
     if ceilings:
         lines += ["| ceiling | measured |", "|---|---|"]
         lines += [

@@ -9,17 +9,21 @@ import subprocess
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 ROOT = Path(__file__).resolve().parents[1]
 _TAIL = 8  # lines of a failed part's output that its outcome keeps
+_MARGIN = 15.0  # seconds that a part which minds its own time has to end in
 
 
 class Part(NamedTuple):
-    """A command, run in the checkout, that writes its result as JSON to the file that "{result}" in it stands for."""
+    """A command, run in the checkout, that writes its result as JSON to the file that "{result}" in it stands for.
+
+    "{seconds}" stands for the time after which it does well to end by itself, some before it is stopped.
+    """
 
     name: str
     what: str  # it does, for whoever watches
@@ -37,8 +41,17 @@ class Outcome(NamedTuple):
     result: Any
 
 
-def run(parts: Sequence[Part], out: Path, total: float, environment: Mapping[str, str] | None = None) -> list[Outcome]:
-    """Run one part after the other, for `total` seconds at most; what they say goes to the terminal and out/logs."""
+def run(
+    parts: Sequence[Part],
+    out: Path,
+    total: float,
+    environment: Mapping[str, str] | None = None,
+    after: Callable[[list[Outcome]], object] = len,
+) -> list[Outcome]:
+    """Run one part after the other, for `total` seconds at most; what they say goes to the terminal and out/logs.
+
+    `after` is called after each with all outcomes so far, so that they outlive whatever ends this process.
+    """
     end = time.monotonic() + total
     (out / "logs").mkdir(parents=True, exist_ok=True)
     outcomes = []
@@ -51,13 +64,15 @@ def run(parts: Sequence[Part], out: Path, total: float, environment: Mapping[str
             outcomes.append(_run_one(part, out, min(part.seconds, left), environment))
         last = outcomes[-1]
         print(f"    {last.status} after {last.seconds:.0f} s{f': {last.message}' if last.message else ''}", flush=True)
+        after(outcomes)
     return outcomes
 
 
 def _run_one(part: Part, out: Path, seconds: float, environment: Mapping[str, str] | None) -> Outcome:
     result = out / "logs" / f"{part.name}.json"
     result.unlink(missing_ok=True)
-    command = [str(result) if word == "{result}" else word for word in part.command]
+    meant = {"{result}": str(result), "{seconds}": str(max(1.0, seconds - _MARGIN))}
+    command = [meant.get(word, word) for word in part.command]
     start, tail = time.monotonic(), deque(maxlen=_TAIL)
     variables = {**os.environ, **(environment or {}), "PYTHONUNBUFFERED": "1"}
     try:

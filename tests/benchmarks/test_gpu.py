@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
-from benchmarks import gpu, gpu_profile, gpu_report, gpu_tests
-from benchmarks.parts import Part, run
-from benchmarks.problem import Case
+from benchmarks import flow_peers, gate, gpu, gpu_profile, gpu_report, gpu_tests, torch_peers
+from benchmarks.parts import Outcome, Part, run
+from benchmarks.problem import Case, Problem
 
 ROOT = Path(__file__).parents[2]
 WRITE = "import sys, pathlib; pathlib.Path(sys.argv[1]).write_text('[{\"case\": 1}]'); "
@@ -31,7 +33,10 @@ def test_a_part_that_ends_badly_loses_neither_its_rows_nor_the_others(tmp_path, 
         Part("isn't there", "something", ["/no/such/program"], 20.0),
         part("says nothing", "pass"),
     ]
-    outcomes = {outcome.name: outcome for outcome in run(parts, tmp_path, 100.0)}
+    seen = []
+    outcomes = run(parts, tmp_path, 100.0, after=lambda so_far: seen.append(len(so_far)))
+    assert seen == [1, 2, 3, 4, 5, 6]  # each part's outcome is there before the next part begins
+    outcomes = {outcome.name: outcome for outcome in outcomes}
     assert {name: outcome.status for name, outcome in outcomes.items()} == {
         "good": "ok", "fails": "failed", "crashes": "failed", "hangs": "timed out", "isn't there": "failed",
         "says nothing": "ok",
@@ -84,13 +89,33 @@ def test_without_a_gpu_it_is_refused_in_a_line(module, target, tmp_path):
     [
         ("torch", "2.10.1+cu128", "torch must be 2.11 or newer, got 2.10.1+cu128"),
         ("triton", "3.5.0", "triton must be 3.6 or newer, got 3.5.0"),
+        ("pytest", "8.2.1", "pytest must be 8.3 or newer, got 8.2.1"),
         ("nanobind", None, f"{sys.executable} lacks nanobind; install"),
+        ("cmake", None, f"{sys.executable} lacks cmake; install"),
     ],
 )
 def test_what_is_missing_or_too_old_is_named(monkeypatch, name, found, reason):
-    versions = {"torch": "2.11.0", "triton": "3.6.0", name: found}
+    versions = {"torch": "2.11.0", "triton": "3.6.0", "pytest": "8.3.0", name: found}
     monkeypatch.setattr(gpu, "_version", lambda asked: versions.get(asked, "1.0"))
+    monkeypatch.setattr("shutil.which", lambda name: None)
     assert gpu.missing().startswith(reason)
+
+
+def test_what_only_the_command_line_or_a_profile_needs_may_be_missing(monkeypatch):
+    monkeypatch.setattr(gpu, "_version", lambda name: None if name in ("tyro", "nvtx") else "9.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert gpu.missing().startswith("torch finds no CUDA device")
+    assert gpu.missing(also=("nvtx",)).startswith(f"{sys.executable} lacks nvtx; install")
+    program = """
+import sys
+sys.modules |= dict.fromkeys(("tyro", "nvtx"))  # which makes their import an error
+import pytest
+from benchmarks import gpu_part, gpu_tests
+files = [f"tests/{file}" for file in gpu_tests.with_gpu_tests()]
+raise SystemExit(pytest.main(["-q", "--collect-only", "-m", "gpu", "-p", "no:cacheprovider", *files]))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stdout
 
 
 def test_a_card_that_is_too_old_is_named(monkeypatch):
@@ -102,7 +127,7 @@ def test_a_card_that_is_too_old_is_named(monkeypatch):
 
 
 def test_a_machine_without_profilers_is_told_so(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(gpu, "missing", lambda: None)
+    monkeypatch.setattr(gpu, "missing", lambda also: None)
     monkeypatch.setattr("shutil.which", lambda name: None)
     assert gpu_profile.main(["--out", str(tmp_path)]) == 2
     assert capsys.readouterr().err.startswith("make profile: neither nsys (Nsight Systems) nor ncu (Nsight Compute)")
@@ -120,24 +145,43 @@ def test_every_profiler_watches_every_workload(tmp_path):
 
 def test_parts_fit_into_eight_minutes_and_name_what_is_there(tmp_path):
     parts = gpu.parts(tmp_path, (9, 0))
-    assert [p.name for p in parts[:2]] == ["build", "tests"]
+    assert (parts[0].name, parts[-1].name) == ("build", "tests")
     assert gpu.TOTAL < 480
     assert "--no-build-isolation" in parts[0].command
     assert "--no-deps" in parts[0].command
-    assert [p.command[3] for p in parts[2:]] == list(gpu.BENCHMARKS)
-    assert parts[1].command[2] == "benchmarks.gpu_tests"
-    assert all((ROOT / "tests" / folder).is_dir() for folder in gpu_tests.FOLDERS)
+    assert [p.command[3] for p in parts[1:-1]] == list(gpu.BENCHMARKS)
+    assert parts[-1].command[2] == "benchmarks.gpu_tests"
+
+
+def test_every_file_with_a_test_for_a_gpu_is_found():
+    found = set(gpu_tests.with_gpu_tests())
+    assert {"cuda/test_device.py", "datasets/test_loading.py", "kernels/test_kernels.py"} <= found
+    assert "test_cli.py" not in found
 
 
 def test_tests_are_shared_among_processes(tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # where none can run, all are skipped, and counted
-    monkeypatch.setattr(gpu_tests, "FOLDERS", ("training/test_on_gpu.py",))
-    assert gpu_tests.main(tmp_path, processes=2) == 0
+    result = tmp_path / "result.json"
+    assert gpu_tests.main(tmp_path, result, processes=2, files=["training/test_on_gpu.py"]) == 0
     said = capfd.readouterr().out
     assert "2 skipped, 1 deselected" in said
     assert "1 skipped, 2 deselected" in said
-    monkeypatch.setattr(gpu_tests, "FOLDERS", ("nowhere",))
-    assert gpu_tests.main(tmp_path, processes=2) == 1
+    assert json.loads(result.read_text()) == {"passed": 0, "failed": 0, "skipped": 3}
+    assert gpu_tests.main(tmp_path, result, processes=1, files=["nowhere"]) == 1
+
+
+def test_tests_that_take_too_long_keep_what_has_passed(tmp_path, capfd):
+    (tmp_path / "test_slow.py").write_text(
+        "import pytest, time\npytestmark = pytest.mark.gpu\n"
+        "def test_good(): pass\ndef test_bad(): assert 0\ndef test_slow(): time.sleep(120)\n"
+    )
+    result = tmp_path / "result.json"
+    process = gpu_tests.main(tmp_path, result, 6.0, 1, [str(tmp_path / "test_slow.py")])
+    assert process == 1
+    assert json.loads(result.read_text()) == {"passed": 1, "failed": 1, "skipped": 0}
+    said = capfd.readouterr().out
+    assert "tests-0.log, stopped for lack of time:" in said
+    assert "1 passed, 1 failed, 0 skipped" in said
 
 
 def test_benchmarks_check_before_they_time(monkeypatch):
@@ -172,6 +216,34 @@ def test_benchmarks_check_before_they_time(monkeypatch):
         assert name in ("ceilings", "flow", "precisions") or Case.parse(name).name == name
 
 
+class OneDevice(TorchFunctionMode):
+    """Raises where an operation takes tensors of several devices: a GPU's may not index a tensor of the host's."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor) and x.ndim]
+        assert len({x.device for x in given}) <= 1, f"{func} takes tensors of several devices"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("potentials", [1, 2])
+@pytest.mark.parametrize("operator", ["jet", "training", "flow"])
+def test_oracle_and_peers_compute_where_the_problem_is(operator, potentials):
+    """On a device without values, as none with some is here."""
+    problem = Problem.of(Case(operator, 6, 3, 4, 2, potentials, steps=2 if operator == "flow" else 1))
+    z, index, path_bar = (x.to("meta") for x in (problem.z, problem.index, problem.path_bar))
+    problem = problem._replace(bank=problem.bank.to("meta"), z=z, index=index, path_bar=path_bar)
+    peers = {
+        "jet": [torch_peers.nested_jet],
+        "training": [torch_peers.nested_training],
+        "flow": [flow_peers.batched_flow, *([flow_peers.loop_flow] if potentials > 1 else [])],
+    }[operator]
+    with OneDevice():
+        expected = gate.oracle(problem)
+        for prepare in peers:
+            assert gate.answers(prepare(problem)).keys() == expected.keys()
+    assert all(x.is_meta for x in expected.values())
+
+
 def row(case, contender, ms=None, precision="ieee", **more):
     timing = {} if ms is None else {"ms_p20": ms, "ms_p50": ms, "ms_p80": ms, "tflops": 30.0, "peak_mib": 1.0}
     width = Case.parse(case).width
@@ -193,7 +265,10 @@ RESULTS = {
     },
     "parts": [
         {"name": "build", "status": "ok", "seconds": 80.0, "message": "", "result": None},
-        {"name": "tests", "status": "failed", "seconds": 9.0, "message": "exit status 1: a | b", "result": None},
+        {
+            "name": "tests", "status": "failed", "seconds": 9.0, "message": "exit status 1: a | b",
+            "result": {"passed": 7, "failed": 1, "skipped": 2},
+        },
         {
             "name": "ceilings", "status": "ok", "seconds": 9.0, "message": "",
             "result": [{"ceiling": "copy", "gb_per_s": 3000.0}, {"ceiling": "fp32", "tflops": 50.0}],
@@ -215,6 +290,7 @@ RESULTS = {
 def test_results_as_markdown():
     text = gpu_report.markdown(RESULTS)
     assert "| tests | failed | 9 | exit status 1: a \\| b |" in text
+    assert "\nTests: 7 passed, 1 failed, 2 skipped.\n" in text
     assert "| copy | 3000 GB/s |" in text
     assert "| torch.compile | ieee | 9.000 | 4.5 (3) | 30.0 | 0.60 |" in text
     assert "OutOfMemoryError: no memory" in text
@@ -228,4 +304,15 @@ def test_results_are_drawn_and_written(tmp_path):
     assert not gpu_report.draw({**RESULTS, "parts": []}, tmp_path / "none.png")
     gpu.write(RESULTS["device"], [], tmp_path)
     assert json.loads((tmp_path / "results.json").read_text())["parts"] == []
+    assert (tmp_path / "results.md").read_text().startswith("# Some GPU")
+    outcomes = [Outcome(**part) for part in RESULTS["parts"]]
+    gpu.draw(RESULTS["device"], outcomes, tmp_path)
+    assert "results.png" in (tmp_path / "results.md").read_text()
+
+
+def test_a_plot_that_fails_loses_nothing(tmp_path, monkeypatch, capsys):
+    gpu.write(RESULTS["device"], [], tmp_path)
+    monkeypatch.setattr(gpu_report, "draw", lambda results, file: 1 / 0)
+    gpu.draw(RESULTS["device"], [], tmp_path)
+    assert capsys.readouterr().out == "there is no plot: ZeroDivisionError: division by zero\n"
     assert (tmp_path / "results.md").read_text().startswith("# Some GPU")

@@ -16,8 +16,8 @@ def prepared():
     task = Discovery(small_config(batch_size=48), generators.load("digits-vae").to("cuda"))
     task.phases.enabled = False
     parameters = [parameter for parameter in task.module.parameters() if parameter.requires_grad]
-    # Set apart from the capture: it needs the counter of steps on the device.
-    optimizer = torch.optim.Adam(parameters, lr=1e-3, capturable=True)
+    # A captured step needs the counter of steps on the device, and to be allowed.
+    optimizer = torch.optim.Adam(parameters, lr=1e-3, fused=True, capturable=True)
     return task, parameters, optimizer, [task.draw(step) for step in range(1, STEPS + 1)]
 
 
