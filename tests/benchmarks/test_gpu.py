@@ -170,18 +170,26 @@ def test_tests_are_shared_among_processes(tmp_path, monkeypatch, capfd):
     assert gpu_tests.main(tmp_path, result, processes=1, files=["nowhere"]) == 1
 
 
-def test_tests_that_take_too_long_keep_what_has_passed(tmp_path, capfd):
-    (tmp_path / "test_slow.py").write_text(
-        "import pytest, time\npytestmark = pytest.mark.gpu\n"
-        "def test_good(): pass\ndef test_bad(): assert 0\ndef test_slow(): time.sleep(120)\n"
-    )
-    result = tmp_path / "result.json"
-    process = gpu_tests.main(tmp_path, result, 6.0, 1, [str(tmp_path / "test_slow.py")])
-    assert process == 1
-    assert json.loads(result.read_text()) == {"passed": 1, "failed": 1, "skipped": 0}
-    said = capfd.readouterr().out
-    assert "tests-0.log, stopped for lack of time:" in said
-    assert "1 passed, 1 failed, 0 skipped" in said
+def test_what_takes_too_long_is_asked_to_end_and_then_ended(monkeypatch):
+    monkeypatch.setattr(gpu_tests, "GRACE", 20.0)
+    for ending, code in (("print('reported')", 0), ("time.sleep(60)", -9)):
+        program = f"import time\ntry:\n print('begun', flush=True)\n time.sleep(60)\nexcept BaseException:\n {ending}"
+        with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
+            assert process.stdout.readline() == b"begun\n"
+            assert gpu_tests._ended(process, time.monotonic()) is None
+            assert process.returncode == code
+            assert process.stdout.read() == (b"reported\n" if code == 0 else b"")
+        monkeypatch.setattr(gpu_tests, "GRACE", 0.1)
+    with subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"]) as process:
+        assert gpu_tests._ended(process, float("inf")) == 3
+
+
+def test_reports_are_counted(tmp_path):
+    cases = "<testcase/><testcase><failure/></testcase><testcase><error/></testcase><testcase><skipped/></testcase>"
+    (tmp_path / "one.xml").write_text(f"<testsuites><testsuite>{cases}</testsuite></testsuites>")
+    (tmp_path / "two.xml").write_text("<testsuites><testsuite><testcase/></testsuite></testsuites>")
+    counts = gpu_tests._counts([tmp_path / f"{name}.xml" for name in ("one", "two", "of a killed process")])
+    assert counts == {"passed": 2, "failed": 2, "skipped": 1}
 
 
 def test_benchmarks_check_before_they_time(monkeypatch):
