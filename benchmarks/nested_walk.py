@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from fastflow.fields import DivergenceFreeField
 from fastflow.ops.types import Jet
 from fastflow.pde import normalized, residual_sums
 from fastflow.potentials import PotentialBank, sinusoidal_embedding
@@ -23,24 +24,25 @@ from fastflow.training.settings import FlowSettings
 
 
 def value(bank: PotentialBank, z: Tensor, t: Tensor) -> Tensor:
-    """Potentials u (K, N) at z (K, N, D) and t (K, N): two hidden layers of tanh, sinusoidal time, tanh at the end."""
+    """Potentials u (K, N) at z (K, N, D) and t (K, N): two hidden layers of tanh, sinusoidal time, psi at the end."""
     embedding = sinusoidal_embedding(t, bank.dim)[0]
     tau = functional.gelu(_layer(embedding, bank.time_weight_in, bank.time_bias_in))
     tau = _layer(tau, bank.time_weight_out, bank.time_bias_out)
     h = torch.tanh(_layer(z, bank.weights[0], bank.biases[0]))
     h = torch.tanh(_layer(h + tau, bank.weights[1], bank.biases[1]))
-    return torch.tanh((h * bank.out_weight[:, None]).sum(-1) + bank.out_bias[:, None])
+    u = (h * bank.out_weight[:, None]).sum(-1) + bank.out_bias[:, None]
+    return torch.tanh(u) if bank.out_activation == "tanh" else u
 
 
 def walk(potentials: Potentials, config: FlowSettings, z0: Tensor, index: Tensor, *_: Any, **__: Any) -> Walked:
     """What `fastflow.training.potentials.walk` gives for the default settings: the same number of samples for each."""
-    bank, pde, _ = potentials
+    bank, pde, companion = potentials
     steps, count = config.path_steps, config.num_potentials
     order = torch.argsort(index, stable=True)
     z = z0[order].unflatten(0, (count, -1))  # (K, N, D)
     path = [z]
     for step in range(steps):
-        z = z + config.dt * velocity(bank, z, torch.full_like(z[..., 0], config.dt * step))
+        z = z + config.dt * velocity(bank, companion, z, torch.full_like(z[..., 0], config.dt * step))
         path.append(z)
     visited = torch.stack(path[:-1], 2).flatten(1, 2)  # (K, N * T, D)
     times = (config.dt * torch.arange(steps).to(visited)).repeat(z.shape[1]).expand(count, -1)
@@ -51,15 +53,22 @@ def walk(potentials: Potentials, config: FlowSettings, z0: Tensor, index: Tensor
     return Walked(normalized(sums).mean(), torch.stack(path, 2).flatten(0, 1)[back], None)
 
 
-def initial_loss(bank: PotentialBank, z0: Tensor, index: Tensor, *_: Any, **__: Any) -> Tensor:
+def initial_loss(
+    bank: PotentialBank, z0: Tensor, index: Tensor, *, companion: DivergenceFreeField | None = None
+) -> Tensor:
     """What `fastflow.objectives.initial_loss` gives."""
     z = z0[torch.argsort(index, stable=True)].unflatten(0, (bank.num_potentials, -1))
-    return velocity(bank, z, torch.zeros_like(z[..., 0])).square().sum(-1).mean()
+    return velocity(bank, companion, z, torch.zeros_like(z[..., 0])).square().sum(-1).mean()
 
 
-def velocity(bank: PotentialBank, z: Tensor, t: Tensor) -> Tensor:
-    """The gradient (K, N, D), which can be differentiated again."""
-    return torch.autograd.grad(value(bank, z, t).sum(), z, create_graph=True)[0]
+def velocity(bank: PotentialBank, companion: DivergenceFreeField | None, z: Tensor, t: Tensor) -> Tensor:
+    """Where the latents go (K, N, D), which can be differentiated again."""
+    (own,) = torch.autograd.grad(value(bank, z, t).sum(), z, create_graph=True)
+    if companion is None:
+        return own
+    (other,) = torch.autograd.grad(value(companion.bank, z, t).sum(), z, create_graph=True)
+    left, right = companion.left, companion.right  # (K, D, rank)
+    return own + other @ right @ left.mT - other @ left @ right.mT
 
 
 def nested_jet(bank: PotentialBank, z: Tensor, t: Tensor) -> Jet:

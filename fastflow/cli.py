@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn, cast
 import torch
 import tyro
 
-from fastflow import commands, training_commands
+from fastflow import commands, study_commands, training_commands
 from fastflow.errors import BackendError, ConvergenceError, InputError, TrainingError
 from fastflow.training.distributed import is_follower
 
@@ -27,6 +27,7 @@ Command = tyro.conf.OmitSubcommandPrefixes[
     | Annotated[commands.Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[commands.Name, tyro.conf.subcommand("name")]
     | Annotated[commands.Report, tyro.conf.subcommand("report")]
+    | Annotated[study_commands.Study, tyro.conf.subcommand("study")]
 ]
 
 

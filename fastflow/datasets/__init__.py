@@ -1,6 +1,6 @@
 """Data that moves along known transformations, for training and for measuring; `load` it by name."""
 
-from fastflow.datasets.base import Sequences, Split
+from fastflow.datasets.base import First, Sequences, Split
 from fastflow.datasets.digits import digits, mnist
 from fastflow.datasets.dsprites import dsprites
 from fastflow.datasets.factors import FactorImages, FactorSequences
@@ -14,6 +14,7 @@ __all__ = [
     "DATASETS",
     "FactorImages",
     "FactorSequences",
+    "First",
     "ImageSequences",
     "Sequences",
     "Split",

@@ -42,6 +42,23 @@ class Sequences(Protocol):
         ...
 
 
+class First:
+    """The first `count` starting images of a data set, or all if there are fewer; otherwise the same."""
+
+    def __init__(self, data: Sequences, count: int) -> None:
+        self._data, self._count = data, min(count, len(data))
+        self.name, self.image_shape, self.transformations = data.name, data.image_shape, data.transformations
+        self.note = f"{data.note}, of which the first {self._count}"
+
+    def __len__(self) -> int:
+        return self._count
+
+    def frames(self, rows: Tensor, transformation: Tensor, place: Tensor) -> Tensor:
+        """See `Sequences`."""
+        check_request(self, rows, transformation, place)
+        return self._data.frames(rows, transformation, place)
+
+
 def check_split(split: str) -> None:
     """Raise InputError unless this names a split."""
     if split not in ("train", "test"):

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
 from fastflow.arguments import check_count
 from fastflow.errors import InputError
+from fastflow.flows import flow
 from fastflow.importing import explaining
 from fastflow.likelihoods import check_likelihood, log_density, normal_log_density
 from fastflow.training.loop import step_rng
+
+if TYPE_CHECKING:
+    from fastflow.runs import VAERun
 
 # Values (samples x images x pixels) that are decoded at once: some tens of MiB with all that is made of them.
 _DECODED = 2**21
@@ -72,29 +77,120 @@ def log_likelihood(
     Raises:
         InputError: the model answers with other shapes, or with values that aren't finite; or x is empty.
     """
-    check_count(num_samples, "num_samples")
     if not isinstance(x, Tensor) or x.ndim < 2 or not len(x) or not x.is_floating_point():
         got = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         raise InputError(f"x must be a tensor of floating-point numbers (N, ...), N at least 1, got {got}")
-    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
-        raise InputError(f"seed must be a whole number in 0..2^63 - 1, got {seed!r}")
+    _check_sampling(num_samples, seed)
     likelihood = getattr(model, "likelihood", None)
     check_likelihood(likelihood)
     variance = torch.as_tensor(prior_variance).to(x)
     if variance.shape not in ((), (len(x),)) or not bool((variance > 0).all() & variance.isfinite().all()):
         raise InputError(f"prior_variance must be a number above 0, or one for each of the {len(x)} data")
-    parts = zip(x.split(_IMAGES), variance.expand(len(x)).split(_IMAGES), strict=True)
-    bounds = [
-        _bound(model, part, num_samples, step_rng(seed, place, stream=3), spread.log()[:, None])
-        for place, (part, spread) in enumerate(parts)
-    ]
+    bounds = []
+    for place, rows in enumerate(torch.arange(len(x)).split(_IMAGES)):
+        part, spread = x[rows], variance.expand(len(x))[rows]
+
+        def given(z: Tensor, part: Tensor = part) -> Tensor:
+            return _given(model, part, z)
+
+        rng = step_rng(seed, place, stream=3)
+        bounds.append(_bound(model, part, num_samples, rng, spread.log()[:, None], given))
+    return _measured(bounds, num_samples)
+
+
+@torch.no_grad()
+def pair_log_likelihood(
+    run: VAERun,
+    pairs: Tensor,
+    potential: Tensor,
+    place: Tensor,
+    num_samples: int = 100,
+    seed: int = 0,
+    *,
+    directions: Tensor | None = None,
+) -> LogLikelihood:
+    """The likelihood log p(x_0, x_n | k) of a start and its moved image under one latent, which potential k carries.
+
+    The bound of `log_likelihood` with log p(x_0 | z) + log p(x_n | z_n) in the place of log p(x | z); z_n is where the
+    flow has brought z after n steps. A model without flows has log p(x_0) + log p(x_n): two latents, which know nothing
+    of each other.
+
+    Args:
+        pairs: images (N, 2, C, H, W), at the start and after `place` steps.
+        potential: which one moved each, (N,) long. place: (N,) long in 1 .. path_steps.
+        num_samples, seed: as for `log_likelihood`.
+        directions: latent displacements (K, D), one for each whole transformation, in place of the run's potentials;
+            see `straight_directions`.
+
+    Raises:
+        InputError: an argument that doesn't fit, or the run has no potentials.
+    """
+    vae, config = run.vae, run.config
+    steps, count = config.path_steps, len(run.transformations) if directions is not None else run.bank.num_potentials
+    _check_sampling(num_samples, seed)
+    shape = tuple(vae.image_shape)
+    if pairs.ndim != 5 or pairs.shape[1] != 2 or tuple(pairs.shape[2:]) != shape or not len(pairs):
+        raise InputError(f"pairs must be images (N, 2, {', '.join(map(str, shape))}), got {tuple(pairs.shape)}")
+    for name, numbers, low, high in (("potential", potential, 0, count - 1), ("place", place, 1, steps)):
+        if numbers.dtype != torch.long or numbers.shape != pairs.shape[:1]:
+            raise InputError(f"{name} must be a long tensor of shape ({len(pairs)},), got {tuple(numbers.shape)}")
+        if int(numbers.min()) < low or int(numbers.max()) > high:
+            raise InputError(f"{name} must lie in {low}..{high}")
+    if directions is not None and directions.shape != (count, config.latent_dim):
+        raise InputError(f"directions must have shape ({count}, {config.latent_dim}), got {tuple(directions.shape)}")
+
+    def carry(z: Tensor, k: Tensor, n: Tensor) -> Tensor:
+        """Latents (M, D) after n (M,) steps."""
+        if directions is not None:
+            return z + (n / steps)[:, None].to(z) * directions.to(z)[k]
+        path = flow(
+            run.bank, z, k, steps, dt=config.dt, method=config.method, step_length=config.step_length,
+            companion=run.companion,
+        )  # fmt: skip
+        return path[torch.arange(len(z), device=z.device), n]
+
+    device = next(vae.parameters()).device
+    bounds = []
+    for part, rows in enumerate(torch.arange(len(pairs)).split(_IMAGES)):
+        start, moved = pairs[rows].to(device).unbind(1)
+        k, n = potential[rows].to(device), place[rows].to(device)
+
+        def given(z: Tensor, start: Tensor = start, moved: Tensor = moved, k: Tensor = k, n: Tensor = n) -> Tensor:
+            carried = carry(z.flatten(0, 1), k.repeat(len(z)), n.repeat(len(z))).view_as(z)
+            return _given(vae, start, z) + _given(vae, moved, carried)
+
+        bounds.append(
+            _bound(vae, start, num_samples, step_rng(seed, part, stream=3), start.new_zeros(len(k), 1), given)
+        )
+    return _measured(bounds, num_samples)
+
+
+def _check_sampling(num_samples: int, seed: int) -> None:
+    check_count(num_samples, "num_samples")
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
+        raise InputError(f"seed must be a whole number in 0..2^63 - 1, got {seed!r}")
+
+
+def _measured(bounds: list[Tensor], num_samples: int) -> LogLikelihood:
     each = torch.cat(bounds)
     error = float(each.std()) / math.sqrt(len(each)) if len(each) > 1 else math.nan
     return LogLikelihood(float(each.mean()), error, num_samples, each)
 
 
-def _bound(model: LatentModel, x: Tensor, num_samples: int, rng: torch.Generator, prior_log_variance: Tensor) -> Tensor:
-    """The bound for each of some data x (B, ...) under a prior of log-variances (B, 1), (B,) float64."""
+def _bound(
+    model: LatentModel,
+    x: Tensor,
+    num_samples: int,
+    rng: torch.Generator,
+    prior_log_variance: Tensor,
+    given: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """The bound for each of some data (B,) float64.
+
+    Args:
+        x: what is encoded, (B, ...). prior_log_variance: (B, 1).
+        given: the log-density of the data given latents (S, B, D), (S, B).
+    """
     count = len(x)
     with explaining("the model"):
         mean, log_variance = model.encode(x)
@@ -112,7 +208,7 @@ def _bound(model: LatentModel, x: Tensor, num_samples: int, rng: torch.Generator
         z = mean + std * torch.stack(noise).to(mean)  # (S, B, D)
         log_prior = normal_log_density(z, torch.zeros_like(mean), prior_log_variance.expand_as(mean).to(mean))
         log_posterior = normal_log_density(z, mean, log_variance)
-        log_weights.append((_given(model, x, z) + log_prior - log_posterior).double().cpu())
+        log_weights.append((given(z) + log_prior - log_posterior).double().cpu())
     bound = torch.cat(log_weights).logsumexp(0) - math.log(num_samples)
     if not bool(bound.isfinite().all()):
         raise InputError("the model's likelihood must be finite, got NaN or infinity")

@@ -338,7 +338,7 @@ class Trainer:
             )
 
     def _fresh_optimizer(self) -> torch.optim.Adam:
-        return torch.optim.Adam(self._parameters, lr=self.schedule.learning_rate)
+        return torch.optim.Adam(self._parameters, lr=self.schedule.learning_rate, fused=True)
 
 
 class _Objective(nn.Module):

@@ -1,0 +1,246 @@
+"""The table of a study: means over seeds, paired differences from the plain VAE, and what follows from them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fastflow.files import replacing, write_json
+from fastflow.importing import imported
+from fastflow.studies.variants import PLAIN, VARIANTS
+
+LIKELIHOODS = {"start": "log p(x_0)", "moved": "log p(x_n)", "pair": "log p(x_0, x_n \\| k)"}
+"""The measures of likelihood, as heads of the table: nats for an image, or for a pair of them."""
+
+SIGNIFICANT = 0.05
+
+_LEGEND = (
+    "Likelihoods are importance-weighted bounds in nats on held-out images: at their start, moved, and of a start with "
+    "its moved image given which transformation it was. For a VAE without flows the last is the sum of the two before: "
+    "its latents know nothing of each other. Path errors are mean absolute differences of pixels between decoded paths "
+    "and transformed images; `straight` goes along the best straight direction in the same VAE's latents. `agreement` "
+    "is how often the potential that fits best is the transformation's own. `share` is the engine's of a training "
+    "step, CPU the training's."
+)
+
+Key = tuple[str, str, int]
+"""Data set, variant, seed."""
+
+
+class Results(NamedTuple):
+    """All that a study has found so far."""
+
+    size: str
+    seeds: int
+    data: dict[str, dict[str, Any]]
+    """What each data set is, and the settings of its trainings."""
+    found: dict[Key, dict[str, Any]]
+    """What each training's measurement found."""
+
+    def values(self, data: str, variant: str, measure: str) -> dict[int, float]:
+        """A measure of a variant by seed, of the seeds that have it."""
+        found = {seed: self.found.get((data, variant, seed), {}) for seed in range(self.seeds)}
+        return {seed: values[measure] for seed, values in found.items() if measure in values}
+
+
+class Estimate(NamedTuple):
+    """A mean over seeds."""
+
+    mean: float
+    standard_error: float
+    """NaN for a single seed."""
+    p: float
+    """Two-sided, of Student's t test that the mean is 0; NaN for a single seed."""
+    seeds: int
+
+
+def estimate(values: list[float]) -> Estimate:
+    """The mean of some seeds' values; its test supposes them normal."""
+    count = len(values)
+    mean = sum(values) / count
+    if count < 2:
+        return Estimate(mean, math.nan, math.nan, count)
+    error = math.sqrt(sum((value - mean) ** 2 for value in values) / (count - 1) / count)
+    if error == 0:
+        return Estimate(mean, error, 1.0 if mean == 0 else 0.0, count)
+    stats = imported("scipy.stats", "metrics", "a study")
+    return Estimate(mean, error, float(2 * stats.t.sf(abs(mean / error), count - 1)), count)
+
+
+def differences(results: Results, data: str, measure: str) -> dict[str, Estimate]:
+    """Each variant's paired differences from the plain VAE, their p-values corrected for their number by Holm."""
+    plain = results.values(data, PLAIN, measure)
+    found = {}
+    for variant in VARIANTS:
+        values = results.values(data, variant, measure)
+        paired = [values[seed] - plain[seed] for seed in values if seed in plain]
+        if variant != PLAIN and paired:
+            found[variant] = estimate(paired)
+    return dict(zip(found, _holm(list(found.values())), strict=True))
+
+
+def _holm(estimates: list[Estimate]) -> list[Estimate]:
+    """The same with p-values that hold for all of them together (Holm, 1979)."""
+    corrected = list(estimates)
+    tested = sorted((e.p, i) for i, e in enumerate(estimates) if not math.isnan(e.p))
+    highest = 0.0
+    for rank, (p, i) in enumerate(tested):
+        highest = max(highest, min(1.0, p * (len(tested) - rank)))
+        corrected[i] = estimates[i]._replace(p=highest)
+    return corrected
+
+
+def check_packages() -> None:
+    """Raise InputError unless what the statistics need is there."""
+    imported("scipy.stats", "metrics", "a study")
+
+
+def write_summary(results: Results, out: Path) -> Path:
+    """Write results.json, table.md and, where matplotlib is, table.png into a folder; return table.md's path."""
+    runs = [
+        {"data": data, "variant": variant, "seed": seed, **found}
+        for (data, variant, seed), found in sorted(results.found.items())
+    ]
+    write_json(out / "results.json", {"size": results.size, "seeds": results.seeds, "data": results.data, "runs": runs})
+    drawn = draw(results, out / "table.png")
+    with replacing(out / "table.md") as file:
+        file.write_text(table(results, drawn=drawn), encoding="utf-8")
+    return out / "table.md"
+
+
+def table(results: Results, *, drawn: bool) -> str:
+    """All of it as Markdown."""
+    parts = [
+        f"Size `{results.size}`, seeds 0 to {results.seeds - 1}; mean and standard error over the seeds. {_LEGEND}",
+        *(["![Differences from the plain VAE](table.png)"] if drawn else []),
+        *(part for data in results.data for part in _of_data(results, data)),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _of_data(results: Results, data: str) -> Iterator[str]:
+    about = results.data[data]
+    config = about["config"]
+    yield (
+        f"## {data}\n\nTraining: {about['train']}. Test: {about['test']}. {', '.join(config['transformations']) or 'Its own transformations'}; "
+        f"{config['network']} of widths {', '.join(map(str, config['widths']))}, D = {config['latent_dim']}, batch "
+        f"{config['batch_size']}, {config['steps']} steps, T = {config['path_steps']}, {config['likelihood']} "
+        "likelihood."
+    )
+    measures = [*LIKELIHOODS, "flow_error", "straight_error", "agreement", "engine_share", "training_cpu_s"]
+    heads = [*LIKELIHOODS.values(), "path error", "straight", "agreement", "share", "CPU s", "seeds"]
+    rows = []
+    for variant, (_, what) in VARIANTS.items():
+        columns = [list(results.values(data, variant, measure).values()) for measure in measures]
+        if columns[0]:
+            cells = [_cell(values, digits) for values, digits in zip(columns, (1, 1, 1, 4, 4, 2, 2, 0), strict=True)]
+            rows.append(_row(f"`{variant}`: {what}", *cells, str(len(columns[0]))))
+    yield _rows(["", *heads], rows)
+    yield f"Paired differences from `{PLAIN}`, with two-sided p-values after Holm over the rows:"
+    compared = {measure: differences(results, data, measure) for measure in LIKELIHOODS}
+    heads = [cell for head in LIKELIHOODS.values() for cell in (head, "p")]
+    rows = [
+        _row(
+            f"`{variant}`",
+            *(cell for measure in LIKELIHOODS for cell in _difference(compared[measure].get(variant))),
+        )
+        for variant in VARIANTS
+        if variant in compared["start"]
+    ]
+    yield _rows(["", *heads], rows)
+    yield from _verdicts(results, data, compared)
+    failures = [
+        f"`{variant}` with seed {seed} failed: {found['failed']}."
+        for (name, variant, seed), found in sorted(results.found.items())
+        if name == data and "failed" in found
+    ]
+    if failures:
+        yield " ".join(failures)
+
+
+def _verdicts(results: Results, data: str, compared: dict[str, dict[str, Estimate]]) -> Iterator[str]:
+    """What the numbers say of the claims, in words."""
+    for measure, head in LIKELIHOODS.items():
+        found = compared[measure].get("flows")
+        if found is None:
+            continue
+        name = head.replace("\\|", "|")
+        if math.isnan(found.p) or found.p >= SIGNIFICANT:
+            says = "is undecided"
+        else:
+            says = "holds" if found.mean > 0 else "does not hold: they lower it"
+        yield (
+            f"- That the flows raise {name} {says} here: {found.mean:+.1f} +- {found.standard_error:.1f} nats over "
+            f"{found.seeds} seeds, p = {_p(found.p)}."
+        )
+    straight = results.values(data, PLAIN, "straight_error")
+    for variant in ("flows", "companion"):
+        flow = results.values(data, variant, "flow_error")
+        ratios = [flow[seed] / straight[seed] for seed in flow if seed in straight]
+        if ratios:
+            found = estimate(ratios)
+            yield (
+                f"- Along its paths `{variant}` errs {found.mean:.2f} +- {found.standard_error:.2f} times as much as "
+                "the plain VAE along its best straight directions."
+            )
+
+
+def draw(results: Results, file: Path) -> bool:
+    """Every variant's difference from the plain VAE with its standard error; False without matplotlib."""
+    try:
+        import matplotlib as mpl
+
+        mpl.use("Agg")
+        from matplotlib import pyplot as plt
+    except ImportError:
+        return False
+    count = len(results.data)
+    figure, panels = plt.subplots(
+        count, len(LIKELIHOODS), figsize=(11, 0.9 + 3.1 * count), layout="constrained", sharey=True, squeeze=False
+    )
+    for line, data in zip(panels, results.data, strict=True):
+        for panel, (measure, head) in zip(line, LIKELIHOODS.items(), strict=True):
+            found = differences(results, data, measure)
+            names = [variant for variant in VARIANTS if variant != PLAIN]
+            for place, variant in enumerate(names):
+                if variant in found:
+                    error = 0.0 if math.isnan(found[variant].standard_error) else found[variant].standard_error
+                    panel.errorbar(found[variant].mean, place, xerr=error, fmt="o", color="C0", capsize=3)
+            panel.axvline(0, color="black", linewidth=0.8)
+            panel.set(title=f"{data}: {head.replace(chr(92), '')}", xlabel=f"nats above {PLAIN}")
+            panel.set_yticks(range(len(names)), names)
+            panel.grid(axis="x", alpha=0.3)
+        line[0].invert_yaxis()
+    with replacing(file) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
+    plt.close(figure)
+    return True
+
+
+def _cell(values: list[float], digits: int) -> str:
+    if not values:
+        return ""
+    found = estimate(values)
+    error = "" if math.isnan(found.standard_error) else f" ± {found.standard_error:.{digits}f}"
+    return f"{found.mean:.{digits}f}{error}"
+
+
+def _difference(found: Estimate | None) -> tuple[str, str]:
+    if found is None:
+        return "", ""
+    error = "" if math.isnan(found.standard_error) else f" ± {found.standard_error:.1f}"
+    return f"{found.mean:+.1f}{error}", _p(found.p)
+
+
+def _p(p: float) -> str:
+    return "" if math.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _rows(heads: list[str], rows: list[str]) -> str:
+    return "\n".join([_row(*heads), f"|{'---|' * len(heads)}", *rows])
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
