@@ -30,7 +30,7 @@ from fastflow.datasets import Sequences
 from fastflow.errors import InputError, TrainingError
 from fastflow.files import is_leftover, locked_folder, read_json, write_json
 from fastflow.studies.measuring import measure
-from fastflow.studies.summary import Results, check_packages, write_summary
+from fastflow.studies.summary import Results, check_packages, draw, write_summary
 from fastflow.studies.variants import PLAIN, SIZES, VARIANTS, Size
 from fastflow.training.checkpoint import latest_checkpoint
 from fastflow.training.vae_settings import VAEConfig
@@ -68,8 +68,8 @@ def study_likelihood(
 ) -> Path:
     """Train and measure every variant on every data set for the seeds 0 .. `seeds` - 1, and write a table.
 
-    OUT holds study.json, the runs, results.json with every measurement, table.md and, where matplotlib is, table.png;
-    the last three grow as runs are done.
+    OUT holds study.json, the runs, results.json with every measurement and table.md, which grow as runs are done, and
+    in the end table.png where matplotlib is.
 
     Args:
         data: the folders of data sets' files by their names, None where there is none.
@@ -137,7 +137,7 @@ def study_likelihood(
                 bar.set_postfix_str(" ".join(map(str, key)), refresh=False)
                 bar.update()
                 write_summary(results, out)
-        return write_summary(results, out)
+        return write_summary(results, out, drawn=draw(results, out / "table.png"))
 
 
 def do(job: Job) -> dict[str, Any]:

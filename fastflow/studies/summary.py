@@ -97,14 +97,13 @@ def check_packages() -> None:
     imported("scipy.stats", "metrics", "a study")
 
 
-def write_summary(results: Results, out: Path) -> Path:
-    """Write results.json, table.md and, where matplotlib is, table.png into a folder; return table.md's path."""
+def write_summary(results: Results, out: Path, *, drawn: bool = False) -> Path:
+    """Write results.json and table.md, with table.png where it was drawn, into a folder; return table.md's path."""
     runs = [
         {"data": data, "variant": variant, "seed": seed, **found}
         for (data, variant, seed), found in sorted(results.found.items())
     ]
     write_json(out / "results.json", {"size": results.size, "seeds": results.seeds, "data": results.data, "runs": runs})
-    drawn = draw(results, out / "table.png")
     with replacing(out / "table.md") as file:
         file.write_text(table(results, drawn=drawn), encoding="utf-8")
     return out / "table.md"
@@ -123,11 +122,11 @@ def table(results: Results, *, drawn: bool) -> str:
 def _of_data(results: Results, data: str) -> Iterator[str]:
     about = results.data[data]
     config = about["config"]
+    moves = ", ".join(config["transformations"]) or "its own transformations"
     yield (
-        f"## {data}\n\nTraining: {about['train']}. Test: {about['test']}. {', '.join(config['transformations']) or 'Its own transformations'}; "
-        f"{config['network']} of widths {', '.join(map(str, config['widths']))}, D = {config['latent_dim']}, batch "
-        f"{config['batch_size']}, {config['steps']} steps, T = {config['path_steps']}, {config['likelihood']} "
-        "likelihood."
+        f"## {data}\n\nTraining: {about['train']}. Test: {about['test']}. Moved by {moves}. {config['network']} of "
+        f"widths {', '.join(map(str, config['widths']))}, D = {config['latent_dim']}, batch {config['batch_size']}, "
+        f"{config['steps']} steps, T = {config['path_steps']}, {config['likelihood']} likelihood."
     )
     measures = [*LIKELIHOODS, "flow_error", "straight_error", "agreement", "engine_share", "training_cpu_s"]
     heads = [*LIKELIHOODS.values(), "path error", "straight", "agreement", "share", "CPU s", "seeds"]
@@ -172,7 +171,7 @@ def _verdicts(results: Results, data: str, compared: dict[str, dict[str, Estimat
         else:
             says = "holds" if found.mean > 0 else "does not hold: they lower it"
         yield (
-            f"- That the flows raise {name} {says} here: {found.mean:+.1f} +- {found.standard_error:.1f} nats over "
+            f"- That the flows raise {name} {says} here: {found.mean:+.1f} ± {found.standard_error:.1f} nats over "
             f"{found.seeds} seeds, p = {_p(found.p)}."
         )
     straight = results.values(data, PLAIN, "straight_error")
@@ -182,7 +181,7 @@ def _verdicts(results: Results, data: str, compared: dict[str, dict[str, Estimat
         if ratios:
             found = estimate(ratios)
             yield (
-                f"- Along its paths `{variant}` errs {found.mean:.2f} +- {found.standard_error:.2f} times as much as "
+                f"- Along its paths `{variant}` errs {found.mean:.2f} ± {found.standard_error:.2f} times as much as "
                 "the plain VAE along its best straight directions."
             )
 

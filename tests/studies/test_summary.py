@@ -1,0 +1,72 @@
+"""A study's statistics, against SciPy and published numbers."""
+
+import math
+
+import pytest
+import torch
+from scipy import stats
+
+from fastflow.studies.summary import Estimate, Results, _holm, differences, estimate, table
+
+VALUES = torch.randn(7, generator=torch.Generator().manual_seed(0), dtype=torch.float64).add(0.8).tolist()
+
+
+def test_estimate_is_students_test():
+    found, expected = estimate(VALUES), stats.ttest_1samp(VALUES, 0.0)
+    assert found.mean == pytest.approx(sum(VALUES) / 7)
+    assert found.standard_error == pytest.approx(float(stats.sem(VALUES)))
+    assert found.p == pytest.approx(float(expected.pvalue))
+    assert found.seeds == 7
+
+
+def test_one_seed_has_no_error():
+    found = estimate([3.0])
+    assert found.mean == 3.0
+    assert math.isnan(found.standard_error)
+    assert math.isnan(found.p)
+
+
+def test_holm():
+    """By hand: the smallest of four times 4, the next times 3, never below the one before, at most 1."""
+    given = [0.04, 0.01, 0.6, 0.02, math.nan]
+    corrected = [e.p for e in _holm([Estimate(1.0, 1.0, p, 5) for p in given])]
+    assert corrected[:4] == pytest.approx([0.08, 0.04, 0.6, 0.06])
+    assert math.isnan(corrected[4])
+
+
+def results(difference):
+    config = {
+        "transformations": ["rotation"], "network": "mlp", "widths": [8], "latent_dim": 2, "batch_size": 4, "steps": 4,
+        "path_steps": 2, "likelihood": "bernoulli",
+    }  # fmt: skip
+    found = {}
+    for seed, noise in enumerate((0.0, 0.1, -0.1)):
+        level = 10.0 * seed  # what the seeds differ by is gone from paired differences
+        found["digits", "plain", seed] = dict.fromkeys(("start", "moved", "pair"), level) | {"straight_error": 0.2}
+        found["digits", "flows", seed] = dict.fromkeys(("start", "moved", "pair"), level + difference + noise) | {
+            "flow_error": 0.1
+        }
+    return Results("own", 3, {"digits": {"train": "a", "test": "b", "config": config}}, found)
+
+
+def test_differences_are_paired():
+    found = differences(results(2.0), "digits", "start")
+    assert list(found) == ["flows"]
+    assert found["flows"].mean == pytest.approx(2.0)
+    assert found["flows"].standard_error == pytest.approx(0.1 / math.sqrt(3))
+
+
+@pytest.mark.parametrize(
+    ("difference", "verdict"),
+    [(2.0, "log p(x_0) holds here: +2.0"), (-2.0, "does not hold: they lower it here: -2.0"), (0.0, "is undecided")],
+)
+def test_the_verdict_is_what_the_numbers_say(difference, verdict):
+    text = table(results(difference), drawn=False)
+    assert verdict in text
+    assert "`flows` errs 0.50 ± 0.00 times as much as the plain VAE" in text
+
+
+def test_a_seed_without_its_plain_twin_is_in_no_difference():
+    half = results(2.0)
+    del half.found["digits", "plain", 1]
+    assert differences(half, "digits", "start")["flows"].seeds == 2
