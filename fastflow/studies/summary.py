@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import platform
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -103,7 +105,15 @@ def write_summary(results: Results, out: Path, *, drawn: bool = False) -> Path:
         {"data": data, "variant": variant, "seed": seed, **found}
         for (data, variant, seed), found in sorted(results.found.items())
     ]
-    write_json(out / "results.json", {"size": results.size, "seeds": results.seeds, "data": results.data, "runs": runs})
+    versions = {**{name: version(name) for name in ("fastflow", "torch", "numpy")}, "platform": platform.platform()}
+    record = {
+        "size": results.size,
+        "seeds": results.seeds,
+        "versions": versions,
+        "data": results.data,
+        "runs": runs,
+    }
+    write_json(out / "results.json", record)
     with replacing(out / "table.md") as file:
         file.write_text(table(results, drawn=drawn), encoding="utf-8")
     return out / "table.md"
@@ -149,7 +159,7 @@ def _of_data(results: Results, data: str) -> Iterator[str]:
         if variant in compared["start"]
     ]
     yield _rows(["", *heads], rows)
-    yield from _verdicts(results, data, compared)
+    yield "\n".join([*_verdicts(compared), *_ratios(results, data)])
     failures = [
         f"`{variant}` with seed {seed} failed: {found['failed']}."
         for (name, variant, seed), found in sorted(results.found.items())
@@ -159,21 +169,29 @@ def _of_data(results: Results, data: str) -> Iterator[str]:
         yield " ".join(failures)
 
 
-def _verdicts(results: Results, data: str, compared: dict[str, dict[str, Estimate]]) -> Iterator[str]:
-    """What the numbers say of the claims, in words."""
+def _verdicts(compared: dict[str, dict[str, Estimate]]) -> Iterator[str]:
+    """What the likelihoods say of the claim, in words."""
     for measure, head in LIKELIHOODS.items():
-        found = compared[measure].get("flows")
-        if found is None:
-            continue
+        found = compared[measure]
         name = head.replace("\\|", "|")
-        if math.isnan(found.p) or found.p >= SIGNIFICANT:
-            says = "is undecided"
-        else:
-            says = "holds" if found.mean > 0 else "does not hold: they lower it"
+        if "flows" in found:
+            flows = found["flows"]
+            sure = flows.p < SIGNIFICANT  # not where it is NaN
+            says = ("holds" if flows.mean > 0 else "does not hold: they lower it") if sure else "is undecided"
+            yield (
+                f"- That the flows raise {name} {says} here: {flows.mean:+.1f} ± {flows.standard_error:.1f} nats over "
+                f"{flows.seeds} seeds, p = {_p(flows.p)}."
+            )
+        raising = [f"`{variant}`" for variant, e in found.items() if e.p < SIGNIFICANT and e.mean > 0]
+        lowering = [f"`{variant}`" for variant, e in found.items() if e.p < SIGNIFICANT and e.mean < 0]
         yield (
-            f"- That the flows raise {name} {says} here: {found.mean:+.1f} ± {found.standard_error:.1f} nats over "
-            f"{found.seeds} seeds, p = {_p(found.p)}."
+            f"- {name} is raised, p < {SIGNIFICANT}, by {', '.join(raising) or 'none'}; lowered by "
+            f"{', '.join(lowering) or 'none'}."
         )
+
+
+def _ratios(results: Results, data: str) -> Iterator[str]:
+    """How the flows' error compares with that of a plain VAE's straight directions, in words."""
     straight = results.values(data, PLAIN, "straight_error")
     for variant in ("flows", "companion"):
         flow = results.values(data, variant, "flow_error")
