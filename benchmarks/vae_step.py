@@ -36,10 +36,14 @@ class Measured(NamedTuple):
 
 
 def cases() -> dict[str, VAEConfig]:
-    """What is measured, by name: the presets, and one of them over several widths of the latents."""
+    """What is measured, by name: the presets, small and large latents on two kinds of VAE, and the paper's sizes."""
     found = {f"preset {name}": config for name, config in VAE_PRESETS.items()}
     mnist = VAE_PRESETS["vae-mnist"]
-    return found | {f"vae-mnist, D = {width}": replace(mnist, latent_dim=width) for width in WIDTHS}
+    for vae, changes in {"mlp": {"network": "mlp", "widths": (400,)}, "conv": {}}.items():
+        for width in WIDTHS:
+            found[f"MNIST, {vae}, D = {width}"] = replace(mnist, latent_dim=width, **changes)
+    paper = {"latent_dim": 324, "hidden": (324, 324)}  # of Song et al.'s public code, for its VAE on MNIST
+    return found | {"MNIST, conv, the paper's latents": replace(mnist, **paper)}
 
 
 def measure(config: VAEConfig, repeats: int) -> Measured:
