@@ -177,10 +177,10 @@ def _verdicts(compared: dict[str, dict[str, Estimate]]) -> Iterator[str]:
         if "flows" in found:
             flows = found["flows"]
             sure = flows.p < SIGNIFICANT  # not where it is NaN
-            says = ("holds" if flows.mean > 0 else "does not hold: they lower it") if sure else "is undecided"
+            says = ("holds here" if flows.mean > 0 else "does not hold here, they lower it") if sure else "is undecided"
             yield (
-                f"- That the flows raise {name} {says} here: {flows.mean:+.1f} ± {flows.standard_error:.1f} nats over "
-                f"{flows.seeds} seeds, p = {_p(flows.p)}."
+                f"- That the flows raise {name} {says}: {flows.mean:+.1f} ± {flows.standard_error:.1f} nats over "
+                f"{flows.seeds} seeds" + (f", p {_relation(flows.p)}." if flows.seeds > 1 else ".")
             )
         raising = [f"`{variant}`" for variant, e in found.items() if e.p < SIGNIFICANT and e.mean > 0]
         lowering = [f"`{variant}`" for variant, e in found.items() if e.p < SIGNIFICANT and e.mean < 0]
@@ -252,7 +252,11 @@ def _difference(found: Estimate | None) -> tuple[str, str]:
 
 
 def _p(p: float) -> str:
-    return "" if math.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}"
+    return "" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _relation(p: float) -> str:
+    return _p(p) if p < 0.001 else f"= {_p(p)}"
 
 
 def _rows(heads: list[str], rows: list[str]) -> str:

@@ -58,7 +58,7 @@ def test_differences_are_paired():
 
 @pytest.mark.parametrize(
     ("difference", "verdict"),
-    [(2.0, "log p(x_0) holds here: +2.0"), (-2.0, "does not hold: they lower it here: -2.0"), (0.0, "is undecided")],
+    [(2.0, "log p(x_0) holds here: +2.0"), (-2.0, "does not hold here, they lower it: -2.0"), (0.0, "is undecided")],
 )
 def test_the_verdict_is_what_the_numbers_say(difference, verdict):
     text = table(results(difference), drawn=False)
