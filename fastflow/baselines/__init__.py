@@ -1,5 +1,6 @@
 """Older ways to traverse a latent space, behind the same traversal protocol as potential flows."""
 
-from fastflow.baselines.directions import Random
+from fastflow.baselines.directions import PCA, Random, SeFa
+from fastflow.baselines.learned import HessianPenalty, LatentCLR, LinearClassifier, WarpedRBF
 
-__all__ = ["Random"]
+__all__ = ["PCA", "HessianPenalty", "LatentCLR", "LinearClassifier", "Random", "SeFa", "WarpedRBF"]
