@@ -276,6 +276,8 @@ def _judge(generator: Generator, config: DiscoverConfig) -> nn.Module:
 class _Training:
     """What the loop trains: modules, and an objective of them on what a step draws."""
 
+    foreign = ()
+
     def __init__(
         self,
         generator: Generator,

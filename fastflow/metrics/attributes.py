@@ -17,7 +17,7 @@ from fastflow.training.discover import Predictor, predicted
 from fastflow.training.loop import step_rng
 
 if TYPE_CHECKING:
-    from fastflow.baselines import Random
+    from fastflow.baselines.stepped import Stepped
     from fastflow.runs import Run
 
 
@@ -42,7 +42,7 @@ class AttributeCorrelation:
 
 @torch.no_grad()
 def attribute_correlation(
-    source: Run | Random,
+    source: Run | Stepped,
     generator: Generator,
     count: int,
     path_steps: int,
@@ -60,6 +60,27 @@ def attribute_correlation(
     Raises:
         InputError: the predictor fails or gives other than finite values (B,) or (B, A), or the names don't fit.
     """
+    names, values = attribute_values(source, generator, count, path_steps, predictor, attributes, samples, seed)
+    correlation = [_within_path(path).mean(0).tolist() for path in values]
+    change = (values[:, :, -1] - values[:, :, 0]).mean(1).tolist()
+    return AttributeCorrelation(names, correlation, change, samples)
+
+
+@torch.no_grad()
+def attribute_values(
+    source: Run | Stepped,
+    generator: Generator,
+    count: int,
+    path_steps: int,
+    predictor: Predictor,
+    attributes: Sequence[str] | None,
+    samples: int,
+    seed: int,
+) -> tuple[list[str], Tensor]:
+    """The attributes' names, and their values (K, N, T + 1, A) float64 along all paths from the same starts.
+
+    Arguments and errors are those of `attribute_correlation`.
+    """
     check_count(samples, "samples")
     check_seed(seed)
     if attributes is not None:
@@ -70,17 +91,15 @@ def attribute_correlation(
         raise InputError(f"a correlation needs paths of at least 2 steps, got {path_steps}")
     rng = step_rng(seed, 3, stream=1)
     z0, labels = generator.sample(samples, rng), generator.draw_labels(samples, rng)
-    rows, changes, names = [], [], []
+    paths, names = [], []
     for k in range(count):
         parts = []
         for z, y in _chunks(z0, labels):
             images = generator.eight_bit(source.traverse(z, k, path_steps, labels=y).images)
             parts.append(_predicted(predictor, images))
             names = _checked_names(attributes, parts[-1].shape[2])  # at once, and not when all is computed
-        values = torch.cat(parts)  # (N, T + 1, A)
-        rows.append(_within_path(values).mean(0))
-        changes.append((values[:, -1] - values[:, 0]).mean(0))
-    return AttributeCorrelation(names, [r.tolist() for r in rows], [c.tolist() for c in changes], samples)
+        paths.append(torch.cat(parts))
+    return names, torch.stack(paths)
 
 
 def correlate(

@@ -1,0 +1,121 @@
+"""Whether a path changes one thing: the shares of its change that go to attributes one can measure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from fastflow.errors import InputError
+from fastflow.generators import Generator
+from fastflow.metrics.attributes import attribute_values
+from fastflow.training.discover import Predictor
+
+if TYPE_CHECKING:
+    from fastflow.baselines.stepped import Stepped
+    from fastflow.runs import Run
+
+PURE, MONOTONE = 0.5, 0.5
+"""A path covers its top attribute if at least half of its change goes there, at a rank correlation of at least this."""
+
+
+@dataclass(frozen=True)
+class Purity:
+    """What each of K paths changes, of A attributes."""
+
+    attributes: list[str]
+    change: list[list[float]]
+    """(K, A): the mean over the starts of |a_T - a_0|, in the attribute's standard deviations over all starts."""
+    top: list[int]
+    """(K,): the attribute that a path changes most."""
+    purity: list[float]
+    """(K,): the top attribute's share of the sum of the path's changes; 1 / A where all change alike."""
+    monotonicity: list[float]
+    """(K,): |Spearman's correlation| of the top attribute with the step, its signed mean over the starts: 1 where it
+    rises from every start or falls from every one, near 0 where it rises from some and falls from others."""
+    covered: list[str]
+    """The attributes that some path moves purely and monotonically: see `PURE` and `MONOTONE`."""
+    strength: float
+    """Mean absolute change of pixels in a step; compare methods where it is equal."""
+    samples: int
+    """Starts, the same for each path."""
+
+    @property
+    def score(self) -> float:
+        """The mean purity over the paths."""
+        return sum(self.purity) / len(self.purity)
+
+    @property
+    def coverage(self) -> int:
+        """How many attributes are covered."""
+        return len(self.covered)
+
+
+@torch.no_grad()
+def purity(
+    source: Run | Stepped,
+    generator: Generator,
+    count: int,
+    path_steps: int,
+    predictor: Predictor,
+    attributes: Sequence[str] | None = None,
+    samples: int = 256,
+    seed: int = 1,
+) -> Purity:
+    """Walk `count` paths of anything that traverses, and see what the attributes of its images do.
+
+    Arguments are those of `fastflow.metrics.attributes.attribute_correlation`; `strokes.stroke_attributes` measures
+    digits.
+
+    Raises:
+        InputError: an attribute is the same at every start, so that nothing tells how much a change of it is.
+    """
+    strengths: list[float] = []
+
+    def watched(images: Tensor) -> Tensor:
+        """The predictor's values; whole paths pass through, one after another."""
+        steps = images.unflatten(0, (-1, path_steps + 1)).diff(dim=1)
+        strengths.extend(steps.abs().flatten(1).mean(1).tolist())
+        return predictor(images)
+
+    names, values = attribute_values(source, generator, count, path_steps, watched, attributes, samples, seed)
+    spread = values[0, :, 0].std(0)  # (A,); all paths have the same starts
+    constant = [name for name, std in zip(names, spread.tolist(), strict=True) if not std > 0]
+    if constant:
+        raise InputError(f"attribute {constant[0]!r} is the same at all {samples} starts: leave it out, or take more")
+    change = (values[:, :, -1] - values[:, :, 0]).abs().mean(1) / spread  # (K, A)
+    total = change.sum(1)
+    top = change.argmax(1)
+    share = torch.where(total > 0, change.amax(1) / total.clamp_min(1e-300), 1 / len(names))
+    own = values[torch.arange(count), :, :, top]  # (K, N, T + 1)
+    monotone = _spearman(own).mean(1).abs()
+    covered = [
+        name
+        for a, name in enumerate(names)
+        if bool(((top == a) & (share >= PURE) & (monotone >= MONOTONE) & (total > 0)).any())
+    ]
+    return Purity(
+        attributes=names,
+        change=change.tolist(),
+        top=top.tolist(),
+        purity=share.tolist(),
+        monotonicity=monotone.tolist(),
+        covered=covered,
+        strength=sum(strengths) / len(strengths),
+        samples=samples,
+    )
+
+
+def _spearman(values: Tensor) -> Tensor:
+    """Rank correlation of values (..., T + 1) with their place, (...); 0 for values that are all the same."""
+    # A value's rank, counted from the middle; those that are equal share theirs.
+    below = (values[..., None, :] < values[..., :, None]).sum(-1)
+    above = (values[..., None, :] > values[..., :, None]).sum(-1)
+    rank = (below - above).to(values.dtype)
+    place = torch.arange(values.shape[-1], dtype=values.dtype, device=values.device)
+    place = place - place.mean()
+    size = rank.norm(dim=-1) * place.norm()
+    return torch.where(size > 0, (rank * place).sum(-1) / size.clamp_min(1e-300), 0.0)
