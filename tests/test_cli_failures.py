@@ -217,7 +217,7 @@ TRAVERSE_REFUSES = {
     "potential": (["--potential", "3"], "potential must be one or more of 0..2, got 3"),
     "negative-potential": (["--potential", "-1"], "potential must be one or more of 0..2, got -1"),
     "no-potential": (["--potential"], "potential must be one or more of 0..2, got none"),
-    "steps": (["--steps", "0"], "steps must be at least 2 to go both ways, got 0"),
+    "steps": (["--steps", "0"], "steps must be a whole number of at least 1, got 0"),
     "forward-steps": (["--steps", "0", "--direction", "forward"], "steps must be a whole number of at least 1, got 0"),
     "starts": (["--starts", "0"], "starts must be at least 1, got 0"),
     "more-starts-than-digits": (["--starts", "1000"], "count must be at most the 359 held-out digits, got 1000"),

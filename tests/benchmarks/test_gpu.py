@@ -173,7 +173,11 @@ def test_tests_are_shared_among_processes(tmp_path, monkeypatch, capfd):
 def test_what_takes_too_long_is_asked_to_end_and_then_ended(monkeypatch):
     monkeypatch.setattr(gpu_tests, "GRACE", 20.0)
     for ending, code in (("print('reported')", 0), ("time.sleep(60)", -9)):
-        program = f"import time\ntry:\n print('begun', flush=True)\n time.sleep(60)\nexcept BaseException:\n {ending}"
+        program = (
+            # What was started in the background inherits that SIGINT is ignored.
+            "import signal, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+            f"try:\n print('begun', flush=True)\n time.sleep(60)\nexcept BaseException:\n {ending}"
+        )
         with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
             assert process.stdout.readline() == b"begun\n"
             assert gpu_tests._ended(process, time.monotonic()) is None

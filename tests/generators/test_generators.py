@@ -267,7 +267,7 @@ def test_sample_is_standard_normal_unless_told(digits):
 
 
 def test_own_sampler_must_give_the_right_shape():
-    with pytest.raises(InputError, match=r"latents \(2, 4\), got \(2, 3\)"):
+    with pytest.raises(InputError, match=r"sample must give latents as a tensor \(2, 4\), got \(2, 3\)"):
         sigmoid_generator(sample=lambda n, rng: torch.rand(n, 3, generator=rng))
 
 
