@@ -120,9 +120,7 @@ def test_strokes_of_known_shape():
 def test_slant_is_a_shears_angle():
     found = stroke_attributes(torch.cat([bar(4, 40, slant) for slant in (-0.3, 0.2)]))
     assert found[:, 2].tolist() == pytest.approx([-0.3, 0.2], abs=0.01)
-    assert found[:, 3].tolist() == pytest.approx(
-        [4, 4], rel=0.08
-    )  # as if it were upright
+    assert found[:, 3].tolist() == pytest.approx([4, 4], rel=0.08)  # as if it were upright
 
 
 def test_an_empty_image_has_no_attributes():
