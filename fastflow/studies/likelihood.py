@@ -182,32 +182,55 @@ def _all(jobs: dict[Any, Job], workers: int) -> Iterator[tuple[Any, dict[str, An
             yield key, do(job)
         return
     threads = max(1, torch.get_num_threads() // workers)
+    others = set(active_children())
     pool = ProcessPoolExecutor(workers, get_context("spawn"), _begin_worker, (threads,))
+    stop = True
     try:
         keys = {pool.submit(_do_in_worker, job): key for key, job in jobs.items()}
         for future in as_completed(keys):
             yield keys[future], future.result()
     except BrokenProcessPool as error:
+        stop = False  # the pool has told its other workers to stop
         raise InputError(
             "a worker died, perhaps for want of memory: resume, with fewer workers if it happens again"
         ) from error
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-        for child in active_children():
-            child.terminate()  # a training leaves a checkpoint first
-            child.join()
+        for child in set(active_children()) - others if stop else ():
+            child.terminate()  # once: a training leaves a checkpoint, and a second signal would tear it away from that
+        pool.shutdown()
+
+
+class _Worker:
+    """What a worker is about; there is one in its process."""
+
+    busy = stopped = False
 
 
 def _do_in_worker(job: Job) -> dict[str, Any]:
+    """`do`, unless the worker is to stop: then nothing, which nobody waits for."""
+    if _Worker.stopped:
+        return {}
+    _Worker.busy = True
     try:
         return do(job)
     except KeyboardInterrupt:
-        os._exit(1)  # the parent ends its workers, and the pool would still give this one its next job
+        _Worker.stopped = True
+        return {}
+    finally:
+        _Worker.busy = False
 
 
 def _begin_worker(threads: int) -> None:
-    """Leave it to the parent when to end: SIGTERM, which a training answers with a checkpoint."""
+    """Leave it to the parent when to end: by SIGTERM, which a training answers with a checkpoint."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        _Worker.stopped = True
+        if _Worker.busy:
+            raise KeyboardInterrupt
+
     torch.set_num_threads(threads)
+    signal.signal(signal.SIGTERM, stop)
     os.setpgrp()  # Ctrl-C at a terminal reaches the parent's group alone
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -218,6 +241,9 @@ def _end_with_parent() -> None:
     assert parent is not None
     wait([parent.sentinel])
     os.kill(os.getpid(), signal.SIGTERM)
+    while _Worker.busy:
+        time.sleep(0.05)
+    os._exit(1)  # nobody is there to take the result
 
 
 @contextmanager

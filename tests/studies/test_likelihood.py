@@ -28,7 +28,7 @@ TINY = VAEConfig(
     steps=4,
 )
 LONG = Size(
-    {"digits": replace(TINY, steps=100_000, log_every=10, checkpoint_every=100_000)},
+    {"digits": replace(TINY, batch_size=2000, steps=100_000, log_every=1, checkpoint_every=100_000)},
     starts={}, images=6, num_samples=2, paths=2, fitted=4,
 )  # fmt: skip
 SIZE = Size({"digits": TINY}, starts={"digits": 20}, images=6, num_samples=2, paths=2, fitted=4)
