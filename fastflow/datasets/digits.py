@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from fastflow.datasets.base import HELD_OUT, Split, check_split
+from fastflow.datasets.base import Split, check_split, rows_of
 from fastflow.datasets.idx import read_pair
 from fastflow.datasets.images import IMAGE_TRANSFORMATIONS, ImageSequences
 from fastflow.errors import InputError
@@ -37,8 +37,8 @@ def mnist(
 ) -> ImageSequences:
     """The images of a folder of IDX files: MNIST, Fashion-MNIST, KMNIST, or others of their names.
 
-    With all four files, the splits are theirs. Where only two are there, the first 85% of them are the train split and
-    the rest the test split, and `note` says so.
+    With all four files, the splits are theirs. Where only two are there, the test split is 15% of their images, drawn
+    with seed 0, and the train split the rest, and `note` says so.
 
     Raises:
         InputError: files are missing or damaged, or an argument can't be used.
@@ -57,13 +57,12 @@ def mnist(
     else:
         ((stem, pair),) = pairs.items()
         whole = read_pair(*pair)
-        count = len(whole.images)
-        border = count - max(1, round(HELD_OUT * count))
-        rows, which = (slice(border), "first") if split == "train" else (slice(border, None), "last")
+        rows = rows_of(split, len(whole.images))
         images, labels = whole.images[rows], whole.labels[rows]
-        if not len(images):
-            raise InputError(f"{str(root)!r} has {count} image, of which none is left for the {split} split")
-        note = f"the {which} {len(images)} of {count} images of {str(root)!r}, which has only {stem} files"
+        note = (
+            f"{len(rows)} of {len(whole.images)} images of {str(root)!r}, drawn with seed 0 for the {split} split: it "
+            f"has only {stem} files"
+        )
     return ImageSequences(images, transformations, name="mnist", note=note, labels=labels)
 
 

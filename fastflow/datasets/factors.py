@@ -37,8 +37,8 @@ class FactorSequences:
     """A grid's images, each of which can walk along each of a few factors, from its first value to its last.
 
     A walk keeps the starting image's other factors. Its place 0 is the factor's first value, whichever the starting
-    image has, and place 1 its last; in between the nearest value counts. Every walk passes through images of both
-    splits: a full grid has no others.
+    image has, and place 1 its last; in between the nearest value counts. No walk of one split meets a walk of the
+    other: see `held_apart`.
 
     Attributes:
         source: the images. name, image_shape, transformations, note: see `Sequences`.
@@ -52,11 +52,20 @@ class FactorSequences:
                 raise InputError(f"data set {source.name} has no factor {name!r} to walk along; it has {walkable}")
         self.source, self.name, self.image_shape = source, source.name, source.image_shape
         self.transformations = tuple(transformations)
-        count = math.prod(source.factors.values())
-        self._starts = rows_of(split, count)
-        self.note = f"{source.note}; the {split} split is {len(self._starts)} of {count} images, drawn with seed 0"
         names, sizes = list(source.factors), list(source.factors.values())
         walked = [names.index(name) for name in self.transformations]
+        starts, groups = held_apart(tuple(sizes), tuple(walked))
+        kinds, group = groups.unique(return_inverse=True)
+        if len(kinds) < 2:
+            raise InputError(
+                f"data set {source.name} can't hold out walks along {' and '.join(self.transformations)}: they cross "
+                "all of its images; leave a factor that isn't walked, or walk along three or more"
+            )
+        self._starts = starts[torch.isin(group, rows_of(split, len(kinds)))]
+        self.note = (
+            f"{source.note}; the {split} split walks from {len(self._starts)} of {math.prod(sizes)} images, drawn with "
+            "seed 0 so that no walk meets one of the other split"
+        )
         self._sizes = torch.tensor([sizes[i] for i in walked])
         self._strides = torch.tensor([math.prod(sizes[i + 1 :]) for i in walked])
 
@@ -79,6 +88,36 @@ class FactorSequences:
         value = (place * (size - 1) + 0.5).long()  # [B, P]
         places = start + (value - start // stride % size) * stride
         return self.source.images(places.flatten()).unflatten(0, places.shape)
+
+
+def held_apart(sizes: tuple[int, ...], walked: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Places (N,) in a grid to walk from, and the group (N,) of each: walks of different groups share no image.
+
+    A walk along factor i and a walk along factor j meet where their starts agree in all factors but i and j. Starts of
+    two groups therefore differ in a factor that nobody walks along, or in three that are walked. With three walked
+    factors or more, the starts are those whose values, modulo a prime, form a codeword of a Hamming code (Hamming,
+    1950), any two of which differ in three places; of dSprites' four factors that is a ninth of the grid, and their
+    walks pass through all of it. With one or two, all images are starts, in groups by their other factors.
+
+    Args:
+        sizes: how many values each factor has, the last changing fastest. walked: which factors are walked along.
+    """
+    values = np.stack(np.unravel_index(np.arange(math.prod(sizes)), sizes))  # (F, N)
+    still = [i for i in range(len(sizes)) if i not in walked]
+    group = np.zeros(values.shape[1], dtype=np.int64)
+    for i in still:
+        group = group * sizes[i] + values[i]
+    places = np.arange(len(group))
+    if len(walked) > 2:
+        prime = next(p for p in (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31) if p + 1 >= len(walked))
+        code = values[list(walked)] % prime
+        # Columns (1, 0), (1, 1), .. and (0, 1) of the checks, no two of them proportional: distance three.
+        slopes = np.arange(len(walked) - 1)[:, None]
+        checks = code[:-1].sum(0) % prime, ((slopes * code[:-1]).sum(0) + code[-1]) % prime
+        places = np.flatnonzero((checks[0] == 0) & (checks[1] == 0))
+        for digit in code:
+            group = group * prime + digit
+    return torch.from_numpy(places), torch.from_numpy(group[places])
 
 
 def coordinates(places: Tensor, factors: Mapping[str, int]) -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import math
+import warnings
 import zipfile
 from collections.abc import Iterator
 from typing import IO
@@ -10,9 +12,16 @@ from typing import IO
 import numpy as np
 
 from fastflow.errors import InputError
+from fastflow.importing import first_line
 
 _CHUNK = 1 << 20
 _DEFLATE_LIMIT = 1032  # bytes that deflate can make of one, at most
+_LONGEST_HEADER = 10_000  # as NumPy has it
+# By version of the format: how many bytes say the header's length, and what reads it.
+_READERS = {
+    (1, 0): (2, np.lib.format.read_array_header_1_0),
+    (2, 0): (4, np.lib.format.read_array_header_2_0),
+}
 
 
 def check_header(stream: IO[bytes], what: str, shape: tuple[int, ...], kinds: str) -> np.dtype:
@@ -21,14 +30,25 @@ def check_header(stream: IO[bytes], what: str, shape: tuple[int, ...], kinds: st
     Raises:
         InputError: the array hasn't this shape, in C order, and a dtype of these kinds.
     """
+    magic = stream.read(8)
+    version = tuple(magic[6:])
+    if magic[:6] != np.lib.format.MAGIC_PREFIX or version not in _READERS:
+        said = (
+            f"version {'.'.join(map(str, version))}" if magic[:6] == np.lib.format.MAGIC_PREFIX else "other first bytes"
+        )
+        raise InputError(f"{what} isn't an array in NumPy's format: it has {said}, expected version 1.0 or 2.0")
+    width, read = _READERS[version]
+    length = stream.read(width)
+    size = int.from_bytes(length, "little")
+    if size > _LONGEST_HEADER:
+        raise InputError(f"{what} promises a header of {size} bytes, more than the {_LONGEST_HEADER} that NumPy reads")
+    header = stream.read(size)
     try:
-        version = np.lib.format.read_magic(stream)
-        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
-        if read is None:
-            raise ValueError(f"version {version[0]}.{version[1]} of the format")
-        found, fortran, dtype = read(stream)
-    except ValueError as error:
-        raise InputError(f"{what} isn't an array in NumPy's format: {error}") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of headers by Python 2, which can be read
+            found, fortran, dtype = read(io.BytesIO(length + header))
+    except Exception as error:  # a header is a piece of Python, and what its parsers raise has no common type
+        raise InputError(f"{what} isn't an array in NumPy's format: {first_line(error)}") from error
     if found != shape or fortran or dtype.kind not in kinds:
         order = " in Fortran order" if fortran else ""
         raise InputError(f"{what} is an array {found} of {dtype}{order}, expected {shape} of kind {' or '.join(kinds)}")

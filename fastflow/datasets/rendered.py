@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +38,8 @@ ISAAC3D = {
     "wall-color": 4,
 }
 LABELS = "train-rec.labels"
-_LARGEST_CHUNK = 1 << 28
+# Bytes of an array that HDF5 reads at once. Deflate makes at most 1,032 of one; four million are little.
+_LARGEST_CHUNK, _DEFLATE_LIMIT, _ALWAYS_ALLOWED = 1 << 28, 1032, 1 << 22
 
 
 def shapes3d(
@@ -95,15 +97,8 @@ class HDF5Images:
         try:
             opened = imported("h5py", "datasets", f"data set {name}").File(file, "r")
             images, labels = opened["images"], opened["labels"]
-            shape, dtype, chunks = images.shape, images.dtype, images.chunks or (0,)
-            if shape != (count, side, side, 3) or dtype != np.uint8:
-                raise InputError(
-                    f"{str(file)!r} has images {shape} of {dtype}, expected {(count, side, side, 3)} of uint8"
-                )
-            if math.prod(chunks) > _LARGEST_CHUNK:
-                raise InputError(f"{str(file)!r} stores images in pieces of {chunks}, too large to read one by one")
-            if labels.shape != (count, len(factors)):
-                raise InputError(f"{str(file)!r} has labels {labels.shape}, expected {(count, len(factors))}")
+            _check_array(images, (count, side, side, 3), np.uint8, file)
+            _check_array(labels, (count, len(factors)), np.floating, file)
             check_labels(labels[:], factors, str(file))
         except InputError:
             raise
@@ -122,6 +117,21 @@ class HDF5Images:
         return send(torch.from_numpy(read[place]), places).permute(0, 3, 1, 2).float() / 255
 
 
+def _check_array(array: Any, shape: tuple[int, ...], kind: type[np.generic], file: Path) -> None:
+    """Raise InputError unless an array of an HDF5 file is of this shape and kind, and can be read in small pieces.
+
+    Only its description is looked at. Data in other files, which such an array may name, are never read.
+    """
+    what = f"{str(file)!r} has {array.name.strip('/')}"
+    if array.shape != shape or not np.issubdtype(array.dtype, kind):
+        raise InputError(f"{what} {array.shape} of {array.dtype}, expected {shape} of {kind.__name__}")
+    if array.is_virtual or array.external or Path(array.file.filename) != file:
+        raise InputError(f"{what} in another file: expected the data in this one")
+    piece = math.prod(array.chunks or (0,)) * array.dtype.itemsize
+    if piece > min(_LARGEST_CHUNK, max(_ALWAYS_ALLOWED, _DEFLATE_LIMIT * file.stat().st_size)):
+        raise InputError(f"{what} stored in pieces of {array.chunks}, too large to read one by one")
+
+
 class NumberedImages:
     """A grid's images as files images/000000.png and so on, and labels (N, F) beside them. Read when asked for."""
 
@@ -135,11 +145,14 @@ class NumberedImages:
             raise InputError(f"{str(folder)!r} has no {LABELS}: expected it beside the folder images")
         count = math.prod(factors.values())
         shape = (count, len(factors))
-        with labels.open("rb") as stream:
-            dtype = check_header(stream, f"{str(labels)!r}", shape, "f")
-            if labels.stat().st_size != stream.tell() + math.prod(shape) * dtype.itemsize:
-                raise InputError(f"{str(labels)!r} is longer or shorter than its header says: fetch it again")
-            check_labels(np.frombuffer(stream.read(), dtype).reshape(shape), factors, str(labels))
+        try:
+            with labels.open("rb") as stream:
+                dtype = check_header(stream, f"{str(labels)!r}", shape, "f")
+                if labels.stat().st_size != stream.tell() + math.prod(shape) * dtype.itemsize:
+                    raise InputError(f"{str(labels)!r} is longer or shorter than its header says: fetch it again")
+                check_labels(np.frombuffer(stream.read(), dtype).reshape(shape), factors, str(labels))
+        except OSError as error:
+            raise InputError(f"{str(labels)!r} can't be read: {error.strerror or error}") from error
         for place in (0, count - 1):
             self._read(place)
 

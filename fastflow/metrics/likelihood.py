@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -94,7 +94,7 @@ def log_likelihood(
             return _given(model, part, z)
 
         rng = step_rng(seed, place, stream=3)
-        bounds.append(_bound(model, part, num_samples, rng, spread.log()[:, None], given))
+        bounds.append(_bound([_encoded(model, part)], num_samples, part.numel(), rng, spread.log()[:, None], given))
     return _measured(bounds, num_samples)
 
 
@@ -111,9 +111,15 @@ def pair_log_likelihood(
 ) -> LogLikelihood:
     """The likelihood log p(x_0, x_n | k) of a start and its moved image under one latent, which potential k carries.
 
-    The bound of `log_likelihood` with log p(x_0 | z) + log p(x_n | z_n) in the place of log p(x | z); z_n is where the
-    flow has brought z after n steps. A model without flows has log p(x_0) + log p(x_n): two latents, which know nothing
-    of each other.
+    The model is z_0 ~ N(0, I), x_0 ~ p(x | z_0), x_n ~ p(x | z_n), z_n being where the flow has brought z_0 after n
+    steps. The bound is that of `log_likelihood` with log p(x_0 | z_0) + log p(x_n | z_n) in the place of log p(x | z),
+    and with a proposal that has seen both images: a mixture, equal parts, of q(z | x_0) and of the product
+    q(z | x_0) q(z + d | x_n) / p(z + d), where d is how far the flow carries the mean of q(z | x_0). The product is the
+    posterior itself where both encoders are exact and the flow is a translation. Samples are shared out evenly between
+    the two and weighed by the mixture's density (the balance heuristic of Veach and Guibas, SIGGRAPH 1995).
+
+    A model without flows has its straight directions (`directions`), which make it as well informed; or, told nothing,
+    two latents: log p(x_0) + log p(x_n).
 
     Args:
         pairs: images (N, 2, C, H, W), at the start and after `place` steps.
@@ -159,10 +165,43 @@ def pair_log_likelihood(
             carried = carry(z.flatten(0, 1), k.repeat(len(z)), n.repeat(len(z))).view_as(z)
             return _given(vae, start, z) + _given(vae, moved, carried)
 
-        bounds.append(
-            _bound(vae, start, num_samples, step_rng(seed, part, stream=3), start.new_zeros(len(k), 1), given)
-        )
+        first, second = _encoded(vae, start), _encoded(vae, moved)
+        both = _product(first, second, carry(first.mean, k, n) - first.mean)
+        rng, standard = step_rng(seed, part, stream=3), start.new_zeros(len(k), 1)
+        bounds.append(_bound([both, first], num_samples, start.numel(), rng, standard, given))
     return _measured(bounds, num_samples)
+
+
+class _Normal(NamedTuple):
+    """A posterior or proposal: mean and log-variance, each (B, D)."""
+
+    mean: Tensor
+    log_variance: Tensor
+
+
+def _encoded(model: LatentModel, x: Tensor) -> _Normal:
+    """The posterior of data (B, ...)."""
+    with explaining("the model"):
+        mean, log_variance = model.encode(x)
+    if mean.ndim != 2 or len(mean) != len(x) or log_variance.shape != mean.shape:
+        raise InputError(
+            f"the model must encode {len(x)} data as mean and log-variance ({len(x)}, D), got {tuple(mean.shape)} and "
+            f"{tuple(log_variance.shape)}"
+        )
+    return _Normal(mean, log_variance)
+
+
+def _product(first: _Normal, second: _Normal, moved: Tensor) -> _Normal:
+    """The posterior of a latent given two data, of those given each of them alone under the prior N(0, I).
+
+    Args:
+        second: of the latent plus `moved` (B, D).
+    """
+    # A posterior wider than the prior has learned nothing.
+    one, two = ((-q.log_variance).exp().clamp_min(1) for q in (first, second))
+    precision = one + two - 1
+    mean = (one * first.mean + two * (second.mean - moved) + moved) / precision
+    return _Normal(mean, -precision.log())
 
 
 def _check_sampling(num_samples: int, seed: int) -> None:
@@ -178,37 +217,35 @@ def _measured(bounds: list[Tensor], num_samples: int) -> LogLikelihood:
 
 
 def _bound(
-    model: LatentModel,
-    x: Tensor,
+    proposals: list[_Normal],
     num_samples: int,
+    values: int,
     rng: torch.Generator,
     prior_log_variance: Tensor,
     given: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """The bound for each of some data (B,) float64.
+    """The bound for each of some data (B,) float64, by samples of a mixture of proposals.
 
     Args:
-        x: what is encoded, (B, ...). prior_log_variance: (B, 1).
+        values: of the data, which is what memory goes by. prior_log_variance: (B, 1).
         given: the log-density of the data given latents (S, B, D), (S, B).
     """
-    count = len(x)
-    with explaining("the model"):
-        mean, log_variance = model.encode(x)
-    if mean.ndim != 2 or len(mean) != count or log_variance.shape != mean.shape:
-        raise InputError(
-            f"the model must encode {count} data as mean and log-variance ({count}, D), got {tuple(mean.shape)} and "
-            f"{tuple(log_variance.shape)}"
-        )
-    std = (0.5 * log_variance).exp()
-    at_once = max(1, _DECODED // x.numel())
+    kinds = len(proposals)
+    # Sample i is drawn from proposal i modulo their number; with fewer samples the last ones have no part.
+    parts = [len(range(kind, num_samples, kinds)) for kind in range(kinds)]
+    drawn = [(q, math.log(part / num_samples)) for q, part in zip(proposals, parts, strict=True) if part]
+    mean = torch.stack([q.mean for q in proposals])  # (M, B, D)
+    std = torch.stack([(0.5 * q.log_variance).exp() for q in proposals])
+    at_once = max(1, _DECODED // values)
     log_weights = []
     for start in range(0, num_samples, at_once):
-        samples = min(at_once, num_samples - start)
-        noise = [torch.randn(mean.shape, generator=rng) for _ in range(samples)]  # the same draws however many at once
-        z = mean + std * torch.stack(noise).to(mean)  # (S, B, D)
-        log_prior = normal_log_density(z, torch.zeros_like(mean), prior_log_variance.expand_as(mean).to(mean))
-        log_posterior = normal_log_density(z, mean, log_variance)
-        log_weights.append((given(z) + log_prior - log_posterior).double().cpu())
+        numbers = range(start, min(start + at_once, num_samples))
+        noise = [torch.randn(mean.shape[1:], generator=rng) for _ in numbers]  # the same draws however many at once
+        kind = torch.tensor(numbers) % kinds
+        z = mean[kind] + std[kind] * torch.stack(noise).to(mean)  # (S, B, D)
+        log_prior = normal_log_density(z, torch.zeros_like(mean[0]), prior_log_variance.expand_as(mean[0]).to(mean))
+        log_proposal = torch.stack([normal_log_density(z, *q) + part for q, part in drawn]).logsumexp(0)
+        log_weights.append((given(z) + log_prior - log_proposal).double().cpu())
     bound = torch.cat(log_weights).logsumexp(0) - math.log(num_samples)
     if not bool(bound.isfinite().all()):
         raise InputError("the model's likelihood must be finite, got NaN or infinity")

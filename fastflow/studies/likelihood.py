@@ -16,7 +16,8 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from multiprocessing import active_children, get_context
+from multiprocessing import active_children, get_context, parent_process
+from multiprocessing.connection import wait
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -77,7 +78,8 @@ def study_likelihood(
         variants: names in `VARIANTS`, all if left out; "plain" is always among them.
         workers: processes that train at once, each with its part of torch's threads. They are started anew, so a script
             needs `if __name__ == "__main__":` around this call where there are several.
-        resume: go on in `out` with the same data and size; seeds and variants may have become more.
+        resume: go on in `out` with the same data, size and settings; seeds and variants may have become more. What
+            failed for bad input is tried again.
 
     Returns:
         The path of table.md.
@@ -112,6 +114,7 @@ def study_likelihood(
             name: {"train": train.note, "test": test.note, "config": asdict(size.configs[name])}
             for name, (train, test) in splits.items()
         },
+        "variants": {name: VARIANTS[name].changes for name in chosen},
     }
     with locked_folder(out):
         _begin(out, settings, resume)
@@ -141,23 +144,34 @@ def study_likelihood(
 
 
 def do(job: Job) -> dict[str, Any]:
-    """Train, or go on training, measure, and write what was found; a training that diverged for good is a finding."""
-    started = time.process_time()
-    train, test = _splits(job.config, job.root, job.starts)
+    """Train, or go on training, measure, and write what was found; a training that diverged for good is a finding.
+
+    Bad input, such as a likelihood that isn't finite, costs this training alone, and isn't written: a resumed study
+    tries again.
+    """
     try:
-        run = train_vae(job.config, out=job.folder, resume=True, progress=False, data=train, held_out=test)
+        found = _found(job)
     except TrainingError as error:
-        found: dict[str, Any] = {"failed": str(error)}
-    else:
-        trained = time.process_time()
-        found = measure(run, train, test, job.size)
-        modules = run.learned.modules()
-        found["parameters"] = {name: sum(p.numel() for p in m.parameters()) for name, m in modules.items()}
-        found["restarts"] = _restarts(job.folder)
-        found["training_cpu_s"] = trained - started
-        found["measuring_cpu_s"] = time.process_time() - trained
+        found = {"failed": str(error)}
+    except InputError as error:
+        return {"failed": str(error)}
     found["threads"] = torch.get_num_threads()
     write_json(job.file, found)
+    return found
+
+
+def _found(job: Job) -> dict[str, Any]:
+    """What a training and its measurement give."""
+    started = time.process_time()
+    train, test = _splits(job.config, job.root, job.starts)
+    run = train_vae(job.config, out=job.folder, resume=True, progress=False, data=train, held_out=test)
+    trained = time.process_time()
+    found = measure(run, train, test, job.size)
+    modules = run.learned.modules()
+    found["parameters"] = {name: sum(p.numel() for p in m.parameters()) for name, m in modules.items()}
+    found["restarts"] = _restarts(job.folder)
+    found["training_cpu_s"] = trained - started
+    found["measuring_cpu_s"] = time.process_time() - trained
     return found
 
 
@@ -168,32 +182,68 @@ def _all(jobs: dict[Any, Job], workers: int) -> Iterator[tuple[Any, dict[str, An
             yield key, do(job)
         return
     threads = max(1, torch.get_num_threads() // workers)
+    others = set(active_children())
     pool = ProcessPoolExecutor(workers, get_context("spawn"), _begin_worker, (threads,))
+    stop = True
     try:
         keys = {pool.submit(_do_in_worker, job): key for key, job in jobs.items()}
         for future in as_completed(keys):
             yield keys[future], future.result()
     except BrokenProcessPool as error:
+        stop = False  # the pool has told its other workers to stop
         raise InputError(
             "a worker died, perhaps for want of memory: resume, with fewer workers if it happens again"
         ) from error
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-        for child in active_children():
-            child.terminate()  # a training leaves a checkpoint first
-            child.join()
+        for child in set(active_children()) - others if stop else ():
+            child.terminate()  # once: a training leaves a checkpoint, and a second signal would tear it away from that
+        pool.shutdown()
+
+
+class _Worker:
+    """What a worker is about; there is one in its process."""
+
+    busy = stopped = False
 
 
 def _do_in_worker(job: Job) -> dict[str, Any]:
+    """`do`, unless the worker is to stop: then nothing, which nobody waits for."""
+    if _Worker.stopped:
+        return {}
+    _Worker.busy = True
     try:
         return do(job)
     except KeyboardInterrupt:
-        os._exit(1)  # the parent ends its workers, and the pool would still give this one its next job
+        _Worker.stopped = True
+        return {}
+    finally:
+        _Worker.busy = False
 
 
 def _begin_worker(threads: int) -> None:
+    """Leave it to the parent when to end: by SIGTERM, which a training answers with a checkpoint."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        _Worker.stopped = True
+        if _Worker.busy:
+            raise KeyboardInterrupt
+
     torch.set_num_threads(threads)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # typed at a terminal it reaches all: the parent ends its workers
+    signal.signal(signal.SIGTERM, stop)
+    os.setpgrp()  # Ctrl-C at a terminal reaches the parent's group alone
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Wait until the parent is gone, killed perhaps, and then end as it would have had us end."""
+    parent = parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)
+    while _Worker.busy:
+        time.sleep(0.05)
+    os._exit(1)  # nobody is there to take the result
 
 
 @contextmanager
@@ -225,11 +275,16 @@ def _begin(out: Path, settings: dict[str, Any], resume: bool) -> None:
     if not resume:
         raise InputError(f"{str(out)!r} holds a study already: resume it, or choose another folder")
     before = read_json(file)
-    if before != settings:
+    variants = before.pop("variants", {}) if isinstance(before, dict) else {}
+    now = settings.pop("variants")
+    changed = [name for name in now if variants.get(name, now[name]) != now[name]]
+    if before != settings or changed:
         raise InputError(
-            f"can't resume {str(out)!r}: its study was of other data, size or settings (see its study.json); resume "
-            "with the same, or choose another folder"
+            f"can't resume {str(out)!r}: its study was of other data, size or settings"
+            + (f" of {', '.join(changed)}" if changed else "")
+            + " (see its study.json); resume with the same, or choose another folder"
         )
+    write_json(file, {**settings, "variants": {**variants, **now}})
 
 
 def _splits(config: VAEConfig, root: str | None, starts: int | None) -> tuple[Sequences, Sequences]:

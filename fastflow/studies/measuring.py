@@ -18,7 +18,7 @@ def measure(run: VAERun, train: Sequences, test: Sequences, size: Size) -> dict[
     """Likelihoods of held-out images at their start, moved, and of both together; and how well paths follow the data.
 
     Args:
-        train: what the run was trained on: its best straight directions are found there.
+        train: what the run was trained on: the best straight directions of one without flows are found there.
         test: what it is measured on.
     """
     count, steps = len(test.transformations), run.config.path_steps
@@ -28,21 +28,20 @@ def measure(run: VAERun, train: Sequences, test: Sequences, size: Size) -> dict[
     n = torch.randint(1, steps + 1, k.shape, generator=rng)
     pairs = test.frames(rows, k, torch.stack((torch.zeros(len(n)), n / steps), 1))
     start, moved = (log_likelihood(run.vae, x, size.num_samples).mean for x in pairs.unbind(1))
-    directions = straight_directions(run, train, samples=size.paths)
-    straight = equivariance_error(run, test, size.paths, directions=directions)
-    found: dict[str, Any] = {
+    # What moves a latent in a VAE without flows.
+    directions = None if run.config.flows else straight_directions(run, train, size.fitted)
+    paths = equivariance_error(run, test, size.paths, directions=directions)
+    found = {
         "start": start,
         "moved": moved,
-        # Without flows, two latents that know nothing of each other.
-        "pair": start + moved,
-        "straight_error": straight.error,
-        "reconstruction_error": straight.floor,
-        "still_error": straight.still,
+        "separate": start + moved,  # two latents that know nothing of each other
+        "pair": pair_log_likelihood(run, pairs, k, n, size.num_samples, directions=directions).mean,
+        "path_error": paths.error,
+        "agreement": paths.accuracy,
+        "reconstruction_error": paths.floor,
+        "still_error": paths.still,
     }
     if run.config.flows:
-        flows = equivariance_error(run, test, size.paths)
-        pair = pair_log_likelihood(run, pairs, k, n, size.num_samples).mean
-        found |= {"pair": pair, "flow_error": flows.error, "agreement": flows.accuracy}
         found["engine_share"] = _last_line(run)["share_engine"]
     return found
 

@@ -13,18 +13,42 @@ from fastflow.files import replacing, write_json
 from fastflow.importing import imported
 from fastflow.studies.variants import PLAIN, VARIANTS
 
-LIKELIHOODS = {"start": "log p(x_0)", "moved": "log p(x_n)", "pair": "log p(x_0, x_n \\| k)"}
+LIKELIHOODS = {
+    "start": "log p(x_0)",
+    "moved": "log p(x_n)",
+    "separate": "log p(x_0) + log p(x_n)",
+    "pair": "log p(x_0, x_n \\| k)",
+}
 """The measures of likelihood, as heads of the table: nats for an image, or for a pair of them."""
+
+
+class Comparison(NamedTuple):
+    """A difference from the plain VAE."""
+
+    measure: str
+    against: str
+    """The plain VAE's measure."""
+    head: str
+
+
+COMPARISONS = (
+    Comparison("start", "start", LIKELIHOODS["start"]),
+    Comparison("moved", "moved", LIKELIHOODS["moved"]),
+    Comparison("pair", "pair", LIKELIHOODS["pair"]),
+    Comparison("pair", "separate", f"{LIKELIHOODS['pair']}, plain's {LIKELIHOODS['separate']}"),
+)
+"""In the order of the table."""
 
 SIGNIFICANT = 0.05
 
 _LEGEND = (
-    "Likelihoods are importance-weighted bounds in nats on held-out images: at their start, moved, and of a start with "
-    "its moved image given which transformation it was. For a VAE without flows the last is the sum of the two before: "
-    "its latents know nothing of each other. Path errors are mean absolute differences of pixels between decoded paths "
-    "and transformed images; `straight` goes along the best straight direction in the same VAE's latents. `agreement` "
-    "is how often the potential that fits best is the transformation's own. `share` is the engine's of a training "
-    "step, CPU the training's."
+    "Likelihoods are importance-weighted bounds in nats on held-out images: at their start, moved, the sum of these "
+    "(two latents that know nothing of each other), and of a start with its moved image under one latent, given which "
+    "transformation it was. What moves that latent is the transformation's flow or, in a VAE without flows, its best "
+    "straight direction. `path error` is the mean absolute difference of pixels between transformed images and what is "
+    "decoded along the same flow or direction, `agreement` how often the one that fits best is the transformation's "
+    "own, `reconstruction` the error of each image's own reconstruction, `still` that of not moving. `share` is the "
+    "engine's of a training step, CPU the training's."
 )
 
 Key = tuple[str, str, int]
@@ -71,9 +95,13 @@ def estimate(values: list[float]) -> Estimate:
     return Estimate(mean, error, float(2 * stats.t.sf(abs(mean / error), count - 1)), count)
 
 
-def differences(results: Results, data: str, measure: str) -> dict[str, Estimate]:
-    """Each variant's paired differences from the plain VAE, their p-values corrected for their number by Holm."""
-    plain = results.values(data, PLAIN, measure)
+def differences(results: Results, data: str, measure: str, against: str = "") -> dict[str, Estimate]:
+    """Each variant's paired differences from the plain VAE, their p-values corrected for their number by Holm.
+
+    Args:
+        against: the plain VAE's measure, the same if left out.
+    """
+    plain = results.values(data, PLAIN, against or measure)
     found = {}
     for variant in VARIANTS:
         values = results.values(data, variant, measure)
@@ -138,27 +166,24 @@ def _of_data(results: Results, data: str) -> Iterator[str]:
         f"widths {', '.join(map(str, config['widths']))}, D = {config['latent_dim']}, batch {config['batch_size']}, "
         f"{config['steps']} steps, T = {config['path_steps']}, {config['likelihood']} likelihood."
     )
-    measures = [*LIKELIHOODS, "flow_error", "straight_error", "agreement", "engine_share", "training_cpu_s"]
-    heads = [*LIKELIHOODS.values(), "path error", "straight", "agreement", "share", "CPU s", "seeds"]
+    measures = [*LIKELIHOODS, "path_error", "agreement", "reconstruction_error", "still_error", "engine_share"]
+    digits = (1, 1, 1, 1, 4, 2, 4, 4, 2, 0)
+    heads = [*LIKELIHOODS.values(), "path error", "agreement", "reconstruction", "still", "share", "CPU s", "seeds"]
     rows = []
     for variant, (_, what) in VARIANTS.items():
-        columns = [list(results.values(data, variant, measure).values()) for measure in measures]
+        columns = [list(results.values(data, variant, measure).values()) for measure in (*measures, "training_cpu_s")]
         if columns[0]:
-            cells = [_cell(values, digits) for values, digits in zip(columns, (1, 1, 1, 4, 4, 2, 2, 0), strict=True)]
+            cells = [_cell(values, places) for values, places in zip(columns, digits, strict=True)]
             rows.append(_row(f"`{variant}`: {what}", *cells, str(len(columns[0]))))
     yield _rows(["", *heads], rows)
     yield f"Paired differences from `{PLAIN}`, with two-sided p-values after Holm over the rows:"
-    compared = {measure: differences(results, data, measure) for measure in LIKELIHOODS}
-    heads = [cell for head in LIKELIHOODS.values() for cell in (head, "p")]
+    compared = [(c.head, differences(results, data, c.measure, c.against)) for c in COMPARISONS]
     rows = [
-        _row(
-            f"`{variant}`",
-            *(cell for measure in LIKELIHOODS for cell in _difference(compared[measure].get(variant))),
-        )
+        _row(f"`{variant}`", *(cell for _, found in compared for cell in _difference(found.get(variant))))
         for variant in VARIANTS
-        if variant in compared["start"]
+        if any(variant in found for _, found in compared)
     ]
-    yield _rows(["", *heads], rows)
+    yield _rows(["", *(cell for head, _ in compared for cell in (head, "p"))], rows)
     yield "\n".join([*_verdicts(compared), *_ratios(results, data)])
     failures = [
         f"`{variant}` with seed {seed} failed: {found['failed']}."
@@ -169,32 +194,35 @@ def _of_data(results: Results, data: str) -> Iterator[str]:
         yield " ".join(failures)
 
 
-def _verdicts(compared: dict[str, dict[str, Estimate]]) -> Iterator[str]:
+def _verdicts(compared: list[tuple[str, dict[str, Estimate]]]) -> Iterator[str]:
     """What the likelihoods say of the claim, in words."""
-    for measure, head in LIKELIHOODS.items():
-        found = compared[measure]
-        name = head.replace("\\|", "|")
+    for head, found in compared:
         if "flows" in found:
             flows = found["flows"]
             sure = flows.p < SIGNIFICANT  # not where it is NaN
             says = ("holds here" if flows.mean > 0 else "does not hold here, they lower it") if sure else "is undecided"
             yield (
-                f"- That the flows raise {name} {says}: {flows.mean:+.1f} ± {flows.standard_error:.1f} nats over "
-                f"{flows.seeds} seeds" + (f", p {_relation(flows.p)}." if flows.seeds > 1 else ".")
+                f"- That the flows raise {_spoken(head)} {says}: {flows.mean:+.1f} ± {flows.standard_error:.1f} nats "
+                f"over {flows.seeds} seeds" + (f", p {_relation(flows.p)}." if flows.seeds > 1 else ".")
             )
         raising = [f"`{variant}`" for variant, e in found.items() if e.p < SIGNIFICANT and e.mean > 0]
         lowering = [f"`{variant}`" for variant, e in found.items() if e.p < SIGNIFICANT and e.mean < 0]
         yield (
-            f"- {name} is raised, p < {SIGNIFICANT}, by {', '.join(raising) or 'none'}; lowered by "
+            f"- {_spoken(head)} is raised, p < {SIGNIFICANT}, by {', '.join(raising) or 'none'}; lowered by "
             f"{', '.join(lowering) or 'none'}."
         )
 
 
+def _spoken(head: str) -> str:
+    """A column's head within a sentence, which has no columns to keep apart."""
+    return head.replace("\\|", "|").replace(", plain's", " above the plain VAE's")
+
+
 def _ratios(results: Results, data: str) -> Iterator[str]:
     """How the flows' error compares with that of a plain VAE's straight directions, in words."""
-    straight = results.values(data, PLAIN, "straight_error")
+    straight = results.values(data, PLAIN, "path_error")
     for variant in ("flows", "companion"):
-        flow = results.values(data, variant, "flow_error")
+        flow = results.values(data, variant, "path_error")
         ratios = [flow[seed] / straight[seed] for seed in flow if seed in straight]
         if ratios:
             found = estimate(ratios)
@@ -215,18 +243,19 @@ def draw(results: Results, file: Path) -> bool:
         return False
     count = len(results.data)
     figure, panels = plt.subplots(
-        count, len(LIKELIHOODS), figsize=(11, 0.9 + 3.1 * count), layout="constrained", sharey=True, squeeze=False
+        count, len(COMPARISONS), figsize=(14, 0.9 + 3.1 * count), layout="constrained", sharey=True, squeeze=False
     )
     for line, data in zip(panels, results.data, strict=True):
-        for panel, (measure, head) in zip(line, LIKELIHOODS.items(), strict=True):
-            found = differences(results, data, measure)
+        for panel, (measure, against, head) in zip(line, COMPARISONS, strict=True):
+            found = differences(results, data, measure, against)
             names = [variant for variant in VARIANTS if variant != PLAIN]
             for place, variant in enumerate(names):
                 if variant in found:
                     error = 0.0 if math.isnan(found[variant].standard_error) else found[variant].standard_error
                     panel.errorbar(found[variant].mean, place, xerr=error, fmt="o", color="C0", capsize=3)
             panel.axvline(0, color="black", linewidth=0.8)
-            panel.set(title=f"{data}: {head.replace(chr(92), '')}", xlabel=f"nats above {PLAIN}")
+            panel.set_title(f"{data}\n{head.replace(chr(92), '')}", fontsize=8)
+            panel.set_xlabel(f"nats above {PLAIN}")
             panel.set_yticks(range(len(names)), names)
             panel.grid(axis="x", alpha=0.3)
         line[0].invert_yaxis()

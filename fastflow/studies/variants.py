@@ -50,6 +50,8 @@ class Size:
     """Latents for each of them, of the importance-weighted bound."""
     paths: int
     """Held-out starting images whose paths are compared with their transformations."""
+    fitted: int
+    """Training images that straight directions are fitted to."""
 
 
 # Without psi, which saturates once potentials are as steep as a known transformation needs: docs/vae.md.
@@ -92,6 +94,7 @@ SIZES: dict[str, Size] = {
         images=500,
         num_samples=100,
         paths=128,
+        fitted=512,
     ),
     "paper": Size(
         {"mnist": _LONG_MNIST, "mnist-few": _LONG_MNIST, "dsprites": _LONG_DSPRITES},
@@ -99,6 +102,7 @@ SIZES: dict[str, Size] = {
         images=1500,
         num_samples=1000,
         paths=512,
+        fitted=4096,
     ),
 }
 """By name: what two cores do in about an hour, and as long as the paper's."""

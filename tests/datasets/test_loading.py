@@ -8,6 +8,7 @@ import torch
 from support.idx import write_pair
 
 from fastflow import InputError, datasets
+from fastflow.datasets.idx import read_pair
 from fastflow.generators import load as load_generator
 
 MNIST = Path(__file__).parents[3] / "shared" / "data" / "mnist"
@@ -101,8 +102,15 @@ def test_two_files_are_split_and_say_so(tmp_path, stem):
     write_pair(tmp_path, stem, 40)
     train, test = (datasets.mnist(tmp_path, split) for split in ("train", "test"))
     assert (len(train), len(test)) == (34, 6)
-    assert train.note == f"the first 34 of 40 images of '{tmp_path}', which has only {stem} files"
-    assert test.note == f"the last 6 of 40 images of '{tmp_path}', which has only {stem} files"
+    assert (
+        train.note
+        == f"34 of 40 images of '{tmp_path}', drawn with seed 0 for the train split: it has only {stem} files"
+    )
+    assert (
+        test.note == f"6 of 40 images of '{tmp_path}', drawn with seed 0 for the test split: it has only {stem} files"
+    )
+    whole = read_pair(*(tmp_path / f"{stem}-{kind}-ubyte.gz" for kind in ("images-idx3", "labels-idx1")))
+    assert not torch.equal(test.images, whole.images[-6:])  # drawn, not the end of an ordered file
     assert test.labels is not None
     assert train.labels is not None
     both = torch.cat([train.images, test.images])
@@ -111,9 +119,9 @@ def test_two_files_are_split_and_say_so(tmp_path, stem):
 
 def test_one_image_cannot_be_split(tmp_path):
     write_pair(tmp_path, "t10k", 1)
-    assert len(datasets.load("mnist", tmp_path, "test")) == 1
-    with pytest.raises(InputError, match="has 1 image, of which none is left for the train split"):
-        datasets.load("mnist", tmp_path)
+    for split in ("train", "test"):
+        with pytest.raises(InputError, match="at least 2 images, so that one can be held out; there are 1"):
+            datasets.load("mnist", tmp_path, split)
 
 
 @needs_mnist

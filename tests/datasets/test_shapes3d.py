@@ -54,11 +54,12 @@ def test_walks_go_along_a_factor(tmp_path):
         ({"images": None}, "can't be read as shapes3d's HDF5 file: .*images"),
         ({"labels": None}, "can't be read as shapes3d's HDF5 file: .*labels"),
         ({"images": pixels()[:23]}, r"has images \(23, 6, 6, 3\) of uint8, expected \(24, 6, 6, 3\) of uint8"),
+        ({"labels": labels().astype(int)}, r"has labels \(24, 4\) of int64, expected \(24, 4\) of floating"),
         ({"images": pixels() / 255.0}, "of float64, expected"),
         ({"images": b"no array"}, r"has images \(\) of "),
-        ({"labels": labels()[:, :2]}, r"has labels \(24, 2\), expected \(24, 4\)"),
+        ({"labels": labels()[:, :2]}, r"has labels \(24, 2\) of float64, expected \(24, 4\) of floating"),
         ({"labels": labels()[np.random.default_rng(0).permutation(COUNT)]}, "labels of lighting that don't follow"),
-        ({"labels": np.full((24, 4), b"text")}, "must have labels of shape .* floats"),
+        ({"labels": np.full((24, 4), b"text")}, r"has labels \(24, 4\) of \|S4, expected \(24, 4\) of floating"),
     ],
 )
 def test_other_content_is_refused(tmp_path, changes, message):
@@ -113,12 +114,44 @@ def test_a_promise_of_images_takes_no_memory(tmp_path):
     assert extra_memory(refuse) < 10 << 20
 
 
+def test_labels_are_looked_at_before_they_are_read(tmp_path):
+    """A few kilobytes of file, whose labels would be 24 x 4 texts of ten million characters."""
+    file = tmp_path / "3dshapes.h5"
+    with h5py.File(file, "w") as stream:
+        stream.create_dataset("images", data=pixels())
+        stream.create_dataset("labels", (24, 4), "S10000000", chunks=(1, 1))
+
+    def refuse():
+        with pytest.raises(InputError, match=r"has labels \(24, 4\) of \|S10000000, expected"):
+            read(file)
+
+    refuse()
+    assert extra_memory(refuse) < 10 << 20
+
+
+@pytest.mark.parametrize("kind", ["external", "virtual", "linked"])
+def test_data_of_other_files_are_not_read(tmp_path, kind):
+    other, file = write(tmp_path).rename(tmp_path / "other.h5"), tmp_path / "3dshapes.h5"
+    with h5py.File(file, "w") as stream:
+        stream.create_dataset("images", data=pixels())
+        if kind == "external":
+            stream.create_dataset("labels", (24, 4), float, external=[(str(other), 0, h5py.h5f.UNLIMITED)])
+        elif kind == "virtual":
+            layout = h5py.VirtualLayout((24, 4), float)
+            layout[:] = h5py.VirtualSource(str(other), "labels", (24, 4))
+            stream.create_virtual_dataset("labels", layout)
+        else:
+            stream["labels"] = h5py.ExternalLink(str(other), "labels")
+    with pytest.raises(InputError, match="has labels in another file: expected the data in this one"):
+        read(file)
+
+
 def test_pieces_too_large_to_hold_are_refused(tmp_path):
     file = tmp_path / "3dshapes.h5"
     with h5py.File(file, "w") as stream:
         stream.create_dataset("images", (480_000, 64, 64, 3), np.uint8, chunks=(48_000, 64, 64, 3))
         stream.create_dataset("labels", data=labels(SHAPES3D))
-    with pytest.raises(InputError, match=r"stores images in pieces of \(48000, 64, 64, 3\), too large"):
+    with pytest.raises(InputError, match=r"images stored in pieces of \(48000, 64, 64, 3\), too large"):
         datasets.load("shapes3d", tmp_path)
 
 
@@ -129,7 +162,7 @@ def test_whole_labels_are_read(tmp_path):
         stream.create_dataset("labels", data=labels(SHAPES3D, -30, 30))
         stream["images"][479_999] = 255
     data = datasets.load("shapes3d", tmp_path)
-    assert (len(data), data.image_shape) == (408_000, (3, 64, 64))
+    assert (len(data), data.image_shape) == (16_320, (3, 64, 64))
     assert data.transformations == ("floor-hue", "wall-hue", "object-hue", "scale", "orientation")
     assert isinstance(data, datasets.FactorSequences)
     ends = data.source.images(torch.tensor([479_999, 0]))

@@ -62,6 +62,27 @@ def test_linear_gaussian_model_is_approached_from_below():
     assert measured(RUN, PAIRS, 1 - K, N, 64, directions=DIRECTIONS).mean < means[2] - 1  # moved by the other
 
 
+def test_one_sample_is_enough_where_the_proposal_is_the_posterior():
+    """Images are z + noise, whose posterior is diagonal, and the latent is moved: the two images' product is exact."""
+    count, shift = 7, torch.tensor([[1.0, -2.0, 0.5]]).double()
+    model = SimpleNamespace(
+        likelihood="gaussian", noise_std=0.5, image_shape=(1, 1, 3), decode=lambda z: z.view(-1, 1, 1, 3),
+        parameters=lambda: iter([shift]),
+        encode=lambda x: (x.flatten(1) / 1.25, torch.full((len(x), 3), math.log(0.2)).double()),
+    )  # fmt: skip
+    run = SimpleNamespace(vae=model, config=SimpleNamespace(path_steps=2, latent_dim=3), transformations=("a",))
+    z = torch.randn(count, 3, generator=torch.Generator().manual_seed(1)).double()
+    noise = torch.randn(2, count, 3, generator=torch.Generator().manual_seed(2)).double()
+    pairs = torch.stack((z + 0.5 * noise[0], z + shift / 2 + 0.5 * noise[1]), 1)
+    covariance = torch.ones(2, 2).double() + 0.25 * torch.eye(2).double()  # of both images' pixels of one place
+    centred = torch.stack((pairs[:, 0], pairs[:, 1] - shift / 2), -1)
+    truth = torch.distributions.MultivariateNormal(torch.zeros(2).double(), covariance).log_prob(centred).sum(1)
+    found = ff.metrics.pair_log_likelihood(
+        run, pairs.view(count, 2, 1, 1, 3), torch.zeros(count).long(), torch.ones(count).long(), 1, directions=shift
+    )
+    torch.testing.assert_close(found.each, truth)
+
+
 @pytest.fixture(scope="module")
 def vae(tmp_path_factory):
     return small_vae(tmp_path_factory.mktemp("vae"), latent_dim=2, companion=True, steps=2)

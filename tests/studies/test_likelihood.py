@@ -15,7 +15,7 @@ from fastflow import VAEConfig
 from fastflow.errors import InputError
 from fastflow.studies import likelihood as module
 from fastflow.studies.likelihood import study_likelihood
-from fastflow.studies.variants import SIZES, VARIANTS, Size
+from fastflow.studies.variants import SIZES, VARIANTS, Size, Variant
 
 TINY = VAEConfig(
     data="digits",
@@ -27,7 +27,11 @@ TINY = VAEConfig(
     path_steps=2,
     steps=4,
 )
-SIZE = Size({"digits": TINY}, starts={"digits": 20}, images=6, num_samples=2, paths=2)
+LONG = Size(
+    {"digits": replace(TINY, batch_size=2000, steps=100_000, log_every=1, checkpoint_every=100_000)},
+    starts={}, images=6, num_samples=2, paths=2, fitted=4,
+)  # fmt: skip
+SIZE = Size({"digits": TINY}, starts={"digits": 20}, images=6, num_samples=2, paths=2, fitted=4)
 
 
 def study(out, **changes):
@@ -56,8 +60,8 @@ def test_every_variant_has_every_seed(done):
     runs = measured(done)
     assert [(run["variant"], run["seed"]) for run in runs] == [("flows", 0), ("flows", 1), ("plain", 0), ("plain", 1)]
     for run in runs:
-        assert (run["variant"] == "flows") == ("flow_error" in run)
-        assert run["pair"] == run["start"] + run["moved"] or run["variant"] == "flows"
+        assert run["separate"] == run["start"] + run["moved"] != run["pair"]
+        assert run["path_error"] > 0
         assert run["restarts"] == 0
     plain, flows = runs[2]["parameters"], runs[0]["parameters"]
     assert plain == {"vae": flows["vae"]}  # equal encoders and decoders
@@ -97,38 +101,89 @@ def test_a_training_that_diverges_is_a_finding(tmp_path):
     assert "`flows` with seed 0 failed: training stopped at step 1" in text
 
 
-def test_stopped_with_its_workers_it_goes_on_to_the_same_results(done, tmp_path):
+def test_bad_input_in_a_measurement_ends_that_run_alone(done, tmp_path, monkeypatch):
+    def refuse(run, *others):
+        if run.config.flows and run.config.seed == 0:
+            raise InputError("the model's likelihood must be finite, got NaN or infinity")
+        return measure(run, *others)
+
+    monkeypatch.setattr(module, "measure", refuse)
     out = tmp_path / "out"
-    script = tmp_path / "script.py"
-    script.write_text(
-        "import sys\n"
-        f"sys.path.insert(0, {str(os.path.dirname(__file__))!r})\n"
-        "if __name__ == '__main__':\n"
-        "    from test_likelihood import study\n"
-        f"    study({str(out)!r}, workers=2)\n"
-    )
-    with subprocess.Popen(
-        [sys.executable, str(script)], stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    ) as process:
-        limit = time.monotonic() + 60
-        while not list(out.rglob("config.json")):  # the first training has begun
-            assert time.monotonic() < limit
-            assert process.poll() is None
-            time.sleep(0.02)
-        workers = children(process.pid)
-        process.send_signal(signal.SIGTERM)
-        told = process.communicate(timeout=60)[1]
-    assert "KeyboardInterrupt" in told
-    assert workers
-    limit = time.monotonic() + 10  # multiprocessing's own tracker of resources sees the end of its parent
-    while [pid for pid in workers if os.path.exists(f"/proc/{pid}")]:
-        assert time.monotonic() < limit
-        time.sleep(0.02)
+    assert "`flows` with seed 0 failed: the model's likelihood must be finite" in study(out).read_text()
+    runs = {(run["variant"], run["seed"]): run for run in measured(out)}
+    assert len(runs) == 4
+    assert "failed" in runs["flows", 0]
+    assert all("start" in run for key, run in runs.items() if key != ("flows", 0))
+    monkeypatch.undo()
+    study(out, resume=True)
+    assert measured(out) == measured(done)
+
+
+measure = module.measure
+
+STOPS = {
+    "killed": lambda process: process.kill(),
+    # As a terminal does with Ctrl-C: the signal reaches every process of the group.
+    "interrupted": lambda process: os.killpg(process.pid, signal.SIGINT),
+}
+
+
+@pytest.mark.parametrize("how", STOPS)
+def test_however_it_is_stopped_its_workers_leave_checkpoints(tmp_path, how):
+    out = tmp_path / "out"
+    workers, told = stopped(out, "LONG", "metrics.jsonl", STOPS[how])
+    assert ("KeyboardInterrupt" in told) == (how != "killed")
+    steps = [int(folder.name.removeprefix("step-")) for folder in out.rglob("checkpoints/step-*")]
+    assert len(steps) == len(workers) - 1  # one of them is multiprocessing's own tracker of resources
+    assert 0 < max(steps) < LONG.configs["digits"].steps
+
+
+def test_stopped_it_goes_on_to_the_same_results(done, tmp_path):
+    out = tmp_path / "out"
+    stopped(out, "SIZE", "config.json", lambda process: process.terminate())
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     study(out, resume=True)
     torch.set_num_threads(threads)
     assert measured(out) == measured(done)
+
+
+def stopped(out, size, sign, stop):
+    """Begin a study in a process of its own, stop it once there is a file `sign`; its workers, gone, and its stderr."""
+    script = out.parent / "script.py"
+    script.write_text(
+        "import signal, sys\n"
+        f"sys.path.insert(0, {str(os.path.dirname(__file__))!r})\n"
+        "if __name__ == '__main__':\n"
+        "    signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored, where tests run in the background
+        f"    from test_likelihood import {size}, study\n"
+        f"    study({str(out)!r}, workers=2, size={size})\n"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        [sys.executable, str(script)], stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    ) as process:
+        limit = time.monotonic() + 120
+        while len(list(out.rglob(sign))) < 2:
+            assert time.monotonic() < limit
+            assert process.poll() is None
+            time.sleep(0.02)
+        workers = children(process.pid)
+        stop(process)
+        told = process.communicate(timeout=120)[1]
+    while [pid for pid in workers if alive(pid)]:
+        assert time.monotonic() < limit
+        time.sleep(0.02)
+    return workers, told
+
+
+def alive(pid):
+    """Whether a process runs; one that has ended may wait for a parent that never asks."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def children(pid):
@@ -161,11 +216,14 @@ def test_refuses_data_that_it_has_no_settings_for(tmp_path):
         study_likelihood(tmp_path / "out", {"faces": None}, size=SIZE)
 
 
-def test_refuses_a_folder_with_something_else(done, tmp_path):
+def test_refuses_a_folder_with_something_else(done, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="holds a study already: resume it"):
         study(done)
     with pytest.raises(InputError, match="was of other data, size or settings"):
         study(done, resume=True, size=replace(SIZE, num_samples=3))
+    monkeypatch.setitem(module.VARIANTS, "flows", Variant({"pde": "heat"}, "with another equation"))
+    with pytest.raises(InputError, match="was of other data, size or settings of flows"):
+        study(done, resume=True)
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(InputError, match="isn't empty and isn't a study"):
         study(tmp_path)
