@@ -6,19 +6,9 @@ the same images with the same noise, so their differences are paired.
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import asdict, replace
-from multiprocessing import active_children, get_context
 from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
@@ -28,9 +18,11 @@ from fastflow import datasets
 from fastflow.arguments import check_count
 from fastflow.datasets import Sequences
 from fastflow.errors import InputError, TrainingError
-from fastflow.files import is_leftover, locked_folder, read_json, write_json
+from fastflow.files import locked_folder, read_json, write_json
+from fastflow.studies.jobs import all_found, begin_folder, termination_interrupts
 from fastflow.studies.measuring import measure
-from fastflow.studies.summary import Results, check_packages, draw, write_summary
+from fastflow.studies.statistics import check_packages
+from fastflow.studies.summary import Results, draw, write_summary
 from fastflow.studies.variants import PLAIN, SIZES, VARIANTS, Size
 from fastflow.training.checkpoint import latest_checkpoint
 from fastflow.training.vae_settings import VAEConfig
@@ -114,7 +106,7 @@ def study_likelihood(
         },
     }
     with locked_folder(out):
-        _begin(out, settings, resume)
+        begin_folder(out, settings, name="study", resume=resume)
         jobs = {
             (name, variant, seed): Job(
                 out / "runs" / name / variant / f"seed-{seed}",
@@ -131,8 +123,8 @@ def study_likelihood(
         waiting = {key: job for key, job in jobs.items() if key not in done}
         results = Results(size_name, seeds, settings["data"], done)
         bar = tqdm(total=len(jobs), initial=len(done), disable=not progress, unit="run", dynamic_ncols=True)
-        with bar, _termination_interrupts():
-            for key, found in _all(waiting, min(workers, len(waiting))):
+        with bar, termination_interrupts("study"):
+            for key, found in all_found(do, waiting, workers):
                 done[key] = found
                 bar.set_postfix_str(" ".join(map(str, key)), refresh=False)
                 bar.update()
@@ -159,77 +151,6 @@ def do(job: Job) -> dict[str, Any]:
     found["threads"] = torch.get_num_threads()
     write_json(job.file, found)
     return found
-
-
-def _all(jobs: dict[Any, Job], workers: int) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """What each job finds, in the order in which they end."""
-    if workers < 2:
-        for key, job in jobs.items():
-            yield key, do(job)
-        return
-    threads = max(1, torch.get_num_threads() // workers)
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _begin_worker, (threads,))
-    try:
-        keys = {pool.submit(_do_in_worker, job): key for key, job in jobs.items()}
-        for future in as_completed(keys):
-            yield keys[future], future.result()
-    except BrokenProcessPool as error:
-        raise InputError(
-            "a worker died, perhaps for want of memory: resume, with fewer workers if it happens again"
-        ) from error
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for child in active_children():
-            child.terminate()  # a training leaves a checkpoint first
-            child.join()
-
-
-def _do_in_worker(job: Job) -> dict[str, Any]:
-    try:
-        return do(job)
-    except KeyboardInterrupt:
-        os._exit(1)  # the parent ends its workers, and the pool would still give this one its next job
-
-
-def _begin_worker(threads: int) -> None:
-    torch.set_num_threads(threads)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # typed at a terminal it reaches all: the parent ends its workers
-
-
-@contextmanager
-def _termination_interrupts() -> Iterator[None]:
-    """Let SIGTERM end the study as SIGINT does, workers included."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt("the study was stopped; resume to go on from there")
-
-    previous = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-
-
-def _begin(out: Path, settings: dict[str, Any], resume: bool) -> None:
-    """Write study.json, or see that it is there and says the same."""
-    file = out / "study.json"
-    settings = json.loads(json.dumps(settings))  # tuples as they are read again
-    if not file.exists():
-        if any(not is_leftover(path) for path in out.iterdir()):
-            raise InputError(f"{str(out)!r} isn't empty and isn't a study: choose a new folder")
-        write_json(file, settings)
-        return
-    if not resume:
-        raise InputError(f"{str(out)!r} holds a study already: resume it, or choose another folder")
-    before = read_json(file)
-    if before != settings:
-        raise InputError(
-            f"can't resume {str(out)!r}: its study was of other data, size or settings (see its study.json); resume "
-            "with the same, or choose another folder"
-        )
 
 
 def _splits(config: VAEConfig, root: str | None, starts: int | None) -> tuple[Sequences, Sequences]:
