@@ -34,7 +34,7 @@ from fastflow.training.vae import Kept
 from fastflow.training.vae_data import is_data_description
 from fastflow.training.vae_models import Learned, untrained
 from fastflow.training.vae_settings import VAEConfig
-from fastflow.traversal import Traversal, TraversalDirection, traverse
+from fastflow.traversal import Pace, Traversal, TraversalDirection, traverse
 
 
 class Run:
@@ -44,6 +44,8 @@ class Run:
         folder: the run's folder. step: the training steps behind its weights.
         bank, pde, companion: the potentials, their equation, and the velocity without divergence that joins their
             gradients where the configuration asked for one; together `potentials`.
+        step_length: of the steps in latent space that `traverse` takes, or None for the flow's own speed; the
+            configuration's, until it is changed.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Run:
         self.generator = generator
         self.config = config
         self.step = step
+        self.step_length = config.step_length
 
     @property
     def potentials(self) -> Potentials:
@@ -77,6 +80,16 @@ class Run:
         """The velocity beside their gradients, where there is one."""
         return self.potentials.companion
 
+    @property
+    def num_paths(self) -> int:
+        """K, the number of potentials."""
+        return self.bank.num_potentials
+
+    @property
+    def path_steps(self) -> int:
+        """The steps of the paths that the potentials were trained on."""
+        return self.config.path_steps
+
     def traverse(
         self,
         z0: Tensor,
@@ -91,9 +104,10 @@ class Run:
         The potential may be given by its name. See `fastflow.traversal.traverse`.
         """
         potential = self.find(potential) if isinstance(potential, str) else potential
-        steps = self.config.path_steps if steps is None else steps
+        steps = self.path_steps if steps is None else steps
+        pace = Pace(self.config.dt, self.config.method, self.step_length)
         return traverse(
-            self.bank, self.generator, z0, potential, steps, self.config, direction, self.companion, labels=labels
+            self.bank, self.generator, z0, potential, steps, pace, direction, self.companion, labels=labels
         )  # fmt: skip
 
     def evaluate(self, samples: int = 4096, seed: int = 1, progress: bool = True) -> dict[str, Any]:

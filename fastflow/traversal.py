@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from fastflow.arguments import check_latents
+from fastflow.arguments import check_count, check_latents
 from fastflow.errors import InputError
 from fastflow.fields import DivergenceFreeField
 from fastflow.flows import flow
@@ -29,6 +29,38 @@ class Traversal(NamedTuple):
     """The column of the starting latents."""
 
 
+@runtime_checkable
+class Traverses(Protocol):
+    """Anything with K paths from any latent: a run, whose potentials they follow, or a baseline."""
+
+    @property
+    def step_length(self) -> float | None:
+        """The length of every step in latent space, which can be set; None where paths have a speed of their own."""
+        ...
+
+    @property
+    def generator(self) -> Generator:
+        """Whose latents are traversed."""
+        ...
+
+    @property
+    def num_paths(self) -> int:
+        """K."""
+        ...
+
+    @property
+    def path_steps(self) -> int:
+        """The steps of a path where nobody says how many."""
+        ...
+
+    def traverse(self, z0: Tensor, index: int | Tensor, steps: int, /, *, labels: Tensor | None = None) -> Traversal:
+        """`steps` steps from latents z0 (B, D), along one path for all or one for each (B,) long.
+
+        `labels` (B,) are the latents' classes, of a generator with such.
+        """
+        ...
+
+
 class PathSettings(Protocol):
     """The settings that a traversal needs of a configuration."""
 
@@ -46,6 +78,30 @@ class PathSettings(Protocol):
     def step_length(self) -> float | None:
         """The length of every step in latent space, if it is fixed."""
         ...
+
+
+class Pace(NamedTuple):
+    """Settings of a path."""
+
+    dt: float
+    method: Method
+    step_length: float | None
+
+
+def check_source(source: Traverses, path_steps: int | None = None) -> int:
+    """The steps of a path that is to be measured, the source's own if None.
+
+    Raises:
+        InputError: the source doesn't traverse, its paths are none, or path_steps isn't a whole number of at least 1.
+    """
+    if not isinstance(source, Traverses):
+        raise InputError(
+            f"what is measured must traverse: a run, a baseline, or what has their generator, num_paths, path_steps, "
+            f"step_length and traverse; got {type(source).__name__}"
+        )
+    path_steps = source.path_steps if path_steps is None else path_steps
+    check_count(path_steps, "path_steps")
+    return path_steps
 
 
 @torch.no_grad()

@@ -18,7 +18,10 @@ class Stepped(ABC):
 
     Attributes:
         generator: whose latent space is traversed. num_directions: K. step_length: the latent distance of one step.
+        path_steps: the steps of a path where nobody says how many.
     """
+
+    path_steps = 10
 
     def __init__(self, generator: Generator, num_directions: int, step_length: float) -> None:
         check_count(num_directions, "num_directions")
@@ -27,6 +30,11 @@ class Stepped(ABC):
         self.generator = generator
         self.num_directions = num_directions
         self.step_length = step_length
+
+    @property
+    def num_paths(self) -> int:
+        """K."""
+        return self.num_directions
 
     @abstractmethod
     def walk(self, z0: Tensor, index: Tensor, steps: int) -> Tensor:

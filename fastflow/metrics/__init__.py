@@ -1,18 +1,24 @@
 """Measures: of a run's traversals, and of what a model knows of held-out data."""
 
+from fastflow.metrics.attributes import AttributeCorrelation, attribute_correlation
 from fastflow.metrics.equivariance import Equivariance, equivariance_error, straight_directions
 from fastflow.metrics.likelihood import LogLikelihood, log_likelihood, pair_log_likelihood
 from fastflow.metrics.purity import Purity, purity
+from fastflow.metrics.strength import match_strength, pixel_change
 from fastflow.metrics.strokes import STROKE_ATTRIBUTES, stroke_attributes
 
 __all__ = [
     "STROKE_ATTRIBUTES",
+    "AttributeCorrelation",
     "Equivariance",
     "LogLikelihood",
     "Purity",
+    "attribute_correlation",
     "equivariance_error",
     "log_likelihood",
+    "match_strength",
     "pair_log_likelihood",
+    "pixel_change",
     "purity",
     "straight_directions",
     "stroke_attributes",

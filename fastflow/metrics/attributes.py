@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fastflow.arguments import check_count, check_seed
 from fastflow.errors import InputError
 from fastflow.files import write_json
-from fastflow.generators import Generator
+from fastflow.metrics.walks import walks
 from fastflow.training.discover import Predictor, predicted
-from fastflow.training.loop import step_rng
+from fastflow.traversal import Traverses, check_source
 
 if TYPE_CHECKING:
-    from fastflow.baselines.stepped import Stepped
     from fastflow.runs import Run
 
 
@@ -42,25 +40,27 @@ class AttributeCorrelation:
 
 @torch.no_grad()
 def attribute_correlation(
-    source: Run | Stepped,
-    generator: Generator,
-    count: int,
-    path_steps: int,
+    source: Traverses,
     predictor: Predictor,
     attributes: Sequence[str] | None = None,
+    *,
+    path_steps: int | None = None,
     samples: int = 64,
     seed: int = 1,
 ) -> AttributeCorrelation:
-    """Walk `count` paths of anything that traverses from `samples` starts that no training draws, and correlate.
+    """Walk the paths of anything that traverses from `samples` starts that no training draws, and correlate.
 
     Args:
+        source: a run or a baseline.
         predictor: sees images (B, C, H, W) in [0, 1], rounded to 8 bits; a module should be in eval mode.
         attributes: their names; attribute 0, 1, .. if None.
+        path_steps: of a path; the source's own if None.
 
     Raises:
         InputError: the predictor fails or gives other than finite values (B,) or (B, A), or the names don't fit.
     """
-    names, values = attribute_values(source, generator, count, path_steps, predictor, attributes, samples, seed)
+    path_steps = check_source(source, path_steps)
+    names, values = attribute_values(source, predictor, attributes, path_steps, samples, seed)
     correlation = [_within_path(path).mean(0).tolist() for path in values]
     change = (values[:, :, -1] - values[:, :, 0]).mean(1).tolist()
     return AttributeCorrelation(names, correlation, change, samples)
@@ -68,12 +68,10 @@ def attribute_correlation(
 
 @torch.no_grad()
 def attribute_values(
-    source: Run | Stepped,
-    generator: Generator,
-    count: int,
-    path_steps: int,
+    source: Traverses,
     predictor: Predictor,
     attributes: Sequence[str] | None,
+    path_steps: int,
     samples: int,
     seed: int,
 ) -> tuple[list[str], Tensor]:
@@ -81,25 +79,18 @@ def attribute_values(
 
     Arguments and errors are those of `attribute_correlation`.
     """
-    check_count(samples, "samples")
-    check_seed(seed)
     if attributes is not None:
         a_list = isinstance(attributes, Sequence) and not isinstance(attributes, str)
         if not a_list or not all(isinstance(name, str) for name in attributes):
             raise InputError(f"attributes must be a list of names, got {attributes!r}")
     if path_steps < 2:
         raise InputError(f"a correlation needs paths of at least 2 steps, got {path_steps}")
-    rng = step_rng(seed, 3, stream=1)
-    z0, labels = generator.sample(samples, rng), generator.draw_labels(samples, rng)
-    paths, names = [], []
-    for k in range(count):
-        parts = []
-        for z, y in _chunks(z0, labels):
-            images = generator.eight_bit(source.traverse(z, k, path_steps, labels=y).images)
-            parts.append(_predicted(predictor, images))
-            names = _checked_names(attributes, parts[-1].shape[2])  # at once, and not when all is computed
-        paths.append(torch.cat(parts))
-    return names, torch.stack(paths)
+    parts: list[list[Tensor]] = [[] for _ in range(source.num_paths)]
+    names = []
+    for k, walk in walks(source, path_steps, samples, seed):
+        parts[k].append(_predicted(predictor, source.generator.eight_bit(walk.images)))
+        names = _checked_names(attributes, parts[k][-1].shape[2])  # at once, and not when all is computed
+    return names, torch.stack([torch.cat(path) for path in parts])
 
 
 def correlate(
@@ -110,9 +101,7 @@ def correlate(
     seed: int = 1,
 ) -> AttributeCorrelation:
     """The same for a run, whose attributes.json it writes; see `attribute_correlation`."""
-    found = attribute_correlation(
-        run, run.generator, run.bank.num_potentials, run.config.path_steps, predictor, attributes, samples, seed
-    )
+    found = attribute_correlation(run, predictor, attributes, samples=samples, seed=seed)
     record: dict[str, Any] = {**asdict(found), "seed": seed, "training_steps": run.step}
     write_json(run.folder / "attributes.json", record)
     return found
@@ -123,12 +112,6 @@ def _checked_names(attributes: Sequence[str] | None, width: int) -> list[str]:
     if len(names) != width:
         raise InputError(f"the predictor gives {width} attributes, and {len(names)} names were given")
     return names
-
-
-def _chunks(z0: Tensor, labels: Tensor | None) -> list[tuple[Tensor, Tensor | None]]:
-    """Few starts at a time: whole paths of all of them could be too many images at once."""
-    places = torch.arange(len(z0), device=z0.device).split(64)
-    return [(z0[chunk], None if labels is None else labels[chunk]) for chunk in places]
 
 
 def _predicted(predictor: Predictor, images: Tensor) -> Tensor:

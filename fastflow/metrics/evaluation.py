@@ -19,10 +19,12 @@ from fastflow.files import write_json
 from fastflow.flows import flow
 from fastflow.generators import Generator
 from fastflow.metrics.ranking import score, smoothness
+from fastflow.metrics.strength import nearest_strength
 from fastflow.pde import normalized, residual_sums
 from fastflow.training.classifier import PairClassifier
 from fastflow.training.loop import step_rng
 from fastflow.training.potentials import Potentials, untrained_potentials
+from fastflow.traversal import Traverses
 
 if TYPE_CHECKING:
     from fastflow.runs import Run
@@ -77,14 +79,14 @@ def evaluate(run: Run, samples: int = 4096, seed: int = 1, progress: bool = True
     begun = time.perf_counter()
     check_evaluation(run, samples, seed)
     count = run.bank.num_potentials
-    pairs = path_pairs(run, run.generator, count, samples, run.config.path_steps, seed)
+    pairs = path_pairs(run, run.path_steps, samples, seed)
     strength = pairs.strength()
     mean_strength = float(strength.mean())
     if progress:
         tqdm.write("evaluating: training a fresh classifier on the potentials, then one on random directions")
     distinctness = measure_distinctness(pairs, count, seed)
-    random = random_directions(run.generator, count, mean_strength, run.config.path_steps, seed)
-    random_pairs = path_pairs(random, run.generator, count, samples, run.config.path_steps, seed)
+    random = random_directions(run.generator, count, mean_strength, run.path_steps, seed)
+    random_pairs = path_pairs(random, run.path_steps, samples, seed)
 
     after = measure_residual(run.potentials, run, samples, seed)
     before = measure_residual(untrained_potentials(run.config, run.generator), run, samples, seed)
@@ -146,11 +148,10 @@ def check_evaluation(run: Run, samples: int, seed: int) -> None:
 
 
 @torch.no_grad()
-def path_pairs(
-    source: Run | Random, generator: Generator, count: int, samples: int, path_steps: int, seed: int
-) -> Pairs:
+def path_pairs(source: Traverses, path_steps: int, samples: int, seed: int) -> Pairs:
     """`samples` pairs, each of its own start, potential and place on the path, from anything that traverses."""
-    z0, index, place = _draw(generator, count, samples, path_steps, seed)
+    generator = source.generator
+    z0, index, place = _draw(generator, source.num_paths, samples, path_steps, seed)
     labels = generator.draw_labels(samples, step_rng(seed, 2, stream=1))
     rows = torch.arange(samples, device=z0.device)
     pairs, smooth = [], []
@@ -192,31 +193,9 @@ def measure_distinctness(pairs: Pairs, num_classes: int, seed: int, epochs: int 
     )
 
 
-@torch.no_grad()
 def random_directions(generator: Generator, count: int, strength: float, path_steps: int, seed: int) -> Random:
-    """Random directions whose steps change the pixels by `strength` in the mean; their length is found by bisection."""
-    samples = 1024
-    z0, index, place = _draw(generator, count, samples, path_steps, seed)
-    labels = generator.draw_labels(samples, step_rng(seed, 2, stream=1))
-
-    def walked(length: float) -> float:
-        """The mean change in a step from each sample's place on its path, which alone is decoded."""
-        directions = Random(generator, count, length, seed)
-        here = z0 + place.to(z0)[:, None] * length * directions.directions[index]
-        changes = []
-        for chunk in torch.arange(samples, device=z0.device).split(256):
-            classes = None if labels is None else labels[chunk]
-            images = generator.eight_bit(directions.traverse(here[chunk], index[chunk], 1, labels=classes).images)
-            changes.append((images[:, 1] - images[:, 0]).abs().flatten(1).mean(1))
-        return float(torch.cat(changes).mean())
-
-    low, high = 0.0, 1e-3
-    while walked(high) < strength and high < 1e3:
-        low, high = high, 2 * high
-    for _ in range(12):
-        middle = (low + high) / 2
-        low, high = (middle, high) if walked(middle) < strength else (low, middle)
-    return Random(generator, count, (low + high) / 2, seed)
+    """Random directions whose steps change the pixels by `strength` in the mean, or come closest to it."""
+    return nearest_strength(Random(generator, count, seed=seed), strength, path_steps=path_steps, seed=seed)
 
 
 @torch.no_grad()

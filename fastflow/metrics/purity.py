@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from fastflow.errors import InputError
-from fastflow.generators import Generator
 from fastflow.metrics.attributes import attribute_values
 from fastflow.training.discover import Predictor
-
-if TYPE_CHECKING:
-    from fastflow.baselines.stepped import Stepped
-    from fastflow.runs import Run
+from fastflow.traversal import Traverses, check_source
 
 PURE, MONOTONE = 0.5, 0.5
 """A path covers its top attribute if at least half of its change goes there, at a rank correlation of at least this."""
@@ -56,16 +51,15 @@ class Purity:
 
 @torch.no_grad()
 def purity(
-    source: Run | Stepped,
-    generator: Generator,
-    count: int,
-    path_steps: int,
+    source: Traverses,
     predictor: Predictor,
     attributes: Sequence[str] | None = None,
+    *,
+    path_steps: int | None = None,
     samples: int = 256,
     seed: int = 1,
 ) -> Purity:
-    """Walk `count` paths of anything that traverses, and see what the attributes of its images do.
+    """Walk the paths of anything that traverses, and see what the attributes of its images do.
 
     Arguments are those of `fastflow.metrics.attributes.attribute_correlation`; `strokes.stroke_attributes` measures
     digits.
@@ -73,15 +67,16 @@ def purity(
     Raises:
         InputError: an attribute is the same at every start, so that nothing tells how much a change of it is.
     """
+    steps = check_source(source, path_steps)
     strengths: list[float] = []
 
     def watched(images: Tensor) -> Tensor:
         """The predictor's values; whole paths pass through, one after another."""
-        steps = images.unflatten(0, (-1, path_steps + 1)).diff(dim=1)
-        strengths.extend(steps.abs().flatten(1).mean(1).tolist())
+        change = images.unflatten(0, (-1, steps + 1)).diff(dim=1)
+        strengths.extend(change.abs().flatten(1).mean(1).tolist())
         return predictor(images)
 
-    names, values = attribute_values(source, generator, count, path_steps, watched, attributes, samples, seed)
+    names, values = attribute_values(source, watched, attributes, steps, samples, seed)
     spread = values[0, :, 0].std(0)  # (A,); all paths have the same starts
     constant = [name for name, std in zip(names, spread.tolist(), strict=True) if not std > 0]
     if constant:
@@ -90,7 +85,7 @@ def purity(
     total = change.sum(1)
     top = change.argmax(1)
     share = torch.where(total > 0, change.amax(1) / total.clamp_min(1e-300), 1 / len(names))
-    own = values[torch.arange(count), :, :, top]  # (K, N, T + 1)
+    own = values[torch.arange(len(values)), :, :, top]  # (K, N, T + 1)
     monotone = _spearman(own).mean(1).abs()
     covered = [
         name

@@ -39,7 +39,7 @@ def axes():
 
 
 def test_known_attributes_are_found(axes):
-    found = attribute_correlation(axes, axes.generator, 3, 6, left_and_right, ["left", "dark right"])
+    found = attribute_correlation(axes, left_and_right, ["left", "dark right"], path_steps=6)
     correlation, change = torch.tensor(found.correlation), torch.tensor(found.change)
     expected = torch.tensor([[1.0, 0.0], [0.0, -1.0], [0.0, 0.0]])
     torch.testing.assert_close(correlation, expected, rtol=0, atol=0.02)
@@ -51,7 +51,7 @@ def test_known_attributes_are_found(axes):
 
 
 def test_one_attribute_may_come_without_a_dimension_and_without_a_name(axes):
-    found = attribute_correlation(axes, axes.generator, 3, 6, lambda images: images.mean((1, 2, 3)))
+    found = attribute_correlation(axes, lambda images: images.mean((1, 2, 3)), path_steps=6)
     assert found.attributes == ["attribute 0"]
     assert [len(row) for row in found.correlation] == [1, 1, 1]
 
@@ -63,9 +63,9 @@ def test_predictor_sees_eight_bit_images_of_the_generators_range(axes):
         seen.append(images)
         return images.mean((1, 2, 3))
 
-    generator = from_callable(lambda z: 2 * halves(z) - 1, 3, value_range=(-1, 1))
-    axes.generator = generator
-    attribute_correlation(axes, generator, 1, 4, look, samples=5)
+    axes.generator = from_callable(lambda z: 2 * halves(z) - 1, 3, value_range=(-1, 1))
+    axes.num_directions = 1
+    attribute_correlation(axes, look, path_steps=4, samples=5)
     (images,) = seen
     assert images.shape == (25, 1, 4, 4)
     assert images.min() >= 0
@@ -75,7 +75,8 @@ def test_predictor_sees_eight_bit_images_of_the_generators_range(axes):
 def test_correlation_is_pearsons_within_each_path(axes):
     rng = torch.Generator().manual_seed(0)
     noise = torch.randn(7, 5, generator=rng, dtype=torch.float64)
-    found = attribute_correlation(axes, axes.generator, 1, 4, lambda images: noise.reshape(-1), samples=7)
+    axes.num_directions = 1
+    found = attribute_correlation(axes, lambda images: noise.reshape(-1), path_steps=4, samples=7)
     steps = torch.arange(5.0, dtype=torch.float64)
     expected = torch.stack([torch.corrcoef(torch.stack((steps, row)))[0, 1] for row in noise]).mean()
     assert found.correlation[0][0] == pytest.approx(float(expected))
@@ -101,7 +102,7 @@ def test_correlation_is_pearsons_within_each_path(axes):
 def test_what_does_not_fit_is_refused(axes, predictor, options, message):
     arguments = {"path_steps": 4, "samples": 4, **options}
     with pytest.raises(InputError, match=message):
-        attribute_correlation(axes, axes.generator, 3, predictor=predictor, **arguments)
+        attribute_correlation(axes, predictor, **arguments)
 
 
 def test_names_are_counted_before_all_paths_are_walked(axes):
@@ -112,7 +113,7 @@ def test_names_are_counted_before_all_paths_are_walked(axes):
         return images.mean((1, 2, 3))
 
     with pytest.raises(InputError, match="gives 1 attributes, and 2 names"):
-        attribute_correlation(axes, axes.generator, 3, 4, look, ["a", "b"], samples=100)
+        attribute_correlation(axes, look, ["a", "b"], samples=100)
     assert len(calls) == 1
 
 

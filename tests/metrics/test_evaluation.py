@@ -118,7 +118,7 @@ def ramp(z):
 def test_pairs_are_consecutive_eight_bit_images_of_all_potentials_and_times():
     generator = from_callable(ramp, 4, value_range=(-8.0, 8.0))
     directions = Random(generator, 3, step_length=2.0)
-    pairs = path_pairs(directions, generator, 3, 300, 4, seed=0)
+    pairs = path_pairs(directions, 4, 300, seed=0)
     assert pairs.index.bincount().tolist() == [100, 100, 100]
     assert torch.equal(pairs.images * 255, (pairs.images * 255).round())
     change = (pairs.next_images - pairs.images)[:, 0, 0, 0]
@@ -168,9 +168,7 @@ def test_classifier_is_tested_on_pairs_that_it_was_not_trained_on():
 def test_random_directions_reach_the_strength_asked_for(strength):
     generator = sigmoid_generator()
     directions = random_directions(generator, 3, strength, 3, seed=0)
-    assert float(path_pairs(directions, generator, 3, 2000, 3, seed=9).strength().mean()) == pytest.approx(
-        strength, rel=0.1
-    )
+    assert float(path_pairs(directions, 3, 2000, seed=9).strength().mean()) == pytest.approx(strength, rel=0.1)
 
 
 def test_residual_of_an_equation_that_holds_exactly_is_zero(run):

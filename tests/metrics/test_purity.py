@@ -33,7 +33,7 @@ def attributes(images):
 
 def measured(generator, directions, **options):
     source = Given(generator, directions, 5.0)
-    return purity(source, generator, len(directions), 4, attributes, NAMES, **{"samples": 64, **options})
+    return purity(source, attributes, NAMES, path_steps=4, **{"samples": 64, **options})
 
 
 def test_a_path_that_changes_one_thing_is_pure(generator):
@@ -78,7 +78,7 @@ class Outwards(Straight):
 
 
 def test_a_path_without_a_sense_is_not_monotone(generator):
-    found = purity(Outwards(generator, 1, 5.0), generator, 1, 4, attributes, NAMES, samples=256)
+    found = purity(Outwards(generator, 1, 5.0), attributes, NAMES, path_steps=4, samples=256)
     assert found.purity[0] == pytest.approx(1)
     assert found.monotonicity[0] < 0.2
     assert found.coverage == 0
@@ -87,7 +87,7 @@ def test_a_path_without_a_sense_is_not_monotone(generator):
 def test_refuses_an_attribute_without_spread(generator):
     source = Given(generator, [[1.0, 0, 0]])
     with pytest.raises(InputError, match="attribute 'second' is the same at all 8 starts"):
-        purity(source, generator, 1, 2, lambda x: x.flatten(1) * torch.tensor([1.0, 0, 1.0]), NAMES, samples=8)
+        purity(source, lambda x: x.flatten(1) * torch.tensor([1.0, 0, 1.0]), NAMES, samples=8)
 
 
 def test_rank_correlation_is_scipys():

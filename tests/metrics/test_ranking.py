@@ -80,7 +80,7 @@ def test_evaluation_ranks_by_what_it_measured(tmp_path):
 def test_smoothness_in_the_evaluation_is_that_of_the_potentials_own_paths(tmp_path):
     run = small_run(tmp_path / "run", steps=3, path_steps=5)
     result = run.evaluate(60, progress=False)
-    pairs = path_pairs(run, run.generator, 3, 60, 5, 1)
+    pairs = path_pairs(run, 5, 60, 1)
     for k in range(3):
         assert result["smoothness"]["per_potential"][k] == pytest.approx(
             float(pairs.smoothness[pairs.index == k].mean())
@@ -127,5 +127,5 @@ def test_sigmoid_generator_has_smooth_straight_paths():
     from fastflow.baselines import Random
 
     generator = sigmoid_generator()
-    pairs = path_pairs(Random(generator, 2, 0.3), generator, 2, 20, 6, 0)
+    pairs = path_pairs(Random(generator, 2, 0.3), 6, 20, 0)
     assert pairs.smoothness.min() > 0.8

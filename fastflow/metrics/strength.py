@@ -1,0 +1,89 @@
+"""How much a step changes the pixels, and steps of such a length that methods can be compared at equal change."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, TypeVar
+
+import torch
+
+from fastflow.arguments import check_count, check_seed, is_finite
+from fastflow.errors import InputError
+from fastflow.training.loop import step_rng
+from fastflow.traversal import Traverses, check_source
+
+Source = TypeVar("Source", bound=Traverses)
+
+LONGEST = 1e3
+"""Of the steps that are tried, in latent space."""
+
+
+@torch.no_grad()
+def pixel_change(source: Traverses, *, path_steps: int | None = None, samples: int = 256, seed: int = 1) -> float:
+    """The mean absolute change of 8-bit pixels in a step, images in [0, 1], over all steps of `samples` paths.
+
+    The starts are drawn by random numbers that no training uses, and every path has its share of them.
+    """
+    path_steps = check_source(source, path_steps)
+    check_count(samples, "samples")
+    check_seed(seed)
+    generator = source.generator
+    rng = step_rng(seed, 4, stream=1)
+    z0, labels = generator.sample(samples, rng), generator.draw_labels(samples, rng)
+    index = torch.arange(samples, device=z0.device) % source.num_paths
+    total = 0.0
+    for rows in torch.arange(samples, device=z0.device).split(64):
+        classes = None if labels is None else labels[rows]
+        images = generator.eight_bit(source.traverse(z0[rows], index[rows], path_steps, labels=classes).images)
+        total += float(images.diff(dim=1).abs().flatten(1).mean(1).double().sum())
+    return total / samples
+
+
+def match_strength(
+    source: Source, strength: float, *, path_steps: int | None = None, samples: int = 256, seed: int = 1
+) -> Source:
+    """The same paths in steps of equal length, the length at which a step changes the pixels by `strength`.
+
+    What is measured is `pixel_change`. A run's flow then goes in steps of one latent length, as `step_length` of its
+    configuration would have it: along the same gradients, but no longer at its own speed. The source itself stays as it
+    is; the length found is `.step_length` of what is returned.
+
+    Args:
+        strength: mean absolute change in a step of pixels in [0, 1]; `pixel_change` of another method, to match it.
+
+    Raises:
+        InputError: the strength is no positive number, or no step of any length comes within 5% of it.
+    """
+    if not (is_finite(strength, torch.float64) and strength > 0):
+        raise InputError(f"strength must be a positive number, got {strength!r}")
+    found = nearest_strength(source, strength, path_steps=path_steps, samples=samples, seed=seed)
+    reached = pixel_change(found, path_steps=path_steps, samples=samples, seed=seed)
+    if abs(reached - strength) > 0.05 * strength:
+        raise InputError(
+            f"no step length gives {type(source).__name__} a pixel change of {strength:g} per step: the nearest, "
+            f"{found.step_length:g}, gives {reached:g}; ask for less, or for fewer path_steps"
+        )
+    return found
+
+
+def nearest_strength(
+    source: Source, strength: float, *, path_steps: int | None = None, samples: int = 256, seed: int = 1
+) -> Source:
+    """The same as `match_strength`, or what bisection comes to where the strength can't be reached."""
+
+    def change(length: float) -> float:
+        return pixel_change(_paced(source, length), path_steps=path_steps, samples=samples, seed=seed)
+
+    low, high = 0.0, 1e-3
+    while change(high) < strength and high < LONGEST:
+        low, high = high, 2 * high
+    for _ in range(12):
+        middle = (low + high) / 2
+        low, high = (middle, high) if change(middle) < strength else (low, middle)
+    return _paced(source, (low + high) / 2)
+
+
+def _paced(source: Source, step_length: float) -> Source:
+    paced: Any = copy.copy(source)
+    paced.step_length = step_length
+    return paced
