@@ -1,5 +1,6 @@
 """Measures: of a run's traversals, and of what a model knows of held-out data."""
 
+from fastflow.metrics.appearance import appearance, appearance_names
 from fastflow.metrics.attributes import AttributeCorrelation, attribute_correlation
 from fastflow.metrics.equivariance import Equivariance, equivariance_error, straight_directions
 from fastflow.metrics.likelihood import LogLikelihood, log_likelihood, pair_log_likelihood
@@ -13,6 +14,8 @@ __all__ = [
     "Equivariance",
     "LogLikelihood",
     "Purity",
+    "appearance",
+    "appearance_names",
     "attribute_correlation",
     "equivariance_error",
     "log_likelihood",
