@@ -74,6 +74,9 @@ class Compare:
     images (B, C, H, W) in [0, 1]."""
     attribute_names: tuple[str, ...] | None = None
     """Names of FUNCTION's values; attribute 0, attribute 1, ... if left out."""
+    strength: float | None = None
+    """The mean absolute pixel change, images in [0, 1], at which all methods' steps are compared; if left out, that of
+    the flows at their own speed, with each seed."""
     pairs: int = 2048
     """Pairs of images for each fresh classifier: half train it, half test it."""
     starts: int = 64
@@ -100,6 +103,7 @@ class Compare:
             seeds=self.seeds,
             attributes=self.attributes,
             attribute_names=self.attribute_names,
+            strength=self.strength,
             pairs=self.pairs,
             starts=self.starts,
             workers=self.workers,

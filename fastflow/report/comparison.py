@@ -42,6 +42,7 @@ def _view(record: Record, folder: Path) -> dict[str, Any]:
         "path_steps": record["config"]["path_steps"],
         "steps": record["config"]["steps"],
         "batch_size": record["config"]["batch_size"],
+        "strength": record["strength"],
         "pairs": record["pairs"],
         "starts": record["starts"],
         "methods": [(method, record["methods"][method]) for method in methods],
@@ -145,6 +146,7 @@ def _shell(record: Record, name: str) -> str:
     words += ["--methods", *record["methods"]]
     words += ["--attributes", record["attributes_from"], "--pairs", str(record["pairs"])]
     words += ["--starts", str(record["starts"])]
+    words += [] if record["strength"] is None else ["--strength", str(record["strength"])]
     for field in fields(DiscoverConfig):
         value = record["config"][field.name]
         default = list(field.default) if isinstance(field.default, tuple) else field.default

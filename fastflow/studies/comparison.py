@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from fastflow import generators
-from fastflow.arguments import check_count
+from fastflow.arguments import check_count, is_finite
 from fastflow.devices import find_device
 from fastflow.errors import InputError, TrainingError
 from fastflow.files import locked_folder, read_json, write_json
@@ -52,6 +52,8 @@ class Job(NamedTuple):
     attributes: str | Predictor
     names: list[str]
     columns: list[int]
+    strength: float | None
+    """What every step has to change; what the flows change if None."""
     pairs: int
     """Pairs of images for the fresh classifiers."""
     starts: int
@@ -89,6 +91,7 @@ def compare(
     seeds: int = 3,
     attributes: str | Predictor = "appearance",
     attribute_names: Sequence[str] | None = None,
+    strength: float | None = None,
     pairs: int = 2048,
     starts: int = 64,
     workers: int = 1,
@@ -98,9 +101,10 @@ def compare(
 ) -> Path:
     """Make every method's paths on a generator for several seeds, measure them alike, and write a page.
 
-    All that train take the configuration's steps, batch, learning rate and classifier. With each seed the flows go at
-    their own speed, and the steps of all others have the length at which they change the pixels as much in the mean.
-    A method that can't be made for this generator, or can't reach that strength, is left out with its reason.
+    All that train take the configuration's steps, batch, learning rate and classifier. Steps have the latent length at
+    which they change the pixels equally in the mean: by `strength`, or where None as much as the flows of the same
+    seed, which then go at their own speed. A method that can't be made for this generator, or can't reach that
+    strength, is left out with its reason.
 
     OUT holds comparison.json, the trainings in runs/, what each method was found to do with each seed in jobs/, strips/
     of the first seed's paths, results.json, table.md and compare.html.
@@ -113,6 +117,7 @@ def compare(
             function, values (B, A) of images (B, C, H, W) in [0, 1]. Those that are the same at all starts are left
             out.
         attribute_names: of a function's values.
+        strength: mean absolute change in a step of pixels in [0, 1].
         pairs: pairs of images for each classifier, half to train it and half to test it.
         starts: starts for each path, in all other measures.
         workers: processes that do a method with a seed each, with their part of torch's threads. They are started anew:
@@ -139,6 +144,8 @@ def compare(
         raise InputError(f"pairs must be at least {4 * config.num_potentials}, four for every path, got {pairs}")
     if resume and overwrite:
         raise InputError("resume and overwrite exclude each other")
+    if strength is not None and not (is_finite(strength, torch.float64) and strength > 0):
+        raise InputError(f"strength must be a positive number, or left out for that of the flows, got {strength!r}")
     check_packages()
     compared = chosen(methods, config)
     if workers > 1 and not (can_be_found(generator.name) and isinstance(attributes, str)):
@@ -152,6 +159,7 @@ def compare(
         "config": asdict(config),
         "attributes_from": attributes if isinstance(attributes, str) else "a function",
         "attribute_names": looked_at.names,
+        "strength": strength,
         "pairs": pairs,
         "starts": starts,
     }
@@ -179,6 +187,7 @@ def compare(
                 attributes,
                 looked_at.names,
                 looked_at.columns,
+                strength,
                 pairs,
                 starts,
                 seed == all_seeds[0],
@@ -189,7 +198,7 @@ def compare(
         done = {key: read_json(job.file) for key, job in jobs.items() if job.file.exists()}
         bar = tqdm(total=len(jobs), initial=len(done), disable=not progress, unit="job", dynamic_ncols=True)
         with bar, termination_interrupts("comparison"):
-            # The flows come first: they say how strong the others' steps have to be.
+            # The flows come first: they may say how strong the others' steps have to be.
             for first in (True, False):
                 waiting = {key: job for key, job in jobs.items() if key not in done and (key[0] == FLOWS) == first}
                 for key, found in all_found(do, waiting, workers):
@@ -211,7 +220,7 @@ def do(job: Job) -> Found:
     try:
         source = _made(job, generator)
         begun = time.process_time()
-        source = _as_strong_as_flows(source, job)
+        source = _matched(source, job)
     except (InputError, TrainingError) as error:
         if job.name == FLOWS:
             raise
@@ -242,13 +251,13 @@ def _made(job: Job, generator: Generator) -> Traverses:
     return source
 
 
-def _as_strong_as_flows(source: Traverses, job: Job) -> Traverses:
-    """The same paths in steps that change the pixels as much as the flows' do; flows keep their own speed."""
-    if source.step_length is None:
-        return source
-    if job.name == FLOWS:
-        return source
-    strength = read_json(job_file(job.out, FLOWS, job.seed))["strength"]
+def _matched(source: Traverses, job: Job) -> Traverses:
+    """The same paths in steps that change the pixels as much as they have to; see `compare`."""
+    strength = job.strength
+    if strength is None:
+        if source.step_length is None or job.name == FLOWS:
+            return source
+        strength = read_json(job_file(job.out, FLOWS, job.seed))["strength"]
     return match_strength(
         source, strength, path_steps=job.chosen.config.path_steps, samples=4 * job.starts, seed=job.seed + 1
     )

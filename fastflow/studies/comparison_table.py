@@ -157,12 +157,13 @@ def about(record: Record) -> str:
     """What the table is of, in words."""
     config, seeds = record["config"], record["seeds"]
     name = record["generator"]["name"] or "a generator made in Python"
+    strength = "as the flows do at their own speed" if record["strength"] is None else f"by {record['strength']}"
     return (
         f"`{name}`: {config['num_potentials']} paths of {config['path_steps']} steps; {config['steps']} training steps "
         f"of batch {config['batch_size']}; seeds {seeds[0]} to {seeds[-1]}; {record['pairs']} pairs of images for the "
-        f"classifiers, {record['starts']} starts for each path. Mean and standard error over the seeds, the best in "
-        "bold. p: two-sided, of the paired differences from the flows, after Holm over the methods; ▲ better, ▼ worse "
-        f"than the flows with p < {SIGNIFICANT}."
+        f"classifiers, {record['starts']} starts for each path. Steps change the pixels {strength} in the mean. Mean "
+        "and standard error over the seeds, the best in bold. p: two-sided, of the paired differences from the flows, "
+        f"after Holm over the methods; ▲ better, ▼ worse than the flows with p < {SIGNIFICANT}."
     )
 
 

@@ -27,6 +27,7 @@ def record():
         "config": json.loads(json.dumps(asdict(config))),
         "attributes_from": "strokes",
         "attribute_names": ["slant", "<width>"],
+        "strength": 0.01,
         "pairs": 16,
         "starts": 4,
         "seeds": [0, 1],
@@ -117,8 +118,8 @@ def test_the_strip_is_embedded_unchanged_with_its_rows(folder, page):
 def test_the_command_spells_every_setting_that_is_not_the_default(page):
     assert page.text("reproduce").endswith(
         "fastflow compare --generator 'mlp-vae:my file.pth' --out mine-again --seeds 2 --methods flows random sefa "
-        "--attributes strokes --pairs 16 --starts 4 --num-potentials 2 --steps 9 --hidden 8 --companion "
-        "--pde-schedule 1 1.0 5 0.5"
+        "--attributes strokes --pairs 16 --starts 4 --strength 0.01 --num-potentials 2 --steps 9 --hidden 8 "
+        "--companion --pde-schedule 1 1.0 5 0.5"
     )
 
 

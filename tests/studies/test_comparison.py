@@ -63,6 +63,25 @@ def test_all_have_the_strength_of_the_flows_of_their_seed(done):
         assert (run["step_length"] is None) == (method == "flows")
 
 
+def test_all_have_the_strength_asked_for(tmp_path):
+    small(tmp_path / "out", methods=("random",), seeds=1, strength=0.004)
+    for run in results(tmp_path / "out")["runs"]:
+        assert run["strength"] == pytest.approx(0.004, rel=0.05)
+        assert run["step_length"] > 0
+    assert "change the pixels by 0.004 in the mean" in (tmp_path / "out" / "compare.html").read_text()
+
+
+def test_what_cannot_be_that_strong_is_left_out(tmp_path, monkeypatch):
+    def weak(source, strength, **options):
+        if source.step_length is not None:
+            raise InputError("no step length gives it that")
+        return source
+
+    monkeypatch.setattr(module, "match_strength", weak)
+    small(tmp_path / "out", methods=("random",), seeds=1, strength=0.004)
+    assert results(tmp_path / "out")["left_out"] == {"random": "no step length gives it that"}
+
+
 def test_table_strips_and_page_are_there(done):
     text = (done / "table.md").read_text()
     assert "|  | `flows` | `flows,step_length=0.2` | `random` | `latentclr` |" in text
@@ -132,6 +151,7 @@ REFUSED = {
     "workers": ({"workers": 0}, "workers must be"),
     "pairs": ({"pairs": 11}, "pairs must be at least 12, four for every path, got 11"),
     "starts": ({"starts": 1.5}, "starts must be"),
+    "strength": ({"strength": 0.0}, "strength must be a positive number"),
     "method": ({"methods": ("random", "slow")}, "methods must be among flows, random, .*, got 'slow'"),
     "methods": ({"methods": "random"}, "methods must be a list of names"),
     "setting": ({"methods": ("flows,speed=3",)}, "method flows,speed=3 has an unknown key 'speed'"),

@@ -13,6 +13,7 @@ SETTINGS = {
     "generator": {"name": "digits-vae"},
     "config": {"num_potentials": 2, "path_steps": 3, "steps": 9, "batch_size": 8},
     "attribute_names": ["slant", "width"],
+    "strength": None,
     "pairs": 16,
     "starts": 4,
 }
