@@ -2,27 +2,41 @@
 
 from fastflow.metrics.appearance import appearance, appearance_names
 from fastflow.metrics.attributes import AttributeCorrelation, attribute_correlation
+from fastflow.metrics.classified import DCI, BetaVAE, FactorVAE, beta_vae, dci, factor_vae
 from fastflow.metrics.equivariance import Equivariance, equivariance_error, straight_directions
+from fastflow.metrics.informed import MIG, SAP, Modularity, mig, modularity, sap
 from fastflow.metrics.likelihood import LogLikelihood, log_likelihood, pair_log_likelihood
 from fastflow.metrics.purity import Purity, purity
 from fastflow.metrics.strength import match_strength, pixel_change
 from fastflow.metrics.strokes import STROKE_ATTRIBUTES, stroke_attributes
 
 __all__ = [
+    "DCI",
+    "MIG",
+    "SAP",
     "STROKE_ATTRIBUTES",
     "AttributeCorrelation",
+    "BetaVAE",
     "Equivariance",
+    "FactorVAE",
     "LogLikelihood",
+    "Modularity",
     "Purity",
     "appearance",
     "appearance_names",
     "attribute_correlation",
+    "beta_vae",
+    "dci",
     "equivariance_error",
+    "factor_vae",
     "log_likelihood",
     "match_strength",
+    "mig",
+    "modularity",
     "pair_log_likelihood",
     "pixel_change",
     "purity",
+    "sap",
     "straight_directions",
     "stroke_attributes",
 ]
