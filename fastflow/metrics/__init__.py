@@ -6,6 +6,7 @@ from fastflow.metrics.classified import DCI, BetaVAE, FactorVAE, beta_vae, dci, 
 from fastflow.metrics.equivariance import Equivariance, equivariance_error, straight_directions
 from fastflow.metrics.informed import MIG, SAP, Modularity, mig, modularity, sap
 from fastflow.metrics.likelihood import LogLikelihood, log_likelihood, pair_log_likelihood
+from fastflow.metrics.predictability import Predictability, vp_score, vp_score_fast
 from fastflow.metrics.purity import Purity, purity
 from fastflow.metrics.strength import match_strength, pixel_change
 from fastflow.metrics.strokes import STROKE_ATTRIBUTES, stroke_attributes
@@ -21,6 +22,7 @@ __all__ = [
     "FactorVAE",
     "LogLikelihood",
     "Modularity",
+    "Predictability",
     "Purity",
     "appearance",
     "appearance_names",
@@ -39,4 +41,6 @@ __all__ = [
     "sap",
     "straight_directions",
     "stroke_attributes",
+    "vp_score",
+    "vp_score_fast",
 ]
