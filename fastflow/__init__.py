@@ -18,6 +18,7 @@ from fastflow.ops.backends import backends, precision, use_backend
 from fastflow.ops.types import Jet
 from fastflow.potentials import PotentialBank
 from fastflow.runs import Run, VAERun, load_run
+from fastflow.studies.comparison import compare
 from fastflow.training.presets import PRESETS, VAE_PRESETS, preset
 from fastflow.training.settings import DiscoverConfig
 from fastflow.training.vae_settings import VAEConfig
@@ -42,6 +43,7 @@ __all__ = [
     "VAERun",
     "backends",
     "baselines",
+    "compare",
     "datasets",
     "discover",
     "flow",

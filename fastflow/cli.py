@@ -27,6 +27,7 @@ Command = tyro.conf.OmitSubcommandPrefixes[
     | Annotated[commands.Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[commands.Name, tyro.conf.subcommand("name")]
     | Annotated[commands.Report, tyro.conf.subcommand("report")]
+    | Annotated[study_commands.Compare, tyro.conf.subcommand("compare")]
     | Annotated[study_commands.Study, tyro.conf.subcommand("study")]
 ]
 

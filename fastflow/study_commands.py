@@ -1,15 +1,19 @@
-"""What the commands that study a question take and do."""
+"""What the commands that study a question over several seeds take and do."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import tyro
 
+from fastflow import generators
 from fastflow.commands import watched
+from fastflow.devices import find_device
 from fastflow.errors import InputError
+from fastflow.studies.comparison import compare
 from fastflow.studies.likelihood import study_likelihood
+from fastflow.training.settings import DiscoverConfig
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,64 @@ class Study:
             variants=self.variants,
             workers=self.workers,
             resume=self.resume,
+            progress=watched(),
+        )
+        print(f"look at {file}")
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Compare potential flows with every baseline on a generator, over seeds, at equal budgets and strength."""
+
+    generator: str
+    """Which: as for discover."""
+    out: str
+    """The comparison's folder; the page is OUT/compare.html, the table OUT/table.md."""
+    methods: tuple[str, ...] = ()
+    """Of flows, random, pca, sefa, linear, warped, hessian, latentclr; all if left out, and always flows. One with
+    settings of its own is written NAME,SETTING=VALUE: flows,classifier_weight=3."""
+    seeds: int = 3
+    """How many seeds, from --seed on."""
+    attributes: str = "appearance"
+    """What a path may change: appearance, of any images; strokes, of digits; or FILE.py:FUNCTION, values (B, A) of
+    images (B, C, H, W) in [0, 1]."""
+    attribute_names: tuple[str, ...] | None = None
+    """Names of FUNCTION's values; attribute 0, attribute 1, ... if left out."""
+    strength: float | None = None
+    """The mean absolute pixel change, images in [0, 1], at which all methods' steps are compared; if left out, that of
+    the flows at their own speed, with each seed."""
+    pairs: int = 2048
+    """Pairs of images for each fresh classifier: half train it, half test it."""
+    starts: int = 64
+    """Starts for each path, in the other measures."""
+    workers: int = 1
+    """Processes at once, each a method with a seed."""
+    device: str = "cpu"
+    """Where to train and measure: cpu, cuda, cuda:1, ..."""
+    latent_dim: int | None = None
+    """The latents' width, where FUNCTION or an archive maps latents to images itself."""
+    resume: bool = False
+    """Go on with the comparison in OUT; --seeds and --methods may name more."""
+    overwrite: bool = False
+    """Replace the comparison that OUT holds."""
+    settings: tyro.conf.OmitArgPrefixes[DiscoverConfig] = field(default_factory=DiscoverConfig)
+
+    def run(self) -> None:
+        """Do it and say where the page is."""
+        file = compare(
+            generators.load(self.generator, self.latent_dim).to(find_device(self.device)),
+            self.out,
+            self.settings,
+            methods=self.methods,
+            seeds=self.seeds,
+            attributes=self.attributes,
+            attribute_names=self.attribute_names,
+            strength=self.strength,
+            pairs=self.pairs,
+            starts=self.starts,
+            workers=self.workers,
+            resume=self.resume,
+            overwrite=self.overwrite,
             progress=watched(),
         )
         print(f"look at {file}")

@@ -1,5 +1,6 @@
 """Measures: of a run's traversals, and of what a model knows of held-out data."""
 
+from fastflow.metrics.appearance import appearance, appearance_names
 from fastflow.metrics.attributes import AttributeCorrelation, attribute_correlation
 from fastflow.metrics.classified import DCI, BetaVAE, FactorVAE, beta_vae, dci, factor_vae
 from fastflow.metrics.equivariance import Equivariance, equivariance_error, straight_directions
@@ -30,6 +31,8 @@ __all__ = [
     "PathLength",
     "Predictability",
     "Purity",
+    "appearance",
+    "appearance_names",
     "attribute_correlation",
     "beta_vae",
     "consistency",

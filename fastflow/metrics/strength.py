@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any, TypeVar
 
 import torch
@@ -14,8 +15,14 @@ from fastflow.traversal import Traverses, check_source
 
 Source = TypeVar("Source", bound=Traverses)
 
-LONGEST = 1e3
+FIRST, LONGEST = 0.1, 1e3
 """Of the steps that are tried, in latent space."""
+
+CLOSE = 0.002
+"""How near the change has to come to the one that is wanted, as a share of it."""
+
+_TRIALS = 25
+_FARTHEST = math.log(4)
 
 
 @torch.no_grad()
@@ -69,18 +76,34 @@ def match_strength(
 def nearest_strength(
     source: Source, strength: float, *, path_steps: int | None = None, samples: int = 256, seed: int = 1
 ) -> Source:
-    """The same as `match_strength`, or what bisection comes to where the strength can't be reached."""
+    """The same as `match_strength`, or the nearest that was found where the strength can't be reached."""
 
     def change(length: float) -> float:
         return pixel_change(_paced(source, length), path_steps=path_steps, samples=samples, seed=seed)
 
-    low, high = 0.0, 1e-3
-    while change(high) < strength and high < LONGEST:
-        low, high = high, 2 * high
-    for _ in range(12):
-        middle = (low + high) / 2
-        low, high = (middle, high) if change(middle) < strength else (low, middle)
-    return _paced(source, (low + high) / 2)
+    # Secants of the logarithms, in which change over length is nearly straight; bisection where they lead astray. Long
+    # steps leave what the generator knows, and change less again: lengths are raised by small factors alone.
+    low, high = 0.0, LONGEST
+    length = FIRST if source.step_length is None else min(source.step_length, LONGEST)
+    tried: list[tuple[float, float]] = []
+    while len(tried) < _TRIALS:
+        reached = change(length)
+        tried.append((length, reached))
+        if abs(reached - strength) <= CLOSE * strength or (reached < strength and length == LONGEST):
+            break
+        low, high = (length, high) if reached < strength else (low, length)
+        slope = 1.0
+        if len(tried) > 1 and min(reached, tried[-2][1]) > 0:
+            slope = math.log(reached / tried[-2][1]) / math.log(length / tried[-2][0])
+        log_ratio = math.log(strength / reached) / slope if reached > 0 and slope > 0.05 else math.inf
+        guess = length * math.exp(log_ratio) if abs(log_ratio) < _FARTHEST else math.inf
+        if low < guess < high:
+            length = guess
+        elif high == LONGEST:
+            length = min(2 * length, LONGEST)
+        else:
+            length = math.sqrt(low * high) if low > 0 else high / 8
+    return _paced(source, min(tried, key=lambda pair: abs(pair[1] - strength))[0])
 
 
 def _paced(source: Source, step_length: float) -> Source:

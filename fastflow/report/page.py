@@ -88,6 +88,11 @@ def write_report(run_folder: str | os.PathLike[str]) -> Path:
         OSError: the page cannot be written.
     """
     run = read_run(run_folder)
+    return write_page("report.html", _view(run), run.folder / "report.html")
+
+
+def write_page(template: str, view: Mapping[str, Any], file: Path) -> Path:
+    """Write a page from one of the templates, whole or not at all, and return its path."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
         autoescape=True,
@@ -95,8 +100,7 @@ def write_report(run_folder: str | os.PathLike[str]) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page = environment.get_template("report.html").render(_view(run))
-    file = run.folder / "report.html"
+    page = environment.get_template(template).render(view)
     with replacing(file) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return file
@@ -125,10 +129,10 @@ def _view(run: RunFiles) -> dict[str, Any]:
         "charts": _charts(run),
         "logged": _logged(run),
         "notes": run.notes,
-        "settings": _rows(at(run.settings, "config")),
-        "generator_rows": _rows(at(run.settings, "generator")),
-        "data_rows": _rows(at(run.settings, "data")),
-        "versions": _rows(at(run.settings, "versions")),
+        "settings": settings_rows(at(run.settings, "config")),
+        "generator_rows": settings_rows(at(run.settings, "generator")),
+        "data_rows": settings_rows(at(run.settings, "data")),
+        "versions": settings_rows(at(run.settings, "versions")),
         "evaluated_on": _evaluated_on(run),
         "code": _code(run, name),
     }
@@ -187,7 +191,7 @@ def _picture(run: RunFiles, name: object, kind: str, notes: list[str]) -> _Pictu
     except OSError as error:
         notes.append(f"traversals/{name} cannot be read ({error.strerror or error}).")
     else:
-        return _Picture(_data_uri(data, kind), width, height)
+        return _Picture(data_uri(data, kind), width, height)
     return None
 
 
@@ -204,10 +208,11 @@ def _still(animation: _Picture, frame: int) -> _Picture | None:
             (grey if grey.convert("RGB").tobytes() == still.tobytes() else still).save(stream, "PNG", optimize=True)
     except (OSError, EOFError):
         return None
-    return _Picture(_data_uri(stream.getvalue(), "PNG"), animation.width, animation.height)
+    return _Picture(data_uri(stream.getvalue(), "PNG"), animation.width, animation.height)
 
 
-def _data_uri(data: bytes, kind: str) -> str:
+def data_uri(data: bytes, kind: str) -> str:
+    """A picture's bytes, PNG or GIF, as a page holds them."""
     return f"data:{_MEDIA_TYPES[kind]};base64,{base64.b64encode(data).decode('ascii')}"
 
 
@@ -310,14 +315,14 @@ def _evaluated_on(run: RunFiles) -> list[tuple[str, str]]:
     return [(label, _text(value)) for label, value in found if value is not None]
 
 
-def _rows(tree: object, prefix: str = "") -> list[tuple[str, str]]:
+def settings_rows(tree: object, prefix: str = "") -> list[tuple[str, str]]:
     """A settings object as (name, text) rows; nested objects get dotted names."""
     if not isinstance(tree, Mapping):
         return []
     rows = []
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
-            rows += _rows(value, f"{prefix}{key}.")
+            rows += settings_rows(value, f"{prefix}{key}.")
         else:
             rows.append((f"{prefix}{key}", _text(value)))
     return rows

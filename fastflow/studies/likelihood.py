@@ -6,20 +6,9 @@ the same images with the same noise, so their differences are paired.
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import asdict, replace
-from multiprocessing import active_children, get_context, parent_process
-from multiprocessing.connection import wait
 from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
@@ -29,9 +18,11 @@ from fastflow import datasets
 from fastflow.arguments import check_count
 from fastflow.datasets import Sequences
 from fastflow.errors import InputError, TrainingError
-from fastflow.files import is_leftover, locked_folder, read_json, write_json
+from fastflow.files import locked_folder, read_json, write_json
+from fastflow.studies.jobs import all_found, begin_folder, termination_interrupts
 from fastflow.studies.measuring import measure
-from fastflow.studies.summary import Results, check_packages, draw, write_summary
+from fastflow.studies.statistics import check_packages
+from fastflow.studies.summary import Results, draw, write_summary
 from fastflow.studies.variants import PLAIN, SIZES, VARIANTS, Size
 from fastflow.training.checkpoint import latest_checkpoint
 from fastflow.training.vae_settings import VAEConfig
@@ -117,7 +108,7 @@ def study_likelihood(
         "variants": {name: VARIANTS[name].changes for name in chosen},
     }
     with locked_folder(out):
-        _begin(out, settings, resume)
+        begin_folder(out, settings, name="study", resume=resume, growing="variants")
         jobs = {
             (name, variant, seed): Job(
                 out / "runs" / name / variant / f"seed-{seed}",
@@ -134,8 +125,8 @@ def study_likelihood(
         waiting = {key: job for key, job in jobs.items() if key not in done}
         results = Results(size_name, seeds, settings["data"], done)
         bar = tqdm(total=len(jobs), initial=len(done), disable=not progress, unit="run", dynamic_ncols=True)
-        with bar, _termination_interrupts():
-            for key, found in _all(waiting, min(workers, len(waiting))):
+        with bar, termination_interrupts("study"):
+            for key, found in all_found(do, waiting, workers):
                 done[key] = found
                 bar.set_postfix_str(" ".join(map(str, key)), refresh=False)
                 bar.update()
@@ -173,118 +164,6 @@ def _found(job: Job) -> dict[str, Any]:
     found["training_cpu_s"] = trained - started
     found["measuring_cpu_s"] = time.process_time() - trained
     return found
-
-
-def _all(jobs: dict[Any, Job], workers: int) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """What each job finds, in the order in which they end."""
-    if workers < 2:
-        for key, job in jobs.items():
-            yield key, do(job)
-        return
-    threads = max(1, torch.get_num_threads() // workers)
-    others = set(active_children())
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _begin_worker, (threads,))
-    stop = True
-    try:
-        keys = {pool.submit(_do_in_worker, job): key for key, job in jobs.items()}
-        for future in as_completed(keys):
-            yield keys[future], future.result()
-    except BrokenProcessPool as error:
-        stop = False  # the pool has told its other workers to stop
-        raise InputError(
-            "a worker died, perhaps for want of memory: resume, with fewer workers if it happens again"
-        ) from error
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for child in set(active_children()) - others if stop else ():
-            child.terminate()  # once: a training leaves a checkpoint, and a second signal would tear it away from that
-        pool.shutdown()
-
-
-class _Worker:
-    """What a worker is about; there is one in its process."""
-
-    busy = stopped = False
-
-
-def _do_in_worker(job: Job) -> dict[str, Any]:
-    """`do`, unless the worker is to stop: then nothing, which nobody waits for."""
-    if _Worker.stopped:
-        return {}
-    _Worker.busy = True
-    try:
-        return do(job)
-    except KeyboardInterrupt:
-        _Worker.stopped = True
-        return {}
-    finally:
-        _Worker.busy = False
-
-
-def _begin_worker(threads: int) -> None:
-    """Leave it to the parent when to end: by SIGTERM, which a training answers with a checkpoint."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        _Worker.stopped = True
-        if _Worker.busy:
-            raise KeyboardInterrupt
-
-    torch.set_num_threads(threads)
-    signal.signal(signal.SIGTERM, stop)
-    os.setpgrp()  # Ctrl-C at a terminal reaches the parent's group alone
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """Wait until the parent is gone, killed perhaps, and then end as it would have had us end."""
-    parent = parent_process()
-    assert parent is not None
-    wait([parent.sentinel])
-    os.kill(os.getpid(), signal.SIGTERM)
-    while _Worker.busy:
-        time.sleep(0.05)
-    os._exit(1)  # nobody is there to take the result
-
-
-@contextmanager
-def _termination_interrupts() -> Iterator[None]:
-    """Let SIGTERM end the study as SIGINT does, workers included."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt("the study was stopped; resume to go on from there")
-
-    previous = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-
-
-def _begin(out: Path, settings: dict[str, Any], resume: bool) -> None:
-    """Write study.json, or see that it is there and says the same."""
-    file = out / "study.json"
-    settings = json.loads(json.dumps(settings))  # tuples as they are read again
-    if not file.exists():
-        if any(not is_leftover(path) for path in out.iterdir()):
-            raise InputError(f"{str(out)!r} isn't empty and isn't a study: choose a new folder")
-        write_json(file, settings)
-        return
-    if not resume:
-        raise InputError(f"{str(out)!r} holds a study already: resume it, or choose another folder")
-    before = read_json(file)
-    variants = before.pop("variants", {}) if isinstance(before, dict) else {}
-    now = settings.pop("variants")
-    changed = [name for name in now if variants.get(name, now[name]) != now[name]]
-    if before != settings or changed:
-        raise InputError(
-            f"can't resume {str(out)!r}: its study was of other data, size or settings"
-            + (f" of {', '.join(changed)}" if changed else "")
-            + " (see its study.json); resume with the same, or choose another folder"
-        )
-    write_json(file, {**settings, "variants": {**variants, **now}})
 
 
 def _splits(config: VAEConfig, root: str | None, starts: int | None) -> tuple[Sequences, Sequences]:

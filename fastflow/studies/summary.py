@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastflow.files import replacing, write_json
-from fastflow.importing import imported
+from fastflow.studies.statistics import (
+    SIGNIFICANT,
+    Estimate,
+    estimate,
+    holm,
+    mean_cell,
+    p_cell,
+    table_row,
+    table_rows,
+)
 from fastflow.studies.variants import PLAIN, VARIANTS
 
 LIKELIHOODS = {
@@ -38,8 +47,6 @@ COMPARISONS = (
     Comparison("pair", "separate", f"{LIKELIHOODS['pair']}, plain's {LIKELIHOODS['separate']}"),
 )
 """In the order of the table."""
-
-SIGNIFICANT = 0.05
 
 _LEGEND = (
     "Likelihoods are importance-weighted bounds in nats on held-out images: at their start, moved, the sum of these "
@@ -71,30 +78,6 @@ class Results(NamedTuple):
         return {seed: values[measure] for seed, values in found.items() if measure in values}
 
 
-class Estimate(NamedTuple):
-    """A mean over seeds."""
-
-    mean: float
-    standard_error: float
-    """NaN for a single seed."""
-    p: float
-    """Two-sided, of Student's t test that the mean is 0; NaN for a single seed."""
-    seeds: int
-
-
-def estimate(values: list[float]) -> Estimate:
-    """The mean of some seeds' values; its test supposes them normal."""
-    count = len(values)
-    mean = sum(values) / count
-    if count < 2:
-        return Estimate(mean, math.nan, math.nan, count)
-    error = math.sqrt(sum((value - mean) ** 2 for value in values) / (count - 1) / count)
-    if error == 0:
-        return Estimate(mean, error, 1.0 if mean == 0 else 0.0, count)
-    stats = imported("scipy.stats", "metrics", "a study")
-    return Estimate(mean, error, float(2 * stats.t.sf(abs(mean / error), count - 1)), count)
-
-
 def differences(results: Results, data: str, measure: str, against: str = "") -> dict[str, Estimate]:
     """Each variant's paired differences from the plain VAE, their p-values corrected for their number by Holm.
 
@@ -108,23 +91,7 @@ def differences(results: Results, data: str, measure: str, against: str = "") ->
         paired = [values[seed] - plain[seed] for seed in values if seed in plain]
         if variant != PLAIN and paired:
             found[variant] = estimate(paired)
-    return dict(zip(found, _holm(list(found.values())), strict=True))
-
-
-def _holm(estimates: list[Estimate]) -> list[Estimate]:
-    """The same with p-values that hold for all of them together (Holm, 1979)."""
-    corrected = list(estimates)
-    tested = sorted((e.p, i) for i, e in enumerate(estimates) if not math.isnan(e.p))
-    highest = 0.0
-    for rank, (p, i) in enumerate(tested):
-        highest = max(highest, min(1.0, p * (len(tested) - rank)))
-        corrected[i] = estimates[i]._replace(p=highest)
-    return corrected
-
-
-def check_packages() -> None:
-    """Raise InputError unless what the statistics need is there."""
-    imported("scipy.stats", "metrics", "a study")
+    return dict(zip(found, holm(list(found.values())), strict=True))
 
 
 def write_summary(results: Results, out: Path, *, drawn: bool = False) -> Path:
@@ -173,17 +140,17 @@ def _of_data(results: Results, data: str) -> Iterator[str]:
     for variant, (_, what) in VARIANTS.items():
         columns = [list(results.values(data, variant, measure).values()) for measure in (*measures, "training_cpu_s")]
         if columns[0]:
-            cells = [_cell(values, places) for values, places in zip(columns, digits, strict=True)]
-            rows.append(_row(f"`{variant}`: {what}", *cells, str(len(columns[0]))))
-    yield _rows(["", *heads], rows)
+            cells = [mean_cell(values, places) for values, places in zip(columns, digits, strict=True)]
+            rows.append(table_row(f"`{variant}`: {what}", *cells, str(len(columns[0]))))
+    yield table_rows(["", *heads], rows)
     yield f"Paired differences from `{PLAIN}`, with two-sided p-values after Holm over the rows:"
     compared = [(c.head, differences(results, data, c.measure, c.against)) for c in COMPARISONS]
     rows = [
-        _row(f"`{variant}`", *(cell for _, found in compared for cell in _difference(found.get(variant))))
+        table_row(f"`{variant}`", *(cell for _, found in compared for cell in _difference(found.get(variant))))
         for variant in VARIANTS
         if any(variant in found for _, found in compared)
     ]
-    yield _rows(["", *(cell for head, _ in compared for cell in (head, "p"))], rows)
+    yield table_rows(["", *(cell for head, _ in compared for cell in (head, "p"))], rows)
     yield "\n".join([*_verdicts(compared), *_ratios(results, data)])
     failures = [
         f"`{variant}` with seed {seed} failed: {found['failed']}."
@@ -265,32 +232,12 @@ def draw(results: Results, file: Path) -> bool:
     return True
 
 
-def _cell(values: list[float], digits: int) -> str:
-    if not values:
-        return ""
-    found = estimate(values)
-    error = "" if math.isnan(found.standard_error) else f" ± {found.standard_error:.{digits}f}"
-    return f"{found.mean:.{digits}f}{error}"
-
-
 def _difference(found: Estimate | None) -> tuple[str, str]:
     if found is None:
         return "", ""
     error = "" if math.isnan(found.standard_error) else f" ± {found.standard_error:.1f}"
-    return f"{found.mean:+.1f}{error}", _p(found.p)
-
-
-def _p(p: float) -> str:
-    return "" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
+    return f"{found.mean:+.1f}{error}", p_cell(found.p)
 
 
 def _relation(p: float) -> str:
-    return _p(p) if p < 0.001 else f"= {_p(p)}"
-
-
-def _rows(heads: list[str], rows: list[str]) -> str:
-    return "\n".join([_row(*heads), f"|{'---|' * len(heads)}", *rows])
-
-
-def _row(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"
+    return p_cell(p) if p < 0.001 else f"= {p_cell(p)}"

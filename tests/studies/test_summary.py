@@ -6,7 +6,8 @@ import pytest
 import torch
 from scipy import stats
 
-from fastflow.studies.summary import Estimate, Results, _holm, differences, estimate, table
+from fastflow.studies.statistics import Estimate, estimate, holm
+from fastflow.studies.summary import Results, differences, table
 
 VALUES = torch.randn(7, generator=torch.Generator().manual_seed(0), dtype=torch.float64).add(0.8).tolist()
 
@@ -29,7 +30,7 @@ def test_one_seed_has_no_error():
 def test_holm():
     """By hand: the smallest of four times 4, the next times 3, never below the one before, at most 1."""
     given = [0.04, 0.01, 0.6, 0.02, math.nan]
-    corrected = [e.p for e in _holm([Estimate(1.0, 1.0, p, 5) for p in given])]
+    corrected = [e.p for e in holm([Estimate(1.0, 1.0, p, 5) for p in given])]
     assert corrected[:4] == pytest.approx([0.08, 0.04, 0.6, 0.06])
     assert math.isnan(corrected[4])
 

@@ -1,0 +1,164 @@
+"""A comparison as one self-contained page: `write_comparison` turns its folder into compare.html."""
+
+from __future__ import annotations
+
+import io
+import shlex
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from fastflow.files import read_json
+from fastflow.report.page import data_uri, settings_rows, write_page
+from fastflow.training.settings import DiscoverConfig
+
+Record = Mapping[str, Any]
+"""The contents of a comparison's results.json."""
+
+_MARKS = {"better": "▲ better", "worse": "▼ worse", "undecided": ""}
+
+
+def write_comparison(folder: Path) -> Path:
+    """Write `compare.html` into a comparison's folder, from its results.json and strips/; it needs no network.
+
+    Raises:
+        InputError: there is no results.json, or it can't be read.
+    """
+    record = read_json(folder / "results.json")
+    return write_page("comparison.html", _view(record, folder), folder / "compare.html")
+
+
+def _view(record: Record, folder: Path) -> dict[str, Any]:
+    methods = [method for method in record["methods"] if method not in record["left_out"]]
+    return {
+        "name": folder.resolve().name,
+        "generator": record["generator"]["name"] or "a generator made in Python",
+        "verdict": _verdict(record),
+        "seeds": len(record["seeds"]),
+        "paths": record["config"]["num_potentials"],
+        "path_steps": record["config"]["path_steps"],
+        "steps": record["config"]["steps"],
+        "batch_size": record["config"]["batch_size"],
+        "strength": record["strength"],
+        "pairs": record["pairs"],
+        "starts": record["starts"],
+        "methods": [(method, record["methods"][method]) for method in methods],
+        "measures": [_row(measure, methods) for measure in record["measures"].values()],
+        "attributes": _attributes(record, methods),
+        "strips": [strip for method in methods if (strip := _strip(record, folder, method)) is not None],
+        "left_out": list(record["left_out"].items()),
+        "settings": settings_rows(record["config"]),
+        "generator_rows": settings_rows(record["generator"]),
+        "versions": settings_rows(record["versions"]),
+        "shell": _shell(record, folder.resolve().name),
+    }
+
+
+def _verdict(record: Record) -> str:
+    """How often the flows are ahead, and how often the seeds can tell."""
+    verdicts = [
+        found["verdict"]
+        for measure in record["measures"].values()
+        for found in measure["methods"].values()
+        if "verdict" in found
+    ]
+    if not verdicts:
+        return "Nothing to compare the flows with was measured."
+    better, worse = verdicts.count("worse"), verdicts.count("better")
+    purity = record["measures"].get("purity", {}).get("methods", {})
+    best = next((name for name, found in purity.items() if found["best"]), None)
+    seeds = len(record["seeds"])
+    return (
+        f"In {len(verdicts)} comparisons of a measure with another method over {seeds} seed{'s'[: seeds > 1]}, the "
+        f"flows are better in {better} and worse in {worse}, as far as the seeds can tell (p < 0.05); "
+        f"{len(verdicts) - better - worse} stay undecided."
+        + (f" The purest paths are those of {best}." if best is not None else "")
+    )
+
+
+def _row(measure: Record, methods: list[str]) -> dict[str, Any]:
+    digits, cells = measure["digits"], []
+    for method in methods:
+        found = measure["methods"].get(method)
+        if found is None:
+            cells.append({"mean": "", "error": "", "best": False, "p": "", "mark": "", "verdict": ""})
+            continue
+        error, p = found["standard_error"], found.get("p")
+        cells.append(
+            {
+                "mean": f"{found['mean']:.{digits}f}",
+                "error": "" if error is None else f"± {error:.{digits}f}",
+                "best": found["best"],
+                "p": "" if p is None else "p < 0.001" if p < 0.001 else f"p = {p:.3f}",
+                "mark": _MARKS[found.get("verdict", "undecided")],
+                "verdict": found.get("verdict", ""),
+            }
+        )
+    return {"title": measure["title"], "better": measure["better"], "what": measure["what"], "cells": cells}
+
+
+def _attributes(record: Record, methods: list[str]) -> list[dict[str, Any]]:
+    """For each attribute, each method's purest path towards it; the share tints its cell."""
+    rows = []
+    for place, name in enumerate(record["attribute_names"]):
+        cells = []
+        for method in methods:
+            found = record["attributes"][method]
+            share = found["best_share"][place]
+            cells.append(
+                {
+                    "share": f"{share:.2f}",
+                    "covered": found["covered"][place],
+                    "shade": f"{100 * share:.0f}",
+                    "strong": share > 0.7,
+                }
+            )
+        rows.append({"name": name, "cells": cells})
+    return rows
+
+
+def _strip(record: Record, folder: Path, method: str) -> dict[str, Any] | None:
+    """The picture of a method's paths and what its rows are; None where it wasn't drawn."""
+    rows = next((run["strip"] for run in record["runs"] if run["method"] == method and "strip" in run), None)
+    file = folder / "strips" / f"{method}.png"
+    if rows is None or not file.is_file():
+        return None
+    data = file.read_bytes()
+    with Image.open(io.BytesIO(data)) as picture:
+        width, height = picture.size
+    return {
+        "method": method,
+        "what": record["methods"][method],
+        "rows": rows,
+        "uri": data_uri(data, "PNG"),
+        "width": width,
+        "height": height,
+    }
+
+
+def _shell(record: Record, name: str) -> str:
+    """The command that makes the comparison again, with every setting that isn't the default."""
+    words = ["fastflow", "compare", "--generator", record["generator"]["name"] or "FILE.py:FUNCTION"]
+    words += ["--out", f"{name}-again", "--seeds", str(len(record["seeds"]))]
+    words += ["--methods", *record["methods"]]
+    words += ["--attributes", record["attributes_from"], "--pairs", str(record["pairs"])]
+    words += ["--starts", str(record["starts"])]
+    words += [] if record["strength"] is None else ["--strength", str(record["strength"])]
+    for field in fields(DiscoverConfig):
+        value = record["config"][field.name]
+        default = list(field.default) if isinstance(field.default, tuple) else field.default
+        if value != default and value is not None:
+            words += _option(field.name, value)
+    return shlex.join(words)
+
+
+def _option(name: str, value: Any) -> list[str]:
+    option = name.replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{option}" if value else f"--no-{option}"]
+    flat = value if isinstance(value, list) else [value]
+    flat = [number for item in flat for number in (item if isinstance(item, list) else [item])]
+    return [f"--{option}", *map(str, flat)]

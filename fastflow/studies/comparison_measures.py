@@ -1,0 +1,90 @@
+"""What a comparison measures of each method's paths: the same measures from the same starts for all methods."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from fastflow.metrics.evaluation import measure_distinctness, path_pairs
+from fastflow.metrics.purity import purity
+from fastflow.metrics.strength import pixel_change
+from fastflow.report.strips import save_strip
+from fastflow.studies.attributes import Attributes
+from fastflow.traversal import Traverses
+
+DRAWN = 6
+"""Paths of a method that are drawn."""
+
+
+class Measure(NamedTuple):
+    """A number that a method has with each seed."""
+
+    title: str
+    better: str
+    """higher, lower, or nothing where it isn't for comparison."""
+    digits: int
+    """After the point, in tables."""
+    what: str
+    """In a sentence."""
+
+
+MEASURES: dict[str, Measure] = {
+    "strength": Measure("strength", "", 4, "the mean absolute change of pixels in a step, which is matched"),
+    "purity": Measure(
+        "purity", "higher", 3, "the share of a path's change that goes to the attribute it changes most, mean of paths"
+    ),
+    "monotonicity": Measure(
+        "monotonicity", "higher", 3, "|rank correlation| of that attribute with the step, its signed mean over starts"
+    ),
+    "coverage": Measure(
+        "coverage", "higher", 2, "how many attributes some path moves purely and monotonically, 0.5 or more of both"
+    ),
+    "distinctness": Measure(
+        "told apart", "higher", 3, "accuracy of a fresh classifier that names the path from two consecutive images"
+    ),
+    "smoothness": Measure(
+        "smoothness", "higher", 3, "1 where images move on in a straight line, 0 where they go to and fro"
+    ),
+    "training_cpu_s": Measure("training, CPU s", "", 1, "of trainings that weren't interrupted"),
+}
+"""By their names in results.json, in the order of the table."""
+
+
+def measure(
+    source: Traverses, path_steps: int, attributes: Attributes, pairs: int, starts: int, seed: int
+) -> dict[str, Any]:
+    """All of it for a method's paths, and what each path does to each attribute.
+
+    Args:
+        pairs: of images, for each classifier. starts: of each path, for the other measures. seed: of the starts and the
+            classifiers; training draws none of them.
+    """
+    pure = purity(source, attributes, attributes.names, path_steps=path_steps, samples=starts, seed=seed)
+    consecutive = path_pairs(source, path_steps, pairs, seed)
+    assert consecutive.smoothness is not None
+    return {
+        "strength": pixel_change(source, path_steps=path_steps, samples=4 * starts, seed=seed),
+        "purity": pure.score,
+        "monotonicity": sum(pure.monotonicity) / len(pure.monotonicity),
+        "coverage": pure.coverage,
+        "distinctness": measure_distinctness(consecutive, source.num_paths, seed).accuracy,
+        "smoothness": float(consecutive.smoothness.mean()),
+        "paths": {"change": pure.change, "top": pure.top, "purity": pure.purity, "monotonicity": pure.monotonicity},
+        "covered": pure.covered,
+    }
+
+
+def draw_strip(source: Traverses, path_steps: int, found: dict[str, Any], names: list[str], file: Path) -> list[str]:
+    """Draw the purest paths, each from a start of its own, the same starts for all methods.
+
+    Returns:
+        What each row is: its path, and the attribute that the path changes most with its share.
+    """
+    paths = found["paths"]
+    order = sorted(range(source.num_paths), key=lambda k: -paths["purity"][k])[:DRAWN]
+    z0 = source.generator.starts(len(order), seed=1)
+    images = source.traverse(z0, torch.tensor(order, device=z0.device), path_steps).images
+    save_strip(images, file, start=0, value_range=source.generator.value_range)
+    return [f"{names[paths['top'][k]]} {paths['purity'][k]:.2f}" for k in order]
