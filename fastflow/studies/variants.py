@@ -63,8 +63,8 @@ _SMALL_MNIST = replace(
     data="mnist",
     transformations=("rotation", "scale"),
     widths=(256,),
-    steps=1500,
-    learning_rate_schedule=((1000, 1.0), (1500, 0.1)),
+    steps=2000,
+    learning_rate_schedule=((1400, 1.0), (2000, 0.1)),
 )
 _SMALL_DSPRITES = replace(
     _SMALL,
