@@ -19,6 +19,11 @@ class Variant(NamedTuple):
     what: str
     """In the table's words."""
 
+    @property
+    def flows(self) -> bool:
+        """Whether its VAE has flows."""
+        return self.changes.get("flow_weight") != 0
+
 
 VARIANTS: dict[str, Variant] = {
     PLAIN: Variant({"flow_weight": 0.0}, "a VAE, the same images and steps"),
