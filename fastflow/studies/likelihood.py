@@ -101,6 +101,7 @@ def study_likelihood(
         "images": size.images,
         "num_samples": size.num_samples,
         "paths": size.paths,
+        "fitted": size.fitted,
         "data": {
             name: {"train": train.note, "test": test.note, "config": asdict(size.configs[name])}
             for name, (train, test) in splits.items()

@@ -44,9 +44,9 @@ COMPARISONS = (
     Comparison("start", "start", LIKELIHOODS["start"]),
     Comparison("moved", "moved", LIKELIHOODS["moved"]),
     Comparison("pair", "pair", LIKELIHOODS["pair"]),
-    Comparison("pair", "separate", f"{LIKELIHOODS['pair']}, plain's {LIKELIHOODS['separate']}"),
+    Comparison("pair", "separate", f"{LIKELIHOODS['pair']} above plain's {LIKELIHOODS['separate']}"),
 )
-"""In the order of the table."""
+"""In the order of the table; the last is for variants with flows alone, what they know set against two latents."""
 
 _LEGEND = (
     "Likelihoods are importance-weighted bounds in nats on held-out images: at their start, moved, the sum of these "
@@ -89,7 +89,7 @@ def differences(results: Results, data: str, measure: str, against: str = "") ->
     for variant in VARIANTS:
         values = results.values(data, variant, measure)
         paired = [values[seed] - plain[seed] for seed in values if seed in plain]
-        if variant != PLAIN and paired:
+        if variant != PLAIN and paired and (VARIANTS[variant].flows or against in ("", measure)):
             found[variant] = estimate(paired)
     return dict(zip(found, holm(list(found.values())), strict=True))
 
@@ -182,7 +182,7 @@ def _verdicts(compared: list[tuple[str, dict[str, Estimate]]]) -> Iterator[str]:
 
 def _spoken(head: str) -> str:
     """A column's head within a sentence, which has no columns to keep apart."""
-    return head.replace("\\|", "|").replace(", plain's", " above the plain VAE's")
+    return head.replace("\\|", "|")
 
 
 def _ratios(results: Results, data: str) -> Iterator[str]:
@@ -192,10 +192,9 @@ def _ratios(results: Results, data: str) -> Iterator[str]:
         flow = results.values(data, variant, "path_error")
         ratios = [flow[seed] / straight[seed] for seed in flow if seed in straight]
         if ratios:
-            found = estimate(ratios)
             yield (
-                f"- Along its paths `{variant}` errs {found.mean:.2f} ± {found.standard_error:.2f} times as much as "
-                "the plain VAE along its best straight directions."
+                f"- Along its paths `{variant}` errs {mean_cell(ratios, 3)} times as much as the plain VAE along its "
+                "best straight directions."
             )
 
 
@@ -208,14 +207,18 @@ def draw(results: Results, file: Path) -> bool:
         from matplotlib import pyplot as plt
     except ImportError:
         return False
+    shown = {(name, variant) for name, variant, _ in results.found}
+    names = [
+        variant for variant in VARIANTS if variant != PLAIN and any((data, variant) in shown for data in results.data)
+    ]
     count = len(results.data)
     figure, panels = plt.subplots(
-        count, len(COMPARISONS), figsize=(14, 0.9 + 3.1 * count), layout="constrained", sharey=True, squeeze=False
-    )
+        count, len(COMPARISONS), figsize=(14, count * (1.1 + 0.22 * len(names))), layout="constrained", sharey=True,
+        squeeze=False,
+    )  # fmt: skip
     for line, data in zip(panels, results.data, strict=True):
         for panel, (measure, against, head) in zip(line, COMPARISONS, strict=True):
             found = differences(results, data, measure, against)
-            names = [variant for variant in VARIANTS if variant != PLAIN]
             for place, variant in enumerate(names):
                 if variant in found:
                     error = 0.0 if math.isnan(found[variant].standard_error) else found[variant].standard_error
@@ -225,7 +228,7 @@ def draw(results: Results, file: Path) -> bool:
             panel.set_xlabel(f"nats above {PLAIN}")
             panel.set_yticks(range(len(names)), names)
             panel.grid(axis="x", alpha=0.3)
-        line[0].invert_yaxis()
+    panels[0, 0].set_ylim(len(names) - 0.5, -0.5)  # of all: the first variant on top, as in the table
     with replacing(file) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
     plt.close(figure)

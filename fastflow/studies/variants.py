@@ -19,6 +19,11 @@ class Variant(NamedTuple):
     what: str
     """In the table's words."""
 
+    @property
+    def flows(self) -> bool:
+        """Whether its VAE has flows."""
+        return self.changes.get("flow_weight") != 0
+
 
 VARIANTS: dict[str, Variant] = {
     PLAIN: Variant({"flow_weight": 0.0}, "a VAE, the same images and steps"),
@@ -63,8 +68,8 @@ _SMALL_MNIST = replace(
     data="mnist",
     transformations=("rotation", "scale"),
     widths=(256,),
-    steps=1500,
-    learning_rate_schedule=((1000, 1.0), (1500, 0.1)),
+    steps=2000,
+    learning_rate_schedule=((1400, 1.0), (2000, 0.1)),
 )
 _SMALL_DSPRITES = replace(
     _SMALL,
