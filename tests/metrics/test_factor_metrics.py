@@ -99,6 +99,14 @@ def test_a_code_of_two_factors_is_entangled_yet_complete():
     assert score(modularity, codes, factors) < 0.9
 
 
+@by_name
+def test_the_codes_scales_do_not_matter(metric):
+    factors, rng = drawn(600)
+    codes = standard(factors) @ turned() + 0.5 * rng.normal(size=factors.shape)
+    scaled = codes * np.array([0.125, 1.0, 64.0, 4.0])
+    assert score(metric, scaled, factors) == pytest.approx(score(metric, codes, factors), abs=1e-9)
+
+
 # Closed forms
 
 
