@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from tqdm import tqdm
 
 from fastflow.metrics.evaluation import measure_distinctness, path_pairs
+from fastflow.metrics.predictability import SMALL, told_apart
 from fastflow.metrics.purity import purity
 from fastflow.metrics.strength import pixel_change
 from fastflow.report.strips import save_strip
@@ -44,6 +46,12 @@ MEASURES: dict[str, Measure] = {
     "distinctness": Measure(
         "told apart", "higher", 3, "accuracy of a fresh classifier that names the path from two consecutive images"
     ),
+    "vp": Measure(
+        "VP, fast",
+        "higher",
+        3,
+        "the same by a network that sees a tenth of the pairs (vp_score_fast), not the published VP",
+    ),
     "smoothness": Measure(
         "smoothness", "higher", 3, "1 where images move on in a straight line, 0 where they go to and fro"
     ),
@@ -64,12 +72,15 @@ def measure(
     pure = purity(source, attributes, attributes.names, path_steps=path_steps, samples=starts, seed=seed)
     consecutive = path_pairs(source, path_steps, pairs, seed)
     assert consecutive.smoothness is not None
+    with tqdm(disable=True) as silent:
+        predicted = told_apart(consecutive, source.num_paths, SMALL, seed, silent)
     return {
         "strength": pixel_change(source, path_steps=path_steps, samples=4 * starts, seed=seed),
         "purity": pure.score,
         "monotonicity": sum(pure.monotonicity) / len(pure.monotonicity),
         "coverage": pure.coverage,
         "distinctness": measure_distinctness(consecutive, source.num_paths, seed).accuracy,
+        "vp": predicted.test,
         "smoothness": float(consecutive.smoothness.mean()),
         "paths": {"change": pure.change, "top": pure.top, "purity": pure.purity, "monotonicity": pure.monotonicity},
         "covered": pure.covered,
