@@ -53,8 +53,17 @@ class Traverses(Protocol):
         """The steps of a path where nobody says how many."""
         ...
 
-    def traverse(self, z0: Tensor, index: int | Tensor, steps: int, /, *, labels: Tensor | None = None) -> Traversal:
-        """`steps` steps from latents z0 (B, D), along one path for all or one for each (B,) long.
+    def traverse(
+        self,
+        z0: Tensor,
+        index: int | Tensor,
+        steps: int,
+        direction: Literal["forward", "descent"] = "forward",
+        /,
+        *,
+        labels: Tensor | None = None,
+    ) -> Traversal:
+        """`steps` steps from latents z0 (B, D), along one path for all or one for each (B,) long, or against it.
 
         `labels` (B,) are the latents' classes, of a generator with such.
         """

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -41,18 +43,32 @@ class Stepped(ABC):
         """Latents (B, steps + 1, D) from z0 (B, D) along the paths `index`, one for all () or one for each (B,)."""
 
     @torch.no_grad()
-    def traverse(self, z0: Tensor, index: int | Tensor, steps: int = 10, *, labels: Tensor | None = None) -> Traversal:
+    def traverse(
+        self,
+        z0: Tensor,
+        index: int | Tensor,
+        steps: int = 10,
+        direction: Literal["forward", "descent"] = "forward",
+        *,
+        labels: Tensor | None = None,
+    ) -> Traversal:
         """Walk latents z0 (B, D) along the paths `index`, one for all or one for each (B,) long.
 
-        `labels` are those of `fastflow.traversal.traverse`.
+        "descent" walks the other way; `labels` are those of `fastflow.traversal.traverse`.
 
         Raises:
             InputError: an argument that doesn't fit, by its name.
         """
+        if direction not in ("forward", "descent"):
+            raise InputError(f"direction must be forward or descent, got {direction!r}")
         like = self.generator.sample(1)
         check_latents(z0, self.generator.latent_dim, like)
         check_count(steps, "steps")
-        latents = self.walk(z0, check_index(index, self.num_directions, z0), steps)
+        walker = self
+        if direction == "descent":
+            walker = copy.copy(self)
+            walker.step_length = -self.step_length
+        latents = walker.walk(z0, check_index(index, self.num_directions, z0), steps)
         decode = self.generator.conditioned(labels)
         images = torch.stack([decode(z) for z in latents.unbind(1)], 1)
         return Traversal(latents, images, 0)

@@ -67,6 +67,10 @@ class FactorSequences:
         """The factors' values (B, F) long of starting images (B,), in the order of `source.factors`."""
         return coordinates(send(self._starts, rows)[rows], self.source.factors)
 
+    def starts(self, rows: Tensor) -> Tensor:
+        """The starting images (B, C, H, W) of rows (B,), each with all its own factors."""
+        return self.source.images(send(self._starts, rows)[rows])
+
     def frames(self, rows: Tensor, transformation: Tensor, place: Tensor) -> Tensor:
         """Images (B, P, C, H, W) of the factor's value at `place`; see `Sequences.frames`."""
         check_request(self, rows, transformation, place)

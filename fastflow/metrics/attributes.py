@@ -31,6 +31,14 @@ class AttributeCorrelation:
     samples: int
     """Starts, the same for each path."""
 
+    @property
+    def normalized(self) -> list[list[float]]:
+        """The correlations, each path's divided by the sum of their sizes (WarpedGANSpace's L1-normalised table).
+
+        Signs stay; a path that changes a single attribute has 1 or -1 there. Tzelepis et al., ICCV 2021.
+        """
+        return [[r / (sum(map(abs, row)) or 1.0) for r in row] for row in self.correlation]
+
     def strongest(self, potential: int) -> tuple[str, float]:
         """The attribute that a path changes most steadily, and its correlation."""
         row = self.correlation[potential]

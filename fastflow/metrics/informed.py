@@ -73,7 +73,7 @@ class Modularity:
 
 
 def mig(codes: Array, factors: Array, seed: int = 0) -> MIG:
-    """Mutual information gap (Chen et al., NeurIPS 2018, eq. 6).
+    """Mutual information gap (Chen et al., NeurIPS 2018, section 4.1).
 
     1/F sum_f [I(z_j; v_f) - max_(i != j) I(z_i; v_f)] / H(v_f), j being the code that tells most of factor f; a single
     code is set against 0. Codes are cut into 20 bins of equal width, and all is estimated by frequencies: of n values
@@ -114,7 +114,7 @@ def sap(codes: Array, factors: Array, seed: int = 0, *, categorical: Sequence[in
 
 
 def modularity(codes: Array, factors: Array, seed: int = 0) -> Modularity:
-    """Modularity (Ridgeway and Mozer, NeurIPS 2018, section 2).
+    """Modularity (Ridgeway and Mozer, NeurIPS 2018).
 
     1/d sum_i [1 - sum_(f != g) I(z_i; v_f)^2 / ((F - 1) I(z_i; v_g)^2)], g being the factor that code i tells most of;
     0 for a code that tells nothing. Codes are cut into 20 bins as for `mig`. A code isn't asked to tell much, and

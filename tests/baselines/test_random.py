@@ -23,6 +23,8 @@ def test_paths_are_straight_with_steps_of_one_length(generator):
     torch.testing.assert_close(steps.norm(dim=2), torch.full((5, 4), 0.3))
     torch.testing.assert_close(steps, steps[:, :1].expand_as(steps), rtol=0, atol=1e-5)
     torch.testing.assert_close(steps[0], steps[4], rtol=0, atol=1e-5)
+    back = Random(generator, 3, step_length=0.3).traverse(z0, index, 4, "descent").latents
+    torch.testing.assert_close(back - z0[:, None], z0[:, None] - traversal.latents)
     assert (steps[0] - steps[1]).abs().max() > 0.01
 
 
@@ -51,5 +53,7 @@ def test_refused_arguments_are_named(generator):
     for steps in (0, None, 2.0):
         with pytest.raises(InputError, match=f"steps must be a whole number of at least 1, got {steps}"):
             directions.traverse(z0, 0, steps)
+    with pytest.raises(InputError, match="direction must be forward or descent, got 'reverse'"):
+        directions.traverse(z0, 0, 3, "reverse")
     with pytest.raises(InputError, match=r"shape \(B, 4\), got \(2, 3\)"):
         directions.traverse(z0[:, :3], 0)

@@ -1,0 +1,89 @@
+"""Codes of images by flows: how far along each an image lies, so that factor metrics apply to flow models."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastflow.arguments import check_latents, is_finite
+from fastflow.errors import InputError
+from fastflow.traversal import Traverses, check_source
+
+
+@torch.no_grad()
+def flow_codes(
+    source: Traverses,
+    images: Tensor,
+    *,
+    start: Tensor | None = None,
+    reach: float = 3.0,
+    path_steps: int | None = None,
+) -> Tensor:
+    """The signed arc length (N, K) float64 along each path, from a common start, at which an image lies nearest.
+
+    Path k is walked from the start in `path_steps` steps of equal length in latent space, along its gradient for
+    `reach` in all, and against it as far; between its points it is straight. The code of an image with latent z is the
+    arc length of the path's point that is nearest to z, negative where that lies against the gradient. For straight
+    orthogonal directions through 0 this is the latent's coordinate along each, kept within -reach .. reach.
+
+    Args:
+        source: a run or a baseline.
+        images: (N, C, H, W) in [0, 1], which a VAE's run encodes, to the posterior's mean; or their latents (N, D).
+        start: (D,); zero if None, the prior's mean, where the latents are standard normal.
+        reach: how far paths go each way, in latent space: 3 covers a standard normal coordinate.
+        path_steps: each way; the source's own if None.
+
+    Raises:
+        InputError: the source can't encode images, or an argument doesn't fit.
+    """
+    path_steps = check_source(source, path_steps)
+    if not (is_finite(reach, torch.float64) and reach > 0):
+        raise InputError(f"reach must be a positive number, got {reach!r}")
+    dim, like = source.generator.latent_dim, source.generator.sample(1)
+    z = check_latents(_encoded(source, images), dim, like, "latents")
+    origin = torch.zeros_like(like) if start is None else check_latents(start[None], dim, like, "start")
+    paced: Any = copy.copy(source)
+    paced.step_length = reach / path_steps
+    codes = []
+    for k in range(source.num_paths):
+        back, onwards = (
+            paced.traverse(origin, k, path_steps, direction).latents[0].double() for direction in ("descent", "forward")
+        )
+        points = torch.cat((back.flip(0), onwards[1:]))  # [2 T + 1, D]
+        codes.append(torch.cat([_nearest(part.double(), points) for part in z.split(1024)]) - _length(back))
+    return torch.stack(codes, 1)
+
+
+def _encoded(source: Any, images: Tensor) -> Tensor:
+    if isinstance(images, Tensor) and images.ndim == 2:
+        return images
+    vae = getattr(source, "vae", None)
+    if vae is None:
+        raise InputError(f"{type(source).__name__} has no encoder for images: give their latents (N, D)")
+    shape = tuple(source.generator.image_shape)
+    if not isinstance(images, Tensor) or images.shape[1:] != shape:
+        got = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+        raise InputError(f"images must be a tensor (N, {', '.join(map(str, shape))}), got {got}")
+    return torch.cat([vae.encode(part)[0] for part in images.split(512)])
+
+
+def _nearest(z: Tensor, points: Tensor) -> Tensor:
+    """The arc lengths (N,) from the first point at which a path (P, D) of straight pieces is nearest to z (N, D)."""
+    pieces = points.diff(dim=0)  # [P - 1, D]
+    length = pieces.norm(dim=1)
+    size = length.square().clamp_min(1e-300)
+    # |z - p - s d|^2, s being the share of a piece d at its point nearest to z; in products, for memory's sake.
+    along = z @ pieces.T - (points[:-1] * pieces).sum(1)  # [N, P - 1]
+    share = (along / size).clamp(0, 1)
+    away = points[:-1].square().sum(1) - 2 * z @ points[:-1].T  # but for |z|^2, which is the same for all
+    distance = away - 2 * share * along + share.square() * length.square()
+    best = distance.argmin(1)
+    before = length.cumsum(0) - length
+    return before[best] + share.gather(1, best[:, None])[:, 0] * length[best]
+
+
+def _length(path: Tensor) -> Tensor:
+    return path.diff(dim=0).norm(dim=1).sum()
