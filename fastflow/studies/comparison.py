@@ -140,8 +140,8 @@ def compare(
         check_count(count, name)
     if config.path_steps < 2 or config.num_potentials < 2:
         raise InputError("a comparison needs num_potentials and path_steps of at least 2")
-    if pairs < 4 * config.num_potentials:
-        raise InputError(f"pairs must be at least {4 * config.num_potentials}, four for every path, got {pairs}")
+    if pairs < 20 * config.num_potentials:
+        raise InputError(f"pairs must be at least {20 * config.num_potentials}, twenty for every path, got {pairs}")
     if resume and overwrite:
         raise InputError("resume and overwrite exclude each other")
     if strength is not None and not (is_finite(strength, torch.float64) and strength > 0):

@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from tqdm import tqdm
 
 from fastflow.metrics.evaluation import measure_distinctness, path_pairs
+from fastflow.metrics.geometry import consistency, curvature, path_length
+from fastflow.metrics.predictability import SMALL, told_apart
 from fastflow.metrics.purity import purity
 from fastflow.metrics.strength import pixel_change
 from fastflow.report.strips import save_strip
@@ -44,8 +47,21 @@ MEASURES: dict[str, Measure] = {
     "distinctness": Measure(
         "told apart", "higher", 3, "accuracy of a fresh classifier that names the path from two consecutive images"
     ),
+    "vp": Measure(
+        "VP, fast",
+        "higher",
+        3,
+        "the same by a network that sees a tenth of the pairs (vp_score_fast), not the published VP",
+    ),
     "smoothness": Measure(
         "smoothness", "higher", 3, "1 where images move on in a straight line, 0 where they go to and fro"
+    ),
+    "path_length": Measure(
+        "path length", "lower", 3, "root of the perceptual path length in pixels: how far images go along a path"
+    ),
+    "curvature": Measure("curvature", "lower", 3, "the angle between an image's consecutive changes, in radians"),
+    "consistency": Measure(
+        "consistency", "higher", 3, "the cosine between a path's changes of images from two starts, in pixels"
     ),
     "training_cpu_s": Measure("training, CPU s", "", 1, "of trainings that weren't interrupted"),
 }
@@ -61,16 +77,23 @@ def measure(
         pairs: of images, for each classifier. starts: of each path, for the other measures. seed: of the starts and the
             classifiers; training draws none of them.
     """
-    pure = purity(source, attributes, attributes.names, path_steps=path_steps, samples=starts, seed=seed)
+    options: dict[str, Any] = {"path_steps": path_steps, "samples": starts, "seed": seed}
+    pure = purity(source, attributes, attributes.names, **options)
     consecutive = path_pairs(source, path_steps, pairs, seed)
     assert consecutive.smoothness is not None
+    with tqdm(disable=True) as silent:
+        predicted = told_apart(consecutive, source.num_paths, SMALL, seed, silent)
     return {
         "strength": pixel_change(source, path_steps=path_steps, samples=4 * starts, seed=seed),
         "purity": pure.score,
         "monotonicity": sum(pure.monotonicity) / len(pure.monotonicity),
         "coverage": pure.coverage,
         "distinctness": measure_distinctness(consecutive, source.num_paths, seed).accuracy,
+        "vp": predicted.test,
         "smoothness": float(consecutive.smoothness.mean()),
+        "path_length": path_length(source, **options).score ** 0.5,
+        "curvature": curvature(source, **options).score,
+        "consistency": consistency(source, **options).score,
         "paths": {"change": pure.change, "top": pure.top, "purity": pure.purity, "monotonicity": pure.monotonicity},
         "covered": pure.covered,
     }

@@ -20,7 +20,7 @@ TIMES = ("training_cpu_s", "measuring_cpu_s")
 
 
 def small(out, **changes):
-    options = {"methods": METHODS, "seeds": 2, "pairs": 24, "starts": 6, "progress": False, **changes}
+    options = {"methods": METHODS, "seeds": 2, "pairs": 60, "starts": 6, "progress": False, **changes}
     return compare(sigmoid_generator(), out, small_config(), **options)
 
 
@@ -134,7 +134,7 @@ def compare_alone(out):
 def test_from_the_command_line_with_workers(tmp_path, capsys):
     words = ["compare", "--generator", "digits-vae", "--attributes", "strokes", "--methods", "sefa", "--workers", "2"]
     words += ["--num-potentials", "2", "--steps", "2", "--batch-size", "4", "--path-steps", "2", "--hidden", "8"]
-    main([*words, "--pairs", "16", "--starts", "4", "--seeds", "2", "--out", str(tmp_path / "out")])
+    main([*words, "--pairs", "40", "--starts", "4", "--seeds", "2", "--out", str(tmp_path / "out")])
     assert capsys.readouterr().out == f"look at {tmp_path / 'out' / 'compare.html'}\n"
     record = results(tmp_path / "out")
     assert record["attribute_names"] == ["area", "thickness", "slant", "width", "height", "x", "y"]
@@ -149,7 +149,7 @@ def grey(images):
 REFUSED = {
     "seeds": ({"seeds": 0}, "seeds must be"),
     "workers": ({"workers": 0}, "workers must be"),
-    "pairs": ({"pairs": 11}, "pairs must be at least 12, four for every path, got 11"),
+    "pairs": ({"pairs": 59}, "pairs must be at least 60, twenty for every path, got 59"),
     "starts": ({"starts": 1.5}, "starts must be"),
     "strength": ({"strength": 0.0}, "strength must be a positive number"),
     "method": ({"methods": ("random", "slow")}, "methods must be among flows, random, .*, got 'slow'"),
