@@ -10,8 +10,9 @@ path = run.traverse(generator.sample(4), potential=3, steps=10)
 from importlib.metadata import version
 
 from fastflow import baselines, datasets, generators, metrics, pde
+from fastflow.edits import Edit, load_edit
 from fastflow.errors import BackendError, ConvergenceError, InputError, TrainingError
-from fastflow.flows import flow, rollout_loss
+from fastflow.flows import flow, mixed_flow, rollout_loss
 from fastflow.mlp import Sin, mlp_jet
 from fastflow.objectives import pde_loss
 from fastflow.ops.backends import backends, precision, use_backend
@@ -32,6 +33,7 @@ __all__ = [
     "BackendError",
     "ConvergenceError",
     "DiscoverConfig",
+    "Edit",
     "InputError",
     "Jet",
     "PotentialBank",
@@ -48,8 +50,10 @@ __all__ = [
     "discover",
     "flow",
     "generators",
+    "load_edit",
     "load_run",
     "metrics",
+    "mixed_flow",
     "mlp_jet",
     "pde",
     "pde_loss",

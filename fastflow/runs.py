@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fastflow import generators
 from fastflow.devices import find_device
+from fastflow.edits import Along, Edit, make_edit
 from fastflow.errors import InputError
 from fastflow.fields import DivergenceFreeField
 from fastflow.files import read_json
@@ -109,6 +110,22 @@ class Run:
         return traverse(
             self.bank, self.generator, z0, potential, steps, pace, direction, self.companion, labels=labels
         )  # fmt: skip
+
+    def edit(self, along: Along, steps: float, t0: float = 0.0, name: str = "") -> Edit:
+        """A change of latents along potentials, which can be lengthened, saved, and applied to any latents.
+
+        Args:
+            along: a potential by number or name, or weights of several by theirs, to go along all of them at once.
+            steps: of the run; a fraction's last step is shorter, and a negative number undoes as many steps.
+            t0: the time at which these steps begin, walked forwards.
+            name: what to call it.
+        """
+        return make_edit(self, along, steps, t0, name)
+
+    @property
+    def needs_generator(self) -> bool:
+        """Whether its generator was made in Python and can't be found by name when the run is loaded."""
+        return not can_be_found(self.generator.name)
 
     def evaluate(self, samples: int = 4096, seed: int = 1, progress: bool = True) -> dict[str, Any]:
         """Measure strength, distinctness and physics, write evaluation.json and return its contents.
@@ -215,6 +232,11 @@ class VAERun(Run):
         super().__init__(folder, learned.potentials, LikelihoodVAEGenerator(learned.vae, kept.images), config, step)
         self.learned, self.vae = learned, learned.vae
         self.transformations = config.transformations
+
+    @property
+    def needs_generator(self) -> bool:
+        """Never: the VAE is the run's own."""
+        return False
 
 
 def load_run(folder: str | Path, generator: Generator | None = None, device: str | torch.device | None = None) -> Run:
