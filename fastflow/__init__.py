@@ -13,6 +13,7 @@ from fastflow import baselines, datasets, generators, metrics, pde
 from fastflow.edits import Edit, load_edit
 from fastflow.errors import BackendError, ConvergenceError, InputError, TrainingError
 from fastflow.flows import flow, mixed_flow, rollout_loss
+from fastflow.inversion import Inversion, invert
 from fastflow.mlp import Sin, mlp_jet
 from fastflow.objectives import pde_loss
 from fastflow.ops.backends import backends, precision, use_backend
@@ -35,6 +36,7 @@ __all__ = [
     "DiscoverConfig",
     "Edit",
     "InputError",
+    "Inversion",
     "Jet",
     "PotentialBank",
     "Run",
@@ -50,6 +52,7 @@ __all__ = [
     "discover",
     "flow",
     "generators",
+    "invert",
     "load_edit",
     "load_run",
     "metrics",

@@ -135,7 +135,9 @@ def test_edit_is_for_the_weights_that_it_was_made_for(run, tmp_path):
     assert fingerprint(moved) == fingerprint(run)
     edit.apply(moved, z)
     other = small_run(tmp_path / "other", sigmoid_generator(), seed=1)
-    with pytest.raises(InputError, match=r"has other potentials: edit\.on\(run\) takes the edit over to them"):
+    with pytest.raises(
+        InputError, match=r"has other potentials: edit\.on\(run\), or --retrained, takes it over to them"
+    ):
         edit.apply(other, z)
     taken = edit.on(other)
     assert torch.equal(taken.path(other, z), flow(other.bank, z, 0, 1, **settings(other)))
