@@ -181,7 +181,8 @@ class Edit:
         if fingerprint(run) != self.run.fingerprint:
             raise InputError(
                 f"the edit was made for the run {self.run.folder!r} at training step {self.run.training_steps}, and "
-                f"{str(run.folder)!r} at step {run.step} has other potentials: edit.on(run), or --retrained, takes it over to them"
+                f"{str(run.folder)!r} at step {run.step} has other potentials: edit.on(run), or --retrained, takes it "
+                "over to them"
             )
 
     def save(self, file: str | Path) -> Path:

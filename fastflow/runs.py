@@ -20,8 +20,10 @@ from fastflow.generators import Generator
 from fastflow.generators.identity import draws_alike, is_description
 from fastflow.generators.loading import can_be_found
 from fastflow.generators.vae import LikelihoodVAEGenerator
+from fastflow.importing import name_of
 from fastflow.metrics.attributes import AttributeCorrelation, correlate
 from fastflow.metrics.evaluation import evaluate
+from fastflow.metrics.strokes import STROKE_ATTRIBUTES, looks_drawn, stroke_attributes
 from fastflow.names import read_names, write_name
 from fastflow.pde import PDE
 from fastflow.potentials import PotentialBank
@@ -194,13 +196,29 @@ class Run:
         """Write report.html, one page of pictures, numbers and curves, and return its path.
 
         Evaluates on `samples` latents and draws the traversals first, where that isn't done yet or was done at another
-        training step.
+        training step. Where nobody has correlated the paths with attributes and the images look like drawn strokes,
+        their strokes are measured, so that the page can suggest names.
         """
         if not self._is_current("evaluation.json"):
             self.evaluate(samples, progress=progress)
         if not self._is_current("traversals/index.json"):
             write_traversals(self, self.folder / "traversals", overwrite=True)
+        if self._needs_strokes():
+            self.correlate(stroke_attributes, STROKE_ATTRIBUTES)
         return write_report(self.folder)
+
+    def _needs_strokes(self) -> bool:
+        """Whether strokes should be measured: nothing else was, or they were and are out of date."""
+        file = self.folder / "attributes.json"
+        if file.exists():
+            try:
+                record = read_json(file)
+            except InputError:
+                return False
+            ours = isinstance(record, dict) and record.get("predictor") == name_of(stroke_attributes)
+            return ours and record.get("training_steps") != self.step
+        generator = self.generator
+        return self.config.path_steps >= 2 and looks_drawn(generator.eight_bit(generator.decode(generator.sample(64))))
 
     def _is_current(self, name: str) -> bool:
         """Whether a JSON file of the folder is there, can be read and is about the present weights."""

@@ -13,12 +13,14 @@ from fastflow.edits import Edit
 from fastflow.files import replacing_folder, write_json
 from fastflow.inversion import Inversion
 from fastflow.report.strips import save_gif, save_strip
-from fastflow.report.traversals import LatentsFormat, check_target, write_latents
+from fastflow.report.traversals import LatentsFormat, check_target, save_inversion, write_latents
 
 if TYPE_CHECKING:
     from fastflow.runs import Run
 
-_FILES = re.compile(r"edit\.json|index\.json|strip\.png|animation\.gif|edited-\d+\.png|latents\.(safetensors|npz)")
+_FILES = re.compile(
+    r"edit\.json|index\.json|(strip|inverted)\.png|animation\.gif|edited-\d+\.png|latents\.(safetensors|npz)"
+)
 
 
 def write_edited(
@@ -33,7 +35,8 @@ def write_edited(
     """Apply an edit to latents (N, D), or to images as `ff.invert` found their latents, and write what comes of it.
 
     The files are edited-NN.png, the image that each becomes; strip.png and animation.gif, all on their way; the latents
-    "start" (N, D), "edited" (N, D) and "path" (N, T + 1, D); edit.json and index.json. All of them appear or none.
+    "start" (N, D), "edited" (N, D) and "path" (N, T + 1, D); inverted.png, images that were given, and what their
+    latents are decoded to; edit.json and index.json. All of them appear or none.
 
     Returns:
         The files.
@@ -57,6 +60,7 @@ def write_edited(
         edit.save(temporary / "edit.json")
         index = {"edit": str(edit), "starts": len(latents), "steps": applied.latents.shape[1] - 1}
         if isinstance(z0, Inversion):
+            save_inversion(z0, run, temporary / "inverted.png")
             index["images"] = z0.summary()
         write_json(temporary / "index.json", index)
     return sorted(folder.iterdir())

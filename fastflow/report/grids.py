@@ -69,7 +69,7 @@ def save_grid(
     font = ImageFont.load_default(font_size)
     assert isinstance(font, ImageFont.FreeTypeFont)  # what Pillow answers whenever a size is asked for
     labels = [text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…" for text in rows]
-    left = round(max(font.getlength(text) for text in labels)) + group_gutter
+    left = round(max(font.getlength(text) for text in labels)) + group_gutter + gutter
     top = font_size + 3 * gutter
     group = places * (width + gutter) - gutter + group_gutter
     size = (left + starts * group, top + count * (height + gutter))

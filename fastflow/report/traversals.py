@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,16 +16,19 @@ from fastflow.errors import ConvergenceError, InputError
 from fastflow.files import replacing_folder, write_json, write_tensors
 from fastflow.inversion import Inversion
 from fastflow.report.grids import save_grid
+from fastflow.report.landscapes import landscape
 from fastflow.report.strips import save_gif, save_strip
 from fastflow.report.videos import check_video, save_mp4
-from fastflow.traversal import Traversal, TraversalDirection
+from fastflow.traversal import Traversal, TraversalDirection, decoded
 
 if TYPE_CHECKING:
     from fastflow.runs import Run
 
 LatentsFormat = Literal["safetensors", "npz"]
 
-_FILES = re.compile(r"index\.json|grid\.png|latents\.(safetensors|npz)|potential-\d+\.(png|gif|mp4)")
+_FILES = re.compile(
+    r"(index|landscapes)\.json|(grid|inverted)\.png|latents\.(safetensors|npz)|potential-\d+\.(png|gif|mp4)"
+)
 
 
 def write_traversals(
@@ -44,7 +48,9 @@ def write_traversals(
     """Write a run's traversals to `folder`, all or nothing.
 
     They are potential-NN.png, a strip, and potential-NN.gif for each potential; grid.png, where each potential leads
-    from each start; latents.safetensors, the latents (N, T + 1, D) by potential; and index.json.
+    from each start; latents.safetensors, the latents (N, T + 1, D) by potential; landscapes.json, the potentials
+    around the first start's paths; inverted.png, images that were given, and what their latents are decoded to; and
+    index.json.
 
     A potential whose flow can't be undone from these starts is drawn forward only where `direction` is "both", as it is
     if None on paths of two steps or more; index.json has each potential's direction and the column of its starts.
@@ -89,7 +95,7 @@ def write_traversals(
     if direction is None:  # a path of one step has no half for each way
         direction = "both" if steps > 1 else "forward"
     shown = [-(steps // 2), 0, steps - steps // 2] if direction == "both" else [0, steps]
-    entries, latents, ends = [], {}, []
+    entries, latents, ends, landscapes = [], {}, [], []
     names, value_range = run.names, run.generator.value_range
     with replacing_folder(folder) as temporary:
         for k in chosen:
@@ -101,6 +107,8 @@ def write_traversals(
             if mp4:
                 save_mp4(images, temporary / f"{name}.mp4", value_range=value_range)
             latents[name] = traversal.latents
+            first = traversal.latents[0]
+            landscapes.append(landscape(run, first.flip(0) if way == "reverse" else first, k))
             # A path that only goes forward stays at its start where the others come from.
             ends.append(images[:, [max(0, traversal.start + step) for step in shown]])
             entries.append(
@@ -120,6 +128,7 @@ def write_traversals(
             value_range=value_range,
         )
         write_latents(temporary / f"latents.{latents_format}", latents)
+        (temporary / "landscapes.json").write_text(json.dumps({"potentials": landscapes}), encoding="utf-8")
         index = {
             "potentials": entries,
             "start_column": max(entry["start_column"] for entry in entries),
@@ -130,6 +139,7 @@ def write_traversals(
             "training_steps": run.step,
         }
         if inversion is not None:
+            save_inversion(inversion, run, temporary / "inverted.png")
             index["images"] = inversion.summary()
         write_json(temporary / "index.json", index)
     return sorted(folder.iterdir())
@@ -152,6 +162,13 @@ def _label(entry: dict[str, Any], names: Mapping[int, str], direction: Traversal
     words = [str(entry["index"]), names.get(entry["index"], "")]
     words += ["" if entry["direction"] == direction else "forward only"]
     return " ".join(word for word in words if word)
+
+
+def save_inversion(inversion: Inversion, run: Run, file: Path) -> None:
+    """Save images above what their latents are decoded to."""
+    drawn = run.generator.scaled(decoded(run.generator, inversion.latents[:, None]))
+    images = torch.stack((inversion.images[:, None], drawn)).cpu()  # (2, N, 1, C, H, W)
+    save_grid(images, file, rows=["image", "inverted"], columns=[""], value_range=(0.0, 1.0))
 
 
 def write_latents(file: Path, latents: dict[str, Tensor]) -> None:

@@ -11,7 +11,9 @@ import numpy as np
 from fastflow.errors import InputError
 from fastflow.files import replacing
 from fastflow.importing import first_line, imported
-from fastflow.report.strips import STRIP_CELL, Images, side_by_side
+from fastflow.report.strips import Images, side_by_side
+
+_CELL = 128  # longer side in pixels that small images are enlarged towards; a video's are packed well
 
 
 def check_video() -> Any:
@@ -30,7 +32,7 @@ def save_mp4(
     """Save paths of images as an MP4 (H.264, which every browser plays): the frames of `save_gif`, there and back.
 
     Args:
-        images, file, value_range: as in `save_gif`. image_size: 64 by default.
+        images, file, value_range: as in `save_gif`. image_size: 128 by default.
         frames_per_second: steps shown per second.
 
     Returns:
@@ -43,7 +45,7 @@ def save_mp4(
     package = check_video()
     if not 0 < frames_per_second <= 240:
         raise InputError(f"frames_per_second={frames_per_second} cannot be shown: expected above 0 and at most 240")
-    sheets = side_by_side(images, value_range, STRIP_CELL if image_size is None else image_size)
+    sheets = side_by_side(images, value_range, _CELL if image_size is None else image_size)
     sheets = np.broadcast_to(sheets, (*sheets.shape[:3], 3))
     # H.264 halves the colours' resolution, so that both sides must be even.
     odd = [(0, 0), (0, sheets.shape[1] % 2), (0, sheets.shape[2] % 2), (0, 0)]
