@@ -44,10 +44,9 @@ def landscape_svg(data: Mapping[str, Any], *, still: int, key: str, title: str, 
     for frame, (heights, slopes, column) in enumerate(zip(values, gradients, data["columns"], strict=True)):
         x, y = path[column]
         parts.append(f'<g class="frame frame-{frame}{" standing" if frame == still else ""}">')
-        parts += [
-            f'<path class="level" opacity="{0.3 + 0.7 * number / (LEVELS - 1):.2f}" d="{_drawn(contour(heights, level), len(heights))}"/>'
-            for number, level in enumerate(levels)
-        ]
+        for number, level in enumerate(levels):
+            strength, lines = 0.3 + 0.7 * number / (LEVELS - 1), _drawn(contour(heights, level), len(heights))
+            parts += [f'<path class="level" opacity="{strength:.2f}" d="{lines}"/>'] if lines else []
         parts.append(f'<path class="arrows" d="{_arrows(slopes, longest)}"/>')
         parts.append(f'<path class="trail" d="M{trail}"/>')
         parts.append(f'<circle class="here" cx="{x:.1f}" cy="{y:.1f}" r="5"/></g>')
