@@ -1,14 +1,17 @@
 """Edits: chains and mixes of moves along potentials, which are saved and applied to other latents."""
 
 import json
-import subprocess
-import sys
+import re
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import load_file
 from support.runs import sigmoid_generator, small_run
 
 import fastflow as ff
+from fastflow.cli import main
 from fastflow.edits import Part, fingerprint
 from fastflow.errors import InputError
 from fastflow.fields import DivergenceFreeField
@@ -149,10 +152,12 @@ def test_edit_is_for_the_weights_that_it_was_made_for(run, tmp_path):
 def test_python_lines_reproduce_the_edit(digits_folder):
     run = ff.load_run(digits_folder)
     edit = run.edit(1, 2.5, 0.5).then({0: 1.0, 2: -0.5}, -1)
-    code = "\n".join([*edit.python_lines("run.generator.starts(2, seed=3)"), "print(path.latents[:, -1].tolist())"])
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
-    expected = edit.apply(run, run.generator.starts(2, seed=3)).latents[:, -1]
-    torch.testing.assert_close(torch.tensor(json.loads(result.stdout)), expected)
+    namespace: dict = {}
+    exec("\n".join(edit.python_lines("run.generator.starts(2, seed=3)")), namespace)
+    expected = edit.apply(run, run.generator.starts(2, seed=3))
+    assert torch.equal(namespace["path"].latents, expected.latents)
+    assert torch.equal(namespace["path"].images, expected.images)
+    assert namespace["edit"] == edit
 
 
 def test_python_lines_ask_for_a_generator_made_in_python(run):
@@ -198,3 +203,78 @@ def test_damaged_files_are_named(run, tmp_path, damage, message):
         ff.load_edit(file)
     assert message in str(error.value)
     assert str(file) in str(error.value)
+
+
+@pytest.fixture
+def saved(digits_folder):
+    """A run's edit in a file."""
+    return ff.load_run(digits_folder).edit({0: 1.0, 2: -0.5}, 1.5).then(1, 2).save(digits_folder.parent / "edit.json")
+
+
+def test_apply_edits_latents_in_a_file(digits_folder, saved, tmp_path, capsys):
+    run = ff.load_run(digits_folder)
+    z0 = run.generator.starts(2, seed=5)
+    np.save(tmp_path / "z.npy", z0.numpy())
+    out = tmp_path / "out"
+    main(["apply", str(saved), "--to", str(tmp_path / "z.npy"), "--out", str(out)])
+    assert capsys.readouterr().out == f"{ff.load_edit(saved)}: wrote 7 files to {out}\n"
+    expected = ff.load_edit(saved).apply(run, z0)
+    written = load_file(out / "latents.safetensors")
+    assert torch.equal(written["start"], z0)
+    assert torch.equal(written["path"], expected.latents)
+    assert torch.equal(written["edited"], expected.latents[:, -1])
+    assert ff.load_edit(out / "edit.json") == ff.load_edit(saved)
+    for row, pixels in enumerate(run.generator.eight_bit(expected.images[:, -1])):
+        with Image.open(out / f"edited-{row:02d}.png") as picture:
+            assert np.array_equal(np.asarray(picture), np.rint(255 * pixels[0].numpy()))
+
+
+def test_apply_inverts_images_first(digits_folder, saved, tmp_path, capsys):
+    run = ff.load_run(digits_folder)
+    digits = run.generator.held_out_images[:2]
+    for row, pixels in enumerate(digits):
+        Image.fromarray(pixels[0].mul(255).round().byte().numpy()).save(tmp_path / f"digit-{row}.png")
+    out = tmp_path / "out"
+    main(["apply", str(saved), "--to", str(tmp_path), "--out", str(out), "--latents-format", "npz"])
+    told = capsys.readouterr()
+    assert re.search(r"inverted by encoder; .*\n  0\.\d{4}  digit-0\.png\n  0\.\d{4}  digit-1\.png\n", told.out)
+    assert told.err == ""
+    with np.load(out / "latents.npz") as latents:
+        torch.testing.assert_close(
+            torch.from_numpy(latents["start"]), run.generator.encode(digits), rtol=1e-2, atol=2e-2
+        )  # fmt: skip
+    assert json.loads((out / "index.json").read_text())["images"]["names"] == ["digit-0.png", "digit-1.png"]
+    assert (out / "inverted.png").is_file()
+
+
+def fails(capsys, *words):
+    with pytest.raises(SystemExit) as exit_:
+        main([str(word) for word in words])
+    told = capsys.readouterr()
+    assert (exit_.value.code, told.err.count("\n")) == (2, 1)
+    return told.err
+
+
+def test_apply_refuses_what_does_not_fit(digits_folder, saved, tmp_path, capsys):
+    np.save(tmp_path / "z.npy", np.zeros((1, 8), dtype=np.float32))
+    np.save(tmp_path / "wide.npy", np.zeros((1, 9), dtype=np.float32))
+    out, to = tmp_path / "out", ("--to", tmp_path / "z.npy")
+    assert "latents in" in fails(capsys, "apply", saved, "--to", tmp_path / "wide.npy", "--out", out)
+    assert "isn't an image" in fails(capsys, "apply", saved, "--to", saved, "--out", out)
+    assert "isn't JSON" in fails(capsys, "apply", tmp_path / "z.npy", *to, "--out", out)
+    assert "one file of latents" in fails(capsys, "apply", saved, *to, saved, "--out", out)
+    assert "isn't a run" in fails(capsys, "apply", saved, *to, "--out", out, "--folder", tmp_path)
+    assert not out.exists()
+    main(["apply", str(saved), *map(str, to), "--out", str(out)])
+    assert "holds edited images already" in fails(capsys, "apply", saved, *to, "--out", out)
+    (out / "notes.txt").write_text("mine")
+    assert "isn't a folder of edited images" in fails(capsys, "apply", saved, *to, "--out", out, "--overwrite")
+
+
+def test_apply_to_a_run_that_was_trained_on(digits_folder, saved, tmp_path, capsys):
+    np.save(tmp_path / "z.npy", np.zeros((1, 8), dtype=np.float32))
+    small_run(digits_folder, ff.generators.load("digits-vae"), resume=True, steps=7)
+    words = ("apply", saved, "--to", tmp_path / "z.npy", "--out", tmp_path / "out")
+    assert "at step 7 has other potentials" in fails(capsys, *words)
+    main([*map(str, words), "--retrained"])
+    assert ff.load_edit(tmp_path / "out" / "edit.json").run.training_steps == 7
