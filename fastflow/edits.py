@@ -308,7 +308,10 @@ def _arguments(part: Part) -> list[str]:
 
 
 def _words(part: Part, names: Mapping[int, str]) -> str:
-    terms = [(names.get(k, f"potential {k}"), weight) for k, weight in part.mix]
-    mix = " + ".join(name if weight == 1 else f"{weight:g} x {name}" for name, weight in terms)
+    mix = ""
+    for k, weight in part.mix:
+        sign = ("-" if weight < 0 else "") if not mix else " - " if weight < 0 else " + "
+        times = "" if abs(weight) == 1 else f"{abs(weight):g} x "
+        mix += f"{sign}{times}{names.get(k, f'potential {k}')}"
     count = abs(part.steps)
     return f"{count:g} step{'' if count == 1 else 's'} {'back ' if part.steps < 0 else ''}along {mix}"

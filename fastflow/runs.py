@@ -218,7 +218,10 @@ class Run:
             ours = isinstance(record, dict) and record.get("predictor") == name_of(stroke_attributes)
             return ours and record.get("training_steps") != self.step
         generator = self.generator
-        return self.config.path_steps >= 2 and looks_drawn(generator.eight_bit(generator.decode(generator.sample(64))))
+        if self.config.path_steps < 2 or generator.image_shape[0] != 1:
+            return False
+        with torch.no_grad():
+            return looks_drawn(generator.eight_bit(generator.decode(generator.sample(64))))
 
     def _is_current(self, name: str) -> bool:
         """Whether a JSON file of the folder is there, can be read and is about the present weights."""

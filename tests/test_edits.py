@@ -129,7 +129,7 @@ def test_saved_edit_is_the_same_edit(run, tmp_path):
     edit = run.edit("slant", 2.5, 0.5, name="leaning").then({0: 1, 2: -0.5}, -3)
     file = edit.save(tmp_path / "edits" / "leaning.json")
     assert ff.load_edit(file) == edit
-    assert str(edit) == "2.5 steps along slant, then 3 steps back along potential 0 + -0.5 x potential 2"
+    assert str(edit) == "2.5 steps along slant, then 3 steps back along potential 0 - 0.5 x potential 2"
 
 
 def test_edit_is_for_the_weights_that_it_was_made_for(run, tmp_path):

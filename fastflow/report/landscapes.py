@@ -65,7 +65,7 @@ def landscape(run: Run, path: Tensor, potential: int) -> dict[str, Any]:
 
 def _plane(offsets: Tensor) -> tuple[Tensor, float]:
     """Two orthonormal directions (2, D) that hold most of offsets (N, D), and the share of their squares; D >= 1."""
-    _, sizes, directions = torch.linalg.svd(offsets, full_matrices=True)
+    _, sizes, directions = torch.linalg.svd(offsets, full_matrices=False)
     axes = directions[:2]
     if len(axes) < 2:  # latents on a line: the picture's height means nothing
         axes = torch.cat((axes, torch.zeros_like(axes)))
