@@ -10,8 +10,10 @@ path = run.traverse(generator.sample(4), potential=3, steps=10)
 from importlib.metadata import version
 
 from fastflow import baselines, datasets, generators, metrics, pde
+from fastflow.edits import Edit, load_edit
 from fastflow.errors import BackendError, ConvergenceError, InputError, TrainingError
-from fastflow.flows import flow, rollout_loss
+from fastflow.flows import flow, mixed_flow, rollout_loss
+from fastflow.inversion import Inversion, invert
 from fastflow.mlp import Sin, mlp_jet
 from fastflow.objectives import pde_loss
 from fastflow.ops.backends import backends, precision, use_backend
@@ -32,7 +34,9 @@ __all__ = [
     "BackendError",
     "ConvergenceError",
     "DiscoverConfig",
+    "Edit",
     "InputError",
+    "Inversion",
     "Jet",
     "PotentialBank",
     "Run",
@@ -48,8 +52,11 @@ __all__ = [
     "discover",
     "flow",
     "generators",
+    "invert",
+    "load_edit",
     "load_run",
     "metrics",
+    "mixed_flow",
     "mlp_jet",
     "pde",
     "pde_loss",

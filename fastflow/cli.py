@@ -24,6 +24,7 @@ Command = tyro.conf.OmitSubcommandPrefixes[
     | Annotated[training_commands.Discover, tyro.conf.subcommand("discover")]
     | Annotated[training_commands.TrainVAE, tyro.conf.subcommand("train-vae")]
     | Annotated[commands.Traverse, tyro.conf.subcommand("traverse")]
+    | Annotated[commands.Apply, tyro.conf.subcommand("apply")]
     | Annotated[commands.Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[commands.Name, tyro.conf.subcommand("name")]
     | Annotated[commands.Report, tyro.conf.subcommand("report")]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import platform
 import sys
+import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,12 +15,16 @@ import torch
 import tyro
 
 from fastflow import generators
+from fastflow.edits import load_edit
 from fastflow.errors import InputError
 from fastflow.importing import import_function
+from fastflow.inversion import Inversion, invert
 from fastflow.metrics.evaluation import check_evaluation
 from fastflow.names import read_names, write_name
 from fastflow.ops.backends import backends, cuda_missing, cuda_module
-from fastflow.report import write_traversals
+from fastflow.report import write_edited, write_traversals
+from fastflow.report.traversals import LatentsFormat
+from fastflow.report.videos import check_video
 from fastflow.runs import Run, load_run, recorded_settings
 from fastflow.training.settings import DiscoverConfig
 from fastflow.trainings import discover
@@ -119,7 +125,9 @@ class Traverse(OfRun):
     starts: int = 6
     """How many starting latents."""
     latents: str | None = None
-    """A file of starting latents (N, D), .npy or .safetensors, in place of the generator's own."""
+    """A file of starting latents (N, D), .npy, .npz or .safetensors, in place of the generator's own."""
+    images: tuple[str, ...] | None = None
+    """Image files, or folders of them, to start from: inverted by the generator's encoder, or by optimisation."""
     steps: int | None = None
     """Steps of a path; those of the training if left out."""
     direction: TraversalDirection | None = None
@@ -127,25 +135,82 @@ class Traverse(OfRun):
     out, and forward on paths of a single step."""
     seed: int = 0
     """Which starts."""
+    mp4: bool = False
+    """Write MP4 files, too; needs pip install 'fastflow[video]'."""
+    latents_format: LatentsFormat = "safetensors"
+    """Of the file that the paths' latents are written to."""
     overwrite: bool = False
     """Replace the traversals that OUT holds."""
 
     def run(self) -> None:
         """Write them."""
+        if self.latents is not None and self.images is not None:
+            raise InputError("--latents and --images are both what to start from: give one of them")
+        if self.mp4:
+            check_video()  # before images are inverted
         run = self.load()
+        z0 = None if self.latents is None else read_latents(Path(self.latents), run)
+        z0 = z0 if self.images is None else inverted(run, self.images, self.seed)
         out = run.folder / "traversals" if self.out is None else Path(self.out)
         files = write_traversals(
             run,
             out,
             potentials=self.potential,
-            z0=None if self.latents is None else read_latents(Path(self.latents), run),
+            z0=z0,
             starts=self.starts,
             steps=self.steps,
             direction=self.direction,
             seed=self.seed,
+            mp4=self.mp4,
+            latents_format=self.latents_format,
             overwrite=self.overwrite,
         )
         print(f"wrote {len(files)} files to {out}")
+
+
+@dataclass(frozen=True)
+class Apply:
+    """Apply a saved edit to other latents or images."""
+
+    edit: tyro.conf.Positional[str]
+    """The edit's file, as edit.save writes it."""
+    to: tuple[str, ...]
+    """A file of latents (N, D), .npy, .npz or .safetensors; or image files, or a folder of them, inverted first."""
+    out: str
+    """Where to write."""
+    folder: str | None = None
+    """The run's folder, where it isn't the one that the edit names."""
+    retrained: bool = False
+    """Apply it even if the run's potentials are others than those it was made for, as after more training."""
+    generator: str | None = None
+    """The generator that the run was trained on, such as FILE.py:FUNCTION, where its name doesn't find it again."""
+    latent_dim: int | None = None
+    """The latents' width, where FUNCTION or an archive maps latents to images itself."""
+    latents_format: LatentsFormat = "safetensors"
+    """Of the file that the latents are written to."""
+    seed: int = 0
+    """Of an image's inversion by optimisation."""
+    overwrite: bool = False
+    """Replace the edited images that OUT holds."""
+
+    def run(self) -> None:
+        """Apply it."""
+        edit = load_edit(self.edit)
+        run = OfRun(edit.run.folder if self.folder is None else self.folder, self.generator, self.latent_dim).load()
+        if self.retrained:
+            edit = edit.on(run)
+        edit.check(run)
+        files = [Path(file) for file in self.to]
+        if any(file.suffix in _LATENTS for file in files):
+            if len(files) > 1:
+                raise InputError("--to takes one file of latents, or image files, or a folder of them")
+            z0 = read_latents(files[0], run)
+        else:
+            z0 = inverted(run, self.to, self.seed)
+        written = write_edited(
+            run, edit, z0, Path(self.out), latents_format=self.latents_format, overwrite=self.overwrite
+        )  # fmt: skip
+        print(f"{edit}: wrote {len(written)} files to {self.out}")
 
 
 @dataclass(frozen=True)
@@ -228,8 +293,22 @@ class Report(OfRun):
         print(f"look at {self.load().report(self.samples)}")
 
 
+_LATENTS = (".npy", ".npz", ".safetensors")
+
+
+def inverted(run: Run, images: Sequence[str], seed: int) -> Inversion:
+    """The latents of image files and folders, and a line about each of how well they were found."""
+    found = invert(run.generator, images, seed=seed, progress=watched())
+    if found.note:
+        print(f"note: {found.note}", file=sys.stderr)
+    print(f"inverted by {found.method}; mean absolute error of the pixels, images in [0, 1]:")
+    for name, error in zip(found.names, found.error.tolist(), strict=True):
+        print(f"  {error:.4f}  {name}")
+    return found
+
+
 def read_latents(file: Path, run: Run) -> torch.Tensor:
-    """Starting latents (N, D) from a .npy or .safetensors file with one array.
+    """Starting latents (N, D) from a .npy, .npz or .safetensors file with one array.
 
     Raises:
         InputError: it can't be read, or doesn't hold finite latents of the run's width.
@@ -241,13 +320,16 @@ def read_latents(file: Path, run: Run) -> torch.Tensor:
     try:
         if file.suffix == ".safetensors":
             (z0,) = load_file(file).values()
+        elif file.suffix == ".npz":
+            with np.load(file, allow_pickle=False) as archive:
+                (z0,) = (torch.from_numpy(archive[name]) for name in archive.files)
         elif file.suffix == ".npy":
             z0 = torch.from_numpy(np.load(file, allow_pickle=False))
         else:
-            raise InputError(f"latents must be a .npy or .safetensors file, got {str(file)!r}")
+            raise InputError(f"latents must be a .npy, .npz or .safetensors file, got {str(file)!r}")
     except InputError:
         raise
-    except (OSError, EOFError, ValueError, TypeError, SafetensorError) as error:
+    except (OSError, EOFError, ValueError, TypeError, SafetensorError, zipfile.BadZipFile) as error:
         raise InputError(f"latents file {str(file)!r} can't be read as one array: {error}") from error
     width = run.generator.latent_dim
     if z0.ndim != 2 or z0.shape[1] != width or not len(z0):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -64,7 +64,60 @@ def flow(
     if companion is None:
         return ops_flow(*bound, route)
     beside, _ = _path_networks(companion.bank, z0, index, steps, t0, dt, method, step_length)
-    return stepped(*bound, route, _joined(companion, beside))
+    return stepped(*bound, route, _joined(companion, beside.mlp, beside.potential))
+
+
+def mixed_flow(
+    bank: PotentialBank,
+    z0: Tensor,
+    mix: Mapping[int, float],
+    steps: int = 10,
+    t0: float = 0.0,
+    dt: float = 1.0,
+    method: Method = "euler",
+    direction: Direction = "forward",
+    step_length: float | None = None,
+    companion: DivergenceFreeField | None = None,
+) -> Tensor:
+    """The path (B, steps + 1, D) of latents z0 (B, D) along several potentials at once: z' = sum_k w_k grad u_k(z, t).
+
+    Args:
+        mix: the weights w_k, of either sign, by potential. Where `step_length` fixes the steps' length, only their
+            ratios matter.
+        companion: its velocities are weighed as the gradients are.
+
+    The others are those of `flow`, and so are the errors. The path is stepped in Python, one jet of all potentials of
+    the mix after another.
+    """
+    if direction not in ("forward", "descent", "reverse"):
+        raise InputError(f"direction must be one of forward, descent, reverse, got {direction!r}")
+    check_bank(bank)
+    if companion is not None:
+        check_companion(companion, bank)
+    z0 = check_latents(z0, bank.dim, bank.out_bias)
+    check_mix(mix, bank.num_potentials)
+    potentials = torch.tensor(list(mix), device=z0.device)
+    index = torch.zeros_like(z0[:, 0], dtype=torch.long)  # a tensor, so that all networks are bound
+    networks, _ = _path_networks(bank, z0, index, steps, t0, dt, method, step_length)
+    jet = _path_jet
+    if companion is not None:
+        beside, _ = _path_networks(companion.bank, z0, index, steps, t0, dt, method, step_length)
+        jet = _joined(companion, beside.mlp, potentials.repeat_interleave(len(z0)))
+    mixed = _mixed(jet, potentials, z0.new_tensor(list(mix.values())), len(networks.slot))
+    return stepped(networks.mlp, z0, index, networks.slot, Path(dt, method, direction, step_length), mixed)
+
+
+def check_mix(mix: Mapping[int, float], num_potentials: int) -> None:
+    """Raise InputError unless it has weights for potentials of the bank, one of them other than zero."""
+    if not isinstance(mix, Mapping) or not mix:
+        raise InputError(f"mix must hold weights by potential, such as {{0: 1.0, 3: -0.5}}, got {mix!r}")
+    for potential, weight in mix.items():
+        if not isinstance(potential, int) or isinstance(potential, bool) or not 0 <= potential < num_potentials:
+            raise InputError(f"mix must name potentials in 0..{num_potentials - 1}, got {potential!r}")
+        if not is_finite(weight, torch.float32):
+            raise InputError(f"a weight must be a finite number, got {weight!r} for potential {potential}")
+    if not any(mix.values()):
+        raise InputError("mix must have a weight other than 0: nothing would move")
 
 
 def rollout_loss(
@@ -99,17 +152,37 @@ def rollout_loss(
     return residual(pde, ops_jet(mlp, *visits), visits.z, times, potential).square().mean(), path
 
 
-def _joined(companion: DivergenceFreeField, beside: Networks) -> Callable[..., Jet]:
-    """The jet of a potential, its gradient joined by the companion's velocity; `beside` are the companion's networks.
+def _path_jet(mlp: MLP, z: Tensor, network: Tensor, slot: Tensor, laplacian: Laplacian) -> Jet:
+    """What a path needs of a jet."""
+    return ops_jet(mlp, z, network, slot, laplacian, None, False)
+
+
+def _joined(companion: DivergenceFreeField, beside: MLP, potential: Tensor) -> Callable[..., Jet]:
+    """The jet of a potential, its gradient joined by the companion's velocity.
 
     A path gives both banks the same slots, so what names a potential's bias row names its companion's.
+
+    Args:
+        beside: the companion's networks. potential: each sample's (B,).
     """
 
     def jet(mlp: MLP, z: Tensor, network: Tensor, slot: Tensor, laplacian: Laplacian) -> Jet:
-        own, other = (ops_jet(net, z, network, slot, laplacian, None, False) for net in (mlp, beside.mlp))
-        return own._replace(grad=own.grad + companion.turned(other.grad, beside.potential))
+        own, other = (_path_jet(net, z, network, slot, laplacian) for net in (mlp, beside))
+        return own._replace(grad=own.grad + companion.turned(other.grad, potential))
 
     return jet
+
+
+def _mixed(jet: Callable[..., Jet], potentials: Tensor, weights: Tensor, num_times: int) -> Callable[..., Jet]:
+    """A jet whose gradient is the weighted sum of those of `potentials` (M,), with `weights` (M,)."""
+
+    def mixed(mlp: MLP, z: Tensor, network: Tensor, slot: Tensor, laplacian: Laplacian) -> Jet:
+        # A bank lays its bias rows out potential by potential, so the others' of the same time are whole strides away.
+        slots = slot + (potentials[:, None] - network) * num_times  # (M, B)
+        every = jet(mlp, z.repeat(len(potentials), 1), potentials.repeat_interleave(len(z)), slots.flatten(), laplacian)
+        return every._replace(grad=torch.einsum("m,mbd->bd", weights, every.grad.unflatten(0, slots.shape)))
+
+    return mixed
 
 
 def _path_networks(

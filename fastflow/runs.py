@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fastflow import generators
 from fastflow.devices import find_device
+from fastflow.edits import Along, Edit, make_edit
 from fastflow.errors import InputError
 from fastflow.fields import DivergenceFreeField
 from fastflow.files import read_json
@@ -19,8 +20,10 @@ from fastflow.generators import Generator
 from fastflow.generators.identity import draws_alike, is_description
 from fastflow.generators.loading import can_be_found
 from fastflow.generators.vae import LikelihoodVAEGenerator
+from fastflow.importing import name_of
 from fastflow.metrics.attributes import AttributeCorrelation, correlate
 from fastflow.metrics.evaluation import evaluate
+from fastflow.metrics.strokes import STROKE_ATTRIBUTES, looks_drawn, stroke_attributes
 from fastflow.names import read_names, write_name
 from fastflow.pde import PDE
 from fastflow.potentials import PotentialBank
@@ -110,6 +113,22 @@ class Run:
             self.bank, self.generator, z0, potential, steps, pace, direction, self.companion, labels=labels
         )  # fmt: skip
 
+    def edit(self, along: Along, steps: float, t0: float = 0.0, name: str = "") -> Edit:
+        """A change of latents along potentials, which can be lengthened, saved, and applied to any latents.
+
+        Args:
+            along: a potential by number or name, or weights of several by theirs, to go along all of them at once.
+            steps: of the run; a fraction's last step is shorter, and a negative number undoes as many steps.
+            t0: the time at which these steps begin, walked forwards.
+            name: what to call it.
+        """
+        return make_edit(self, along, steps, t0, name)
+
+    @property
+    def needs_generator(self) -> bool:
+        """Whether its generator was made in Python and can't be found by name when the run is loaded."""
+        return not can_be_found(self.generator.name)
+
     def evaluate(self, samples: int = 4096, seed: int = 1, progress: bool = True) -> dict[str, Any]:
         """Measure strength, distinctness and physics, write evaluation.json and return its contents.
 
@@ -177,13 +196,32 @@ class Run:
         """Write report.html, one page of pictures, numbers and curves, and return its path.
 
         Evaluates on `samples` latents and draws the traversals first, where that isn't done yet or was done at another
-        training step.
+        training step. Where nobody has correlated the paths with attributes and the images look like drawn strokes,
+        their strokes are measured, so that the page can suggest names.
         """
         if not self._is_current("evaluation.json"):
             self.evaluate(samples, progress=progress)
         if not self._is_current("traversals/index.json"):
             write_traversals(self, self.folder / "traversals", overwrite=True)
+        if self._needs_strokes():
+            self.correlate(stroke_attributes, STROKE_ATTRIBUTES)
         return write_report(self.folder)
+
+    def _needs_strokes(self) -> bool:
+        """Whether strokes should be measured: nothing else was, or they were and are out of date."""
+        file = self.folder / "attributes.json"
+        if file.exists():
+            try:
+                record = read_json(file)
+            except InputError:
+                return False
+            ours = isinstance(record, dict) and record.get("predictor") == name_of(stroke_attributes)
+            return ours and record.get("training_steps") != self.step
+        generator = self.generator
+        if self.config.path_steps < 2 or generator.image_shape[0] != 1:
+            return False
+        with torch.no_grad():
+            return looks_drawn(generator.eight_bit(generator.decode(generator.sample(64))))
 
     def _is_current(self, name: str) -> bool:
         """Whether a JSON file of the folder is there, can be read and is about the present weights."""
@@ -215,6 +253,11 @@ class VAERun(Run):
         super().__init__(folder, learned.potentials, LikelihoodVAEGenerator(learned.vae, kept.images), config, step)
         self.learned, self.vae = learned, learned.vae
         self.transformations = config.transformations
+
+    @property
+    def needs_generator(self) -> bool:
+        """Never: the VAE is the run's own."""
+        return False
 
 
 def load_run(folder: str | Path, generator: Generator | None = None, device: str | torch.device | None = None) -> Run:

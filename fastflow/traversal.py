@@ -141,7 +141,8 @@ def traverse(
         InputError: an argument that doesn't fit, by its name.
     """
     check_latents(z0, bank.dim, bank.out_bias)
-    labels = None if labels is None else generator.check_labels(labels, z0)
+    if labels is not None:
+        generator.check_labels(labels, z0)  # before the path is walked
     # A bank's potentials are known on the times they were trained on, 0 .. path_steps * dt.
     dt, method, length = settings.dt, settings.method, settings.step_length
 
@@ -161,6 +162,12 @@ def traverse(
         latents = go(steps, 0.0, direction)
     else:
         raise InputError(f"direction must be one of forward, descent, reverse, both, got {direction!r}")
+    return Traversal(latents, decoded(generator, latents, labels), start)
+
+
+@torch.no_grad()
+def decoded(generator: Generator, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+    """The images (B, T, C, H, W) of paths of latents (B, T, D), and of their classes (B,) where there are such."""
+    labels = None if labels is None else generator.check_labels(labels, latents)
     decode = generator.conditioned(labels)
-    images = torch.stack([decode(z) for z in latents.unbind(1)], 1)
-    return Traversal(latents, images, start)
+    return torch.stack([decode(z) for z in latents.unbind(1)], 1)

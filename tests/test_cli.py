@@ -36,7 +36,10 @@ def test_help_names_every_command(capsys, arguments):
         main(arguments)
     assert exit_.value.code == 0
     told = capsys.readouterr()
-    assert all(name in told.out for name in ("info", "demo", "discover", "train-vae", "traverse", "evaluate", "report"))
+    assert all(
+        name in told.out
+        for name in ("info", "demo", "discover", "train-vae", "traverse", "apply", "evaluate", "report")
+    )
     assert told.err == ""
 
 
@@ -50,7 +53,8 @@ def test_help_names_every_command(capsys, arguments):
             "train-vae",
             ("--data", "--data-root", "--flow-weight", "--likelihood", "--preset", "--batch-size", "--resume"),
         ),
-        ("traverse", ("--out", "--potential", "--latents", "--direction", "--generator", "--latent-dim")),
+        ("traverse", ("--out", "--potential", "--latents", "--images", "--direction", "--mp4", "--latents-format")),
+        ("apply", ("--to", "--out", "--folder", "--retrained", "--generator", "--overwrite")),
         ("evaluate", ("--samples", "--seed", "--generator", "--latent-dim")),
         ("report", ("--samples", "--generator", "--latent-dim")),
     ],
@@ -102,7 +106,7 @@ def test_discover_on_a_file_of_ones_own(tmp_path, monkeypatch, capsys):
     main(["discover", "--generator", "mine.py:decode", "--latent-dim", "6", "--out", "run", *options()])
     main(["traverse", "run", "--starts", "2"])
     assert load_run("run").generator.image_shape == (1, 2, 3)
-    assert "wrote 8 files to run/traversals" in capsys.readouterr().out
+    assert "wrote 10 files to run/traversals" in capsys.readouterr().out
 
 
 MINE = """
@@ -187,7 +191,7 @@ def test_discover_resumes_and_overwrites(tmp_path):
 def test_traverse_writes_strips_animations_and_latents(digits_folder, capsys):
     main(["traverse", str(digits_folder), "--starts", "2", "--seed", "4"])
     folder = digits_folder / "traversals"
-    assert capsys.readouterr() == (f"wrote 8 files to {folder}\n", "")
+    assert capsys.readouterr() == (f"wrote 10 files to {folder}\n", "")
     index = json.loads((folder / "index.json").read_text())
     run = load_run(digits_folder)
     assert (index["starts"], index["steps"], index["start_column"], index["training_steps"]) == (2, 3, 1, 6)
@@ -216,12 +220,14 @@ def test_discover_takes_schedules_and_a_predictor(tmp_path):
     assert all("guidance" in line for line in metrics(tmp_path / "run"))
 
 
-@pytest.mark.parametrize("suffix", [".npy", ".safetensors"])
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".safetensors"])
 def test_traverse_takes_latents_potentials_steps_and_a_direction(digits_folder, tmp_path, suffix):
     z0 = torch.randn(3, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     file = tmp_path / f"starts{suffix}"
     if suffix == ".npy":
         np.save(file, z0.numpy())
+    elif suffix == ".npz":
+        np.savez(file, z0.numpy())
     else:
         save_file({"z": z0}, file)
     words = ["--latents", str(file), "--potential", "2", "0", "--steps", "4", "--direction", "forward"]
@@ -241,7 +247,9 @@ def test_traverse_overwrites_where_asked(digits_folder):
     main(["traverse", str(digits_folder), "--starts", "1"])
     main(["traverse", str(digits_folder), "--starts", "2", "--potential", "1", "--overwrite"])
     names = sorted(contents(digits_folder / "traversals"))
-    assert names == ["index.json", "latents.safetensors", "potential-01.gif", "potential-01.png"]
+    assert names == [
+        "grid.png", "index.json", "landscapes.json", "latents.safetensors", "potential-01.gif", "potential-01.png",
+    ]  # fmt: skip
 
 
 def test_evaluate_prints_a_table_of_its_file(digits_folder, capsys):

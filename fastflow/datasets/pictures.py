@@ -53,11 +53,23 @@ def image_folder(
 
 
 def read_picture(file: Path, size: int, *, color: bool = True) -> Tensor:
-    """An image file as (3 or 1, size, size) uint8: its middle square, resized.
+    """An image file as (3 or 1, size, size) uint8: its middle square, resized; errors are `read_whole_picture`'s."""
+    whole = _opened(file).convert("RGB" if color else "L")
+    return _tensor(ImageOps.fit(whole, (size, size), Image.Resampling.BOX))
+
+
+def read_whole_picture(file: Path) -> Tensor:
+    """An image file as (C, H, W) uint8, C 1 where it is grey and otherwise 3.
 
     Raises:
         InputError: it isn't there, isn't an image, is damaged or promises more than it can hold.
     """
+    whole = _opened(file)
+    return _tensor(whole.convert("L" if whole.mode in ("1", "L", "LA") else "RGB"))
+
+
+def _opened(file: Path) -> Image.Image:
+    """An image file, read and upright."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -72,10 +84,14 @@ def read_picture(file: Path, size: int, *, color: bool = True) -> Tensor:
             with Image.open(file, formats=_FORMATS) as image:
                 if image.mode.startswith(("I", "F")):
                     raise InputError(f"{str(file)!r} has more than 8 bits per channel: convert it to 8 bits")
-                whole = ImageOps.exif_transpose(image).convert("RGB" if color else "L")
-                square = ImageOps.fit(whole, (size, size), Image.Resampling.BOX)
+                upright = ImageOps.exif_transpose(image)
+                upright.load()
+                return upright
     except InputError:
         raise
     except Exception as error:  # what Pillow's many readers raise for a damaged file has no common type
         raise InputError(f"{str(file)!r} isn't an image, or is damaged: {first_line(error)}") from error
-    return torch.from_numpy(np.array(square)).view(size, size, -1).permute(2, 0, 1)
+
+
+def _tensor(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(image)).view(image.height, image.width, -1).permute(2, 0, 1)

@@ -29,7 +29,13 @@ def autoencoder_kl(model: nn.Module, size: int = 64, sample: Sampler | None = No
         InputError: a size that the model can't draw.
     """
     decoder = _Decoder(model, size)
-    return Generator(decoder, decoder.latent_dim, value_range=(-1.0, 1.0), sample=sample)
+    return Generator(
+        decoder,
+        decoder.latent_dim,
+        value_range=(-1.0, 1.0),
+        sample=sample,
+        encode=lambda images: encode_kl(model, 2 * images - 1),
+    )
 
 
 def encode_kl(model: Any, images: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from fastflow.importing import first_line
 from fastflow.objectives import generator_change
 
 Decode = Callable[[Tensor], Tensor]
+Encode = Callable[[Tensor], Tensor | tuple[Tensor, ...]]
 Sampler = Callable[[int, torch.Generator], Tensor]
 
 
@@ -36,6 +37,8 @@ class Generator(nn.Module):
         mapping: from inputs z (n, mapping_dim) to latents (n, D), as to the W space of a StyleGAN: latents are drawn
             through it, and the potentials live behind it. A module is frozen as well.
         mapping_dim: the width of the mapping's inputs; D if None.
+        encode: the way back, from images (B, C, H, W) in [0, 1] to latents (B, D), or to several tensors of which the
+            latents are the first, as a VAE's mean and log-variance; `ff.invert` uses it. A module is frozen as well.
         classes: the classes that a class-conditional decode is asked for. Images whose class nobody names are of the
             first; training and evaluation draw among all of them.
         name: how a run's configuration names it; one made by `load` can be found again by this name.
@@ -62,6 +65,7 @@ class Generator(nn.Module):
         sample: Sampler | None = None,
         mapping: Decode | None = None,
         mapping_dim: int | None = None,
+        encode: Encode | None = None,
         classes: Sequence[int] | None = None,
         name: str | None = None,
         device: str | torch.device | None = None,
@@ -72,6 +76,8 @@ class Generator(nn.Module):
             raise InputError(f"a generator must be callable, latents (B, D) -> images (B, C, H, W), got {decode!r}")
         if mapping is not None and not callable(mapping):
             raise InputError(f"mapping must be callable, inputs (n, mapping_dim) -> latents (n, D), got {mapping!r}")
+        if encode is not None and not callable(encode):
+            raise InputError(f"encode must be callable, images (B, C, H, W) -> latents (B, D), got {encode!r}")
         if mapping is None and mapping_dim is not None:
             raise InputError("mapping_dim is the width of a mapping's inputs: give both, or neither")
         self.function = decode
@@ -87,8 +93,10 @@ class Generator(nn.Module):
         self._sample = sample
         self.module = _module_of(decode)
         self._mapping_module = None if mapping is None else _module_of(mapping)
+        self.encoder = encode
+        self._encoder_module = None if encode is None else _module_of(encode)
         anchor = torch.zeros(())
-        for module in (self.module, self._mapping_module):
+        for module in (self.module, self._mapping_module, self._encoder_module):
             if module is not None:
                 module.eval()
                 for parameter in module.parameters():  # one by one: scripted modules can't be told as a whole
@@ -115,6 +123,25 @@ class Generator(nn.Module):
         if labels is None:
             labels = torch.full((len(z),), self.classes[0], dtype=torch.long, device=z.device)
         return self._conditional(z, labels)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Latents (B, D) of images (B, C, H, W) in [0, 1].
+
+        Raises:
+            InputError: there is no encoder, the images have another shape, or what comes of them isn't such latents.
+        """
+        if self.encoder is None:
+            raise InputError("this generator has no encoder: ff.invert finds an image's latents by optimisation")
+        if images.ndim != 4 or tuple(images.shape[1:]) != self.image_shape:
+            expected = ", ".join(map(str, self.image_shape))
+            raise InputError(f"images must have shape (B, {expected}), got {tuple(images.shape)}")
+        z = self.encoder(images.to(self._anchor))
+        z = z if isinstance(z, Tensor) else z[0]
+        if z.shape != (len(images), self.latent_dim) or not bool(z.isfinite().all()):
+            raise InputError(
+                f"encode must give finite latents ({len(images)}, {self.latent_dim}), got {tuple(z.shape)}"
+            )
+        return z.to(self._anchor)
 
     def conditioned(self, labels: Tensor | None) -> Decode:
         """`decode` for one batch's labels, as `draw_labels` gives them."""
@@ -249,6 +276,7 @@ def from_callable(
     sample: Sampler | None = None,
     mapping: Decode | None = None,
     mapping_dim: int | None = None,
+    encode: Encode | None = None,
     classes: Sequence[int] | None = None,
     name: str | None = None,
     device: str | torch.device | None = None,
@@ -262,6 +290,7 @@ def from_callable(
         sample=sample,
         mapping=mapping,
         mapping_dim=mapping_dim,
+        encode=encode,
         classes=classes,
         name=name,
         device=device,
@@ -269,7 +298,7 @@ def from_callable(
     )
 
 
-def _module_of(decode: Decode) -> nn.Module | None:
+def _module_of(decode: Callable[..., Any]) -> nn.Module | None:
     """The module that a callable is, or is a method of."""
     owner = decode if isinstance(decode, nn.Module) else getattr(decode, "__self__", None)
     return owner if isinstance(owner, nn.Module) else None

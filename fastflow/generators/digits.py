@@ -30,18 +30,12 @@ class DigitsVAE(Generator):
         tensors = load_file(WEIGHTS)
         vae = MLPVAE(IMAGE_SHAPE, LATENT_DIM, HIDDEN)
         vae.load_state_dict({name[4:]: value for name, value in tensors.items() if name.startswith("vae.")})
-        super().__init__(vae.decode, LATENT_DIM, name="digits-vae")
+        super().__init__(vae.decode, LATENT_DIM, encode=vae.encode, name="digits-vae")
         self.vae = vae
         self.register_buffer("held_out_images", tensors["held_out.images"].float() / 16, persistent=False)
         self.register_buffer("held_out_labels", tensors["held_out.labels"].long(), persistent=False)
 
     @torch.no_grad()
-    def encode(self, images: Tensor) -> Tensor:
-        """Latents (B, 8), the posterior's mean, of images (B, 1, 8, 8) in [0, 1]."""
-        if images.shape[1:] != IMAGE_SHAPE:
-            raise InputError(f"images must have shape (B, 1, 8, 8), got {tuple(images.shape)}")
-        return self.vae.encode(images)[0]
-
     def starts(self, count: int, seed: int = 0) -> Tensor:
         """Latents (count, 8) of held-out digits of different classes, as far as there are enough."""
         rng = torch.Generator().manual_seed(seed)

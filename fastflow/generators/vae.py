@@ -147,7 +147,7 @@ class LikelihoodVAEGenerator(Generator):
     held_out: Tensor
 
     def __init__(self, vae: LikelihoodVAE, held_out: Tensor) -> None:
-        super().__init__(vae.images, vae.latent_dim)
+        super().__init__(vae.images, vae.latent_dim, encode=vae.encode)
         self.vae = vae
         self.register_buffer("held_out", held_out, persistent=False)
 
@@ -157,7 +157,7 @@ class LikelihoodVAEGenerator(Generator):
         if count > len(self.held_out):
             raise InputError(f"count must be at most the {len(self.held_out)} held-out images, got {count}")
         chosen = torch.randperm(len(self.held_out), generator=torch.Generator().manual_seed(seed))[:count]
-        return self.vae.encode(self.held_out[chosen.to(self.held_out.device)] / 255)[0]
+        return self.encode(self.held_out[chosen.to(self.held_out.device)] / 255)
 
 
 class ConvDecoder(nn.Module):

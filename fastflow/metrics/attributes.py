@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastflow.errors import InputError
 from fastflow.files import write_json
+from fastflow.importing import name_of
 from fastflow.metrics.walks import walks
 from fastflow.training.discover import Predictor, predicted
 from fastflow.traversal import Traverses, check_source
@@ -28,6 +29,8 @@ class AttributeCorrelation:
     """Pearson's r between the step and the attribute's value, within each path, averaged over the paths' starts."""
     change: list[list[float]]
     """The attribute's value at the end of the path less that at its start, averaged likewise."""
+    spread: list[float]
+    """The attributes' standard deviations over the starts, (A,)."""
     samples: int
     """Starts, the same for each path."""
 
@@ -71,7 +74,8 @@ def attribute_correlation(
     names, values = attribute_values(source, predictor, attributes, path_steps, samples, seed)
     correlation = [_within_path(path).mean(0).tolist() for path in values]
     change = (values[:, :, -1] - values[:, :, 0]).mean(1).tolist()
-    return AttributeCorrelation(names, correlation, change, samples)
+    spread = values[0, :, 0].std(0).tolist() if samples > 1 else [0.0] * len(names)
+    return AttributeCorrelation(names, correlation, change, spread, samples)
 
 
 @torch.no_grad()
@@ -110,7 +114,12 @@ def correlate(
 ) -> AttributeCorrelation:
     """The same for a run, whose attributes.json it writes; see `attribute_correlation`."""
     found = attribute_correlation(run, predictor, attributes, samples=samples, seed=seed)
-    record: dict[str, Any] = {**asdict(found), "seed": seed, "training_steps": run.step}
+    record: dict[str, Any] = {
+        **asdict(found),
+        "predictor": name_of(predictor),
+        "seed": seed,
+        "training_steps": run.step,
+    }
     write_json(run.folder / "attributes.json", record)
     return found
 

@@ -11,6 +11,15 @@ STROKE_ATTRIBUTES = ("area", "thickness", "slant", "width", "height", "x", "y")
 """What `stroke_attributes` measures, in its order."""
 
 
+def looks_drawn(images: Tensor) -> bool:
+    """Whether images (B, C, H, W) in [0, 1] are bright strokes or shapes on black, so that `stroke_attributes` fit."""
+    if images.shape[1] != 1:
+        return False
+    pixels = images.flatten(1)
+    # Most pixels are dark, few are between, and every image has something bright.
+    return bool(pixels.median() < 0.2) and bool((pixels.amax(1) > 0.5).float().mean() > 0.9)
+
+
 def stroke_attributes(images: Tensor) -> Tensor:
     """Attributes (B, 7) of bright strokes on black, after Morpho-MNIST (Castro et al., JMLR 2019), all from moments.
 

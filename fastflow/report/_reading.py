@@ -24,6 +24,7 @@ class RunFiles:
     traversals: dict[str, Any] | None  # traversals/index.json
     names: dict[str, Any] | None  # names.json, where somebody named potentials
     attributes: dict[str, Any] | None  # attributes.json, where a predictor was asked
+    landscapes: dict[str, Any] | None  # traversals/landscapes.json
     notes: dict[str, list[str]] = field(default_factory=dict)
 
 
@@ -52,7 +53,7 @@ def read_run(run_folder: str | os.PathLike[str]) -> RunFiles:
         optional[name], problem = _json_object(folder / name)
         if problem:
             notes[name] = [f"This run folder’s {name} {problem}."]
-    for name in ("names.json", "attributes.json"):  # nobody misses them
+    for name in ("names.json", "attributes.json", "traversals/landscapes.json"):  # nobody misses them
         optional[name], problem = _json_object(folder / name)
         if problem not in ("", "is missing"):
             notes.setdefault("traversals/index.json", []).append(f"This run folder’s {name} {problem}.")
@@ -66,8 +67,8 @@ def read_run(run_folder: str | os.PathLike[str]) -> RunFiles:
             notes.setdefault(section, []).append(
                 f"Training has gone on to step {trained:.0f} since {what} were measured at step {measured:.0f}."
             )
-    evaluation, traversals, names, attributes = optional.values()
-    return RunFiles(folder, settings, metrics, evaluation, traversals, names, attributes, notes)
+    evaluation, traversals, names, attributes, landscapes = optional.values()
+    return RunFiles(folder, settings, metrics, evaluation, traversals, names, attributes, landscapes, notes)
 
 
 def at(tree: object, *keys: str) -> Any:

@@ -108,18 +108,50 @@ def given_name(run: RunFiles, index: int) -> str:
     return name if isinstance(name, str) else ""
 
 
-def strongest_attribute(run: RunFiles, index: int) -> str:
-    """The attribute that changes most steadily along a potential, in words, or nothing."""
+@dataclass
+class Attribute:
+    """How one attribute changes along a potential."""
+
+    name: str
+    correlation: float
+    share: float | None
+    """Of all that the potential changes, in the attributes' standard deviations; None where they aren't known."""
+
+    @property
+    def moves(self) -> str:
+        """In words."""
+        return f"{self.name} {'rises' if self.correlation > 0 else 'falls'}"
+
+
+def attributes(run: RunFiles, index: int) -> list[Attribute]:
+    """The attributes that were measured along a potential, the steadiest first."""
     rows, names = at(run.attributes, "correlation"), at(run.attributes, "attributes")
     row = numbers({"": rows[index]}, "") if isinstance(rows, list) and index < len(rows) else []
     if not row or not isinstance(names, list) or len(names) != len(row):
-        return ""
-    sound = [(abs(r), r, str(name)) for r, name in zip(row, names, strict=True) if r is not None and math.isfinite(r)]
-    if not sound:
-        return ""
-    _, correlation, name = max(sound)
-    direction = "rises" if correlation > 0 else "falls"
-    return f"{name} {direction} along it (correlation {correlation:+.2f})"
+        return []
+    shares = _shares(run, index, len(row))
+    found = [
+        Attribute(str(name), r, share)
+        for name, r, share in zip(names, row, shares, strict=True)
+        if r is not None and math.isfinite(r)
+    ]
+    return sorted(found, key=lambda attribute: -abs(attribute.correlation))
+
+
+def strongest_attribute(run: RunFiles, index: int) -> str:
+    """The attribute that changes most steadily along a potential, in words, or nothing."""
+    found = attributes(run, index)
+    return f"{found[0].moves} along it (correlation {found[0].correlation:+.2f})" if found else ""
+
+
+def suggested_name(run: RunFiles, index: int) -> str:
+    """A name after what a potential changes most among what it changes steadily, or nothing."""
+    steady = [a for a in attributes(run, index) if abs(a.correlation) >= _STEADY]
+    if not steady or steady[0].share is None:
+        return steady[0].moves if steady else ""
+    steady.sort(key=lambda attribute: -(attribute.share or 0.0))
+    first = steady[0].share or 0.0
+    return ", ".join(attribute.moves for attribute in steady[: 1 if first >= _MOSTLY else 2])
 
 
 def value_text(value: float | None, apart_from: Sequence[float | None] = ()) -> str:
@@ -152,12 +184,25 @@ def percent(share: float | None, apart_from: float | None = None) -> str:
     return f"{text}%"
 
 
+_STEADY = 0.5  # |correlation| from which an attribute may give a name
+_MOSTLY = 0.4  # share of the change from which one attribute says it alone
 _SCORES = ("ranking", "scores")
 _PER_POTENTIAL = {
     "strength": ("strength", "per_potential"),
     "accuracy": ("distinctness", "per_potential"),
     "residual": ("residual", "per_potential"),
 }
+
+
+def _shares(run: RunFiles, index: int, count: int) -> list[float | None]:
+    rows, spread = at(run.attributes, "change"), numbers(run.attributes, "spread")
+    row = numbers({"": rows[index]}, "") if isinstance(rows, list) and index < len(rows) else []
+    if len(row) != count or len(spread) != count:
+        return [None] * count
+    # An attribute that is the same everywhere has no spread, and no share.
+    moved = [abs(c) / s if c is not None and s is not None and s > 0 else 0.0 for c, s in zip(row, spread, strict=True)]
+    total = sum(moved)
+    return [m / total for m in moved] if 0 < total < math.inf else [None] * count
 
 
 def _strength(evaluation: dict[str, Any]) -> Card | None:

@@ -18,10 +18,12 @@ from PIL import Image, UnidentifiedImageError
 
 from fastflow.files import replacing
 from fastflow.report import _summary
+from fastflow.report._landscape import Landscape, draw_landscape, landscapes
 from fastflow.report._reading import RunFiles, at, number, numbers, read_run, whole
 from fastflow.report.charts import Line, line_chart, short
 from fastflow.training.phases import PHASES
 
+_MOST_ATTRIBUTES = 8  # that a potential's card lists
 _TEMPLATES = Path(__file__).parent / "templates"
 _MEDIA_TYPES = {"PNG": "image/png", "GIF": "image/gif"}
 
@@ -60,7 +62,11 @@ class _Potential:
     start: int = 0
     notes: list[str] = field(default_factory=list)
     name: str = ""
+    suggested: str = ""
+    naming: str = ""
     attribute: str = ""
+    attributes: list[_summary.Attribute] = field(default_factory=list)
+    landscape: Landscape | None = None
 
 
 @dataclass
@@ -123,6 +129,7 @@ def _view(run: RunFiles) -> dict[str, Any]:
         "path_steps": whole(run.evaluation, "path_steps"),
         "potentials": potentials,
         "ranked": [potentials[k] for k in _summary.ranked(run, len(potentials))],
+        "frames": max((len(p.landscape.times) for p in potentials if p.landscape), default=0),
         "both_ways": any(potential.start for potential in potentials),
         "has_traversals": run.traversals is not None,
         "confusion": _confusion(run),
@@ -144,10 +151,17 @@ def _potentials(run: RunFiles) -> list[_Potential]:
             index,
             _summary.measured(run, index) if run.evaluation is not None else [],
             name=_summary.given_name(run, index),
+            suggested=_summary.suggested_name(run, index),
             attribute=_summary.strongest_attribute(run, index),
+            attributes=_summary.attributes(run, index)[:_MOST_ATTRIBUTES],
         )
         for index in range(_summary.potential_count(run))
     ]
+    for potential in potentials:
+        if potential.suggested and not potential.name:
+            words = ["fastflow", "name", run.folder.resolve().name, str(potential.index), potential.suggested]
+            potential.naming = shlex.join(words)
+    drawn = landscapes(run)
     listed = at(run.traversals, "potentials")
     steps, starts = (whole(run.traversals, key) for key in ("steps", "starts"))
     by_index = {whole(entry, "index"): entry for entry in listed} if isinstance(listed, list) else {}
@@ -161,6 +175,8 @@ def _potentials(run: RunFiles) -> list[_Potential]:
         potential.animation = _picture(run, at(entry, "animation"), "GIF", potential.notes)
         start = whole({"start_column": at(run.traversals, "start_column"), **entry}, "start_column")
         potential.start = start or 0
+        if potential.index in drawn:
+            potential.landscape = draw_landscape(drawn[potential.index], potential.index, potential.start)
         if potential.animation is not None:
             potential.still = _still(potential.animation, potential.start)
         rows = "starting images" if starts is None else f"{starts} starting images"

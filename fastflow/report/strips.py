@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,13 +24,14 @@ ACCENT = (217, 84, 30)
 LABEL = (122, 122, 122)
 
 # Longer side in pixels that small images are enlarged towards. GIF packs smooth greys poorly, hence the smaller one.
-_STRIP_CELL = 64
+STRIP_CELL = 64
 _GIF_CELL = 32
 _GUTTER = 5  # pixels between images, wide enough for the start column's frame and a hair of air
 _FRAME = 3
 _POINTER = 9
 _FONT_SIZE = 15
 _GIF_GUTTER = 2
+_MOST_ACROSS = 12  # starts of an animation beside each other in one row
 _GIF_GUTTER_GREY = 128  # grey on purpose: visible between dark images and between light ones
 
 
@@ -64,7 +66,7 @@ def save_strip(
             `value_range` is not two finite increasing numbers; `image_size` is not positive.
         OSError: the file cannot be written.
     """
-    frames = _frames(images, value_range, _STRIP_CELL if image_size is None else image_size)
+    frames = scaled_frames(images, value_range, STRIP_CELL if image_size is None else image_size)
     rows, columns, height, width = frames.shape[:4]
     if start is not None and not 0 <= start < columns:
         raise InputError(f"start={start} is not a column of this strip: expected 0 to {columns - 1}, or None")
@@ -81,7 +83,7 @@ def save_strip(
     for row in range(rows):
         for column in range(columns):
             corner = (gutter + column * pitch, gutter + row * (height + gutter))
-            canvas.paste(_picture(frames[row, column]).convert("RGBA"), corner)
+            canvas.paste(picture_of(frames[row, column]).convert("RGBA"), corner)
 
     draw = ImageDraw.Draw(canvas)
     if start is not None:
@@ -95,9 +97,9 @@ def save_strip(
     for column, text in _labels(columns, pitch, start, font):
         extent = font.getlength(text) / 2
         centre = min(max(gutter + column * pitch + width / 2, extent + 1), canvas.width - extent - 1)
-        _caption(draw, (centre, bottom + pointer - 2 * unit), text, font, ACCENT if column == start else LABEL)
+        caption(draw, (centre, bottom + pointer - 2 * unit), text, font, ACCENT if column == start else LABEL)
 
-    return _write(file, _encoded(canvas, "PNG", optimize=True))
+    return write_whole(file, encoded(canvas, "PNG", optimize=True))
 
 
 def save_gif(
@@ -129,20 +131,14 @@ def save_gif(
     """
     if not 0 < frames_per_second <= 50:
         raise InputError(f"frames_per_second={frames_per_second} cannot be shown: expected above 0 and at most 50")
-    frames = _frames(images, value_range, _GIF_CELL if image_size is None else image_size)
-    rows, steps, height, width, channels = frames.shape
-    sheets = np.full(
-        (steps, height, rows * (width + _GIF_GUTTER) - _GIF_GUTTER, channels), _GIF_GUTTER_GREY, dtype=np.uint8
-    )
-    for row in range(rows):
-        left = row * (width + _GIF_GUTTER)
-        sheets[:, :, left : left + width] = frames[row]
+    sheets = side_by_side(images, value_range, _GIF_CELL if image_size is None else image_size)
+    channels = sheets.shape[-1]
 
-    forth = [_picture(sheet) for sheet in sheets]
+    forth = [picture_of(sheet) for sheet in sheets]
     colours = bytes(level for level in range(256) for _ in "RGB")
     if channels == 3:
         # One palette from all frames at once. No dithering: its pattern would crawl from frame to frame.
-        everything = _picture(sheets.reshape(-1, sheets.shape[2], 3))
+        everything = picture_of(sheets.reshape(-1, sheets.shape[2], 3))
         palette = everything.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
         colours = bytes(palette.getpalette("RGB") or ())
         forth = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in forth]
@@ -151,11 +147,28 @@ def save_gif(
     duration = max(2, round(100 / frames_per_second)) * 10
     # Naming the palette makes it the file's only one; Pillow would otherwise write one for every frame.
     options = {"palette": colours, "optimize": False, "duration": duration, "loop": 0}
-    data = _encoded(pictures[0], "GIF", save_all=True, append_images=pictures[1:], **options)
-    return _write(file, data)
+    data = encoded(pictures[0], "GIF", save_all=True, append_images=pictures[1:], **options)
+    return write_whole(file, data)
 
 
-def _frames(images: Images, value_range: tuple[float, float] | None, image_size: int) -> Bytes:
+def side_by_side(images: Images, value_range: tuple[float, float] | None, image_size: int) -> Bytes:
+    """The frames of an animation, (T, H', W', C) bytes: the starting images beside each other, at each step.
+
+    More than a dozen are laid out in several rows.
+    """
+    frames = scaled_frames(images, value_range, image_size)
+    count, steps, height, width, channels = frames.shape
+    across = count if count <= _MOST_ACROSS else max(_MOST_ACROSS, math.ceil(math.sqrt(1.5 * count)))
+    pitches = height + _GIF_GUTTER, width + _GIF_GUTTER
+    size = math.ceil(count / across) * pitches[0] - _GIF_GUTTER, across * pitches[1] - _GIF_GUTTER
+    sheets = np.full((steps, *size, channels), _GIF_GUTTER_GREY, dtype=np.uint8)
+    for number, path in enumerate(frames):
+        top, left = number // across * pitches[0], number % across * pitches[1]
+        sheets[:, top : top + height, left : left + width] = path
+    return sheets
+
+
+def scaled_frames(images: Images, value_range: tuple[float, float] | None, image_size: int) -> Bytes:
     """Check, scale and enlarge: (B, T, C, H, W) of any dtype becomes (B, T, H', W', C) bytes."""
     if isinstance(images, torch.Tensor):
         # NumPy has no bfloat16, and halves are too coarse to scale in.
@@ -201,12 +214,12 @@ def _enlarged(pixels: Bytes, image_size: int) -> Bytes:
     large = np.empty((rows, steps, height * factor, width * factor, channels), dtype=np.uint8)
     for row in range(rows):
         for step in range(steps):
-            picture = _picture(pixels[row, step]).resize((width * factor, height * factor), Image.Resampling.BICUBIC)
+            picture = picture_of(pixels[row, step]).resize((width * factor, height * factor), Image.Resampling.BICUBIC)
             large[row, step] = np.asarray(picture).reshape(large.shape[2:])
     return large
 
 
-def _picture(pixels: Bytes) -> Image.Image:
+def picture_of(pixels: Bytes) -> Image.Image:
     """(H, W, 1) or (H, W, 3) bytes as a Pillow image of mode L or RGB."""
     return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels))
 
@@ -222,13 +235,14 @@ def _labels(columns: int, pitch: int, start: int | None, font: ImageFont.FreeTyp
     return [(column, text) for column, text in texts.items() if (column - origin) % stride == 0]
 
 
-def _caption(
+def caption(
     draw: ImageDraw.ImageDraw,
     top_centre: tuple[float, float],
     text: str,
     font: ImageFont.FreeTypeFont,
     colour: tuple[int, int, int],
 ) -> None:
+    """Draw a short text below a point, a number's sign as wide as the plus."""
     fill = (*colour, 255)
     if not text.startswith("-"):
         draw.text(top_centre, text, fill, font, anchor="ma")
@@ -241,14 +255,16 @@ def _caption(
     draw.text((left + font.getlength("+"), top), text[1:], fill, font)
 
 
-def _encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
+def encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
+    """The bytes of an image file of this kind."""
     # Encoding in memory first: whatever fails here leaves the disk alone.
     stream = io.BytesIO()
     picture.save(stream, kind, **options)
     return stream.getvalue()
 
 
-def _write(file: str | os.PathLike[str], data: bytes) -> Path:
+def write_whole(file: str | os.PathLike[str], data: bytes) -> Path:
+    """Write a file, whole or not at all, with its folder."""
     path = Path(file)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:

@@ -10,7 +10,7 @@ from fastflow import generators
 from fastflow.baselines.directions import Straight
 from fastflow.errors import InputError
 from fastflow.metrics.purity import _spearman, purity
-from fastflow.metrics.strokes import STROKE_ATTRIBUTES, stroke_attributes
+from fastflow.metrics.strokes import STROKE_ATTRIBUTES, looks_drawn, stroke_attributes
 
 NAMES = ("first", "second", "third")
 
@@ -125,3 +125,18 @@ def test_slant_is_a_shears_angle():
 
 def test_an_empty_image_has_no_attributes():
     assert stroke_attributes(torch.zeros(2, 3, 8, 8)).tolist() == [[0.0] * 7] * 2
+
+
+LOOKS = {
+    "strokes": (lambda images: images, True),
+    "negative": (lambda images: 1 - images, False),
+    "colour": (lambda images: images.expand(-1, 3, -1, -1), False),
+    "grey": (lambda images: 0.4 + 0.2 * images, False),
+    "empty": (lambda images: 0 * images, False),
+}
+
+
+@pytest.mark.parametrize(("change", "drawn"), LOOKS.values(), ids=LOOKS)
+def test_bright_strokes_on_black_are_told_from_other_images(change, drawn):
+    digits = generators.load("digits-vae").held_out_images[:32]
+    assert looks_drawn(change(digits)) is drawn

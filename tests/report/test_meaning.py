@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 
 def test_names_stand_beside_the_numbers(run, rendered):
     (run / "names.json").write_text(json.dumps({"1": "turn & <tilt>"}))
@@ -37,6 +39,41 @@ def test_strongest_attribute_is_told(run, rendered):
     assert "wide falls along it (correlation -0.75)" in page.text("potential-0")
     assert "bright rises along it (correlation +0.50)" in page.text("potential-1")
     assert "along it (" not in page.text("potential-2")
+
+
+def measured(*, correlation, change, spread):
+    return {"attributes": ["slant", "width", "y"], "correlation": correlation, "change": change, "spread": spread}
+
+
+SUGGESTED = {
+    "one": ([0.9, 0.6, 0.1], [4.0, 1.0, 0.5], [1.0, 1.0, 1.0], "slant rises"),
+    "two": ([0.9, -0.6, 0.7], [1.0, -1.2, 0.9], [1.0, 1.0, 1.0], "width falls, slant rises"),
+    "spread": ([0.9, 0.6, 0.1], [4.0, 1.0, 0.5], [100.0, 1.0, 1.0], "width rises"),
+    "steady": ([0.9, 0.4, 0.1], [0.1, 5.0, 5.0], [1.0, 1.0, 1.0], "slant rises"),
+    "constant": ([0.9, 0.8, 0.1], [4.0, 1.0, 0.5], [0.0, 1.0, 1.0], "width rises"),
+    "unknown-spread": ([0.6, -0.9, 0.1], [4.0, 1.0, 0.5], None, "width falls"),
+    "nothing": ([0.4, -0.3, None], [4.0, 1.0, 0.5], [1.0, 1.0, 1.0], None),
+}
+
+
+@pytest.mark.parametrize(("correlation", "change", "spread", "expected"), SUGGESTED.values(), ids=SUGGESTED)
+def test_name_is_suggested_after_what_changes_most_and_steadily(run, rendered, correlation, change, spread, expected):
+    record = measured(correlation=[correlation] * 3, change=[change] * 3, spread=spread)
+    (run / "attributes.json").write_text(json.dumps(record))
+    (run / "names.json").write_text(json.dumps({"1": "mine"}))
+    page = rendered(run)
+    if expected is None:
+        assert "uggest" not in page.text("potentials")
+        return
+    assert f"Suggested name: {expected} fastflow name digits 0 '{expected}'" in page.text("potential-0")
+    assert f"Its attributes would suggest: {expected}" in page.text("potential-1")
+
+
+def test_shares_of_the_change_are_told(run, rendered):
+    record = measured(correlation=[[0.9, -0.6, 0.1]] * 3, change=[[4.0, -1.0, 0.0]] * 3, spread=[2.0, 1.0, 1.0])
+    (run / "attributes.json").write_text(json.dumps(record))
+    text = rendered(run).text("potential-2")
+    assert "slant +0.90 67% width −0.60 33% y +0.10 0%" in text
 
 
 def test_damaged_files_are_noted(run, rendered):

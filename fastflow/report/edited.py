@@ -1,0 +1,66 @@
+"""What an edit makes of latents or images, as files."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image
+from torch import Tensor
+
+from fastflow.edits import Edit
+from fastflow.files import replacing_folder, write_json
+from fastflow.inversion import Inversion
+from fastflow.report.strips import save_gif, save_strip
+from fastflow.report.traversals import LatentsFormat, check_target, save_inversion, write_latents
+
+if TYPE_CHECKING:
+    from fastflow.runs import Run
+
+_FILES = re.compile(
+    r"edit\.json|index\.json|(strip|inverted)\.png|animation\.gif|edited-\d+\.png|latents\.(safetensors|npz)"
+)
+
+
+def write_edited(
+    run: Run,
+    edit: Edit,
+    z0: Tensor | Inversion,
+    folder: Path,
+    *,
+    latents_format: LatentsFormat = "safetensors",
+    overwrite: bool = False,
+) -> list[Path]:
+    """Apply an edit to latents (N, D), or to images as `ff.invert` found their latents, and write what comes of it.
+
+    The files are edited-NN.png, the image that each becomes; strip.png and animation.gif, all on their way; the latents
+    "start" (N, D), "edited" (N, D) and "path" (N, T + 1, D); inverted.png, images that were given, and what their
+    latents are decoded to; edit.json and index.json. All of them appear or none.
+
+    Returns:
+        The files.
+
+    Raises:
+        InputError: the edit or the latents don't fit the run, or the folder holds something else.
+        ConvergenceError: a negative part of the edit can't be undone from there.
+    """
+    check_target(folder, _FILES, "edited images", overwrite)
+    latents = z0.latents if isinstance(z0, Inversion) else z0
+    applied = edit.apply(run, latents)
+    images, value_range = applied.images.cpu(), run.generator.value_range
+    with replacing_folder(folder) as temporary:
+        save_strip(images, temporary / "strip.png", start=0, value_range=value_range)
+        save_gif(images, temporary / "animation.gif", value_range=value_range)
+        for number, pixels in enumerate(run.generator.eight_bit(images[:, -1]).mul(255).byte().permute(0, 2, 3, 1)):
+            grey = pixels.shape[-1] == 1
+            Image.fromarray((pixels[..., 0] if grey else pixels).numpy()).save(temporary / f"edited-{number:02d}.png")
+        written = {"start": applied.latents[:, 0], "edited": applied.latents[:, -1], "path": applied.latents}
+        write_latents(temporary / f"latents.{latents_format}", written)
+        edit.save(temporary / "edit.json")
+        index = {"edit": str(edit), "starts": len(latents), "steps": applied.latents.shape[1] - 1}
+        if isinstance(z0, Inversion):
+            save_inversion(z0, run, temporary / "inverted.png")
+            index["images"] = z0.summary()
+        write_json(temporary / "index.json", index)
+    return sorted(folder.iterdir())
