@@ -54,7 +54,7 @@ test-lowest: ## run them on the oldest supported versions of the dependencies, i
 	$(MAKE) test VENV=.venv-lowest CONSTRAINTS=requirements/lowest.txt
 
 docs: $(SITE) ## build the documentation into site/; warnings, such as links that lead nowhere, are errors
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 $(SITE): EXTRAS = dev,viz,logging,docs
 $(SITE): $(READY)

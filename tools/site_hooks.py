@@ -1,6 +1,7 @@
 """Hooks of mkdocs, which builds the documentation: files from beside docs/, and formulas without scripts."""
 
 import html
+import logging
 import posixpath
 import re
 from pathlib import Path
@@ -13,6 +14,8 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).parents[1]
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#|/)([^)\s#]+)")
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
+ELSEWHERE = re.compile(r'<(?:script|link|img|iframe)\b[^>]*?\b(?:src|href)="((?:https?:)?//[^"]*)"')
+LOG = logging.getLogger("mkdocs.hooks")  # in strict mode its warnings end the build
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -55,6 +58,13 @@ def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files
         return f'<div class="formula">{drawing}</div>' if block else drawing
 
     return FORMULA.sub(drawn, content)
+
+
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """Warn of what a reader's browser would load from other hosts: the site works without a network."""
+    for place in ELSEWHERE.findall(output):
+        LOG.warning("%s loads %s", page.file.src_uri, place)
+    return output
 
 
 def _beside(source: str, link: str) -> str:
