@@ -15,13 +15,14 @@ EXTRAS = dev,viz,logging
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 GENERATORS := $(VENV)/generators
+SITE := $(VENV)/site
 # No build isolation and a build folder that stays: after a change in csrc/ only what changed is compiled again.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 INSTALL_SELF = $(INSTALL) --no-build-isolation --config-settings=build-dir=build/$(notdir $(VENV))$(1) \
   --config-settings=cmake.define.FASTFLOW_CUDA_EMULATION=ON --editable '.[$(EXTRAS)]'
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-lowest bench gpu profile lint format sanitize wheel clean
+.PHONY: help build demo test test-lowest docs bench gpu profile lint format sanitize wheel clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.* ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.* ## /\1\t/' | expand -t 14
@@ -51,6 +52,14 @@ $(GENERATORS): $(READY) requirements/generators.txt
 
 test-lowest: ## run them on the oldest supported versions of the dependencies, in .venv-lowest
 	$(MAKE) test VENV=.venv-lowest CONSTRAINTS=requirements/lowest.txt
+
+docs: $(SITE) ## build the documentation into site/; warnings, such as links that lead nowhere, are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+$(SITE): EXTRAS = dev,viz,logging,docs
+$(SITE): $(READY)
+	$(call INSTALL_SELF)
+	touch $@
 
 bench: EXTRAS = dev,viz,logging,bench
 bench: $(READY) ## time the engine beside its peers, in a quarter of an hour, into benchmarks/results/
@@ -88,4 +97,4 @@ wheel: $(READY) ## build the source distribution, and from it the wheel, in dist
 	$(BIN)/python -m build --outdir dist
 
 clean: ## remove everything that the targets above made
-	rm -rf $(VENV) .venv-lowest build dist demo gpu-results .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-lowest build dist demo site gpu-results .pytest_cache .ruff_cache

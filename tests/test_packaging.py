@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("fastflow", "kernels", "csrc", "cmake", "requirements", "tests", "benchmarks", "tools", "docs")
+FOLDERS = ("fastflow", "kernels", "csrc", "cmake", "requirements", "tests", "benchmarks", "tools", "docs", "examples")
 
 
 def run(*command: str | Path, cwd: Path, **variables: str) -> str:

@@ -7,6 +7,7 @@ what is said of potentials and equations doesn't concern them.
 from __future__ import annotations
 
 import math
+import os
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -78,7 +79,7 @@ class LinearClassifier(Straight):
         seed: int = 0,
         *,
         config: DiscoverConfig | None = None,
-        folder: Path | None = None,
+        folder: str | os.PathLike[str] | None = None,
         progress: bool = False,
     ) -> None:
         super().__init__(generator, num_directions, step_length)
@@ -107,7 +108,7 @@ class HessianPenalty(Straight):
         seed: int = 0,
         *,
         config: DiscoverConfig | None = None,
-        folder: Path | None = None,
+        folder: str | os.PathLike[str] | None = None,
         progress: bool = False,
     ) -> None:
         super().__init__(generator, num_directions, step_length)
@@ -153,7 +154,7 @@ class WarpedRBF(Curved):
         seed: int = 0,
         *,
         config: DiscoverConfig | None = None,
-        folder: Path | None = None,
+        folder: str | os.PathLike[str] | None = None,
         progress: bool = False,
         supports: int = 16,
     ) -> None:
@@ -184,7 +185,7 @@ class LatentCLR(Curved):
         seed: int = 0,
         *,
         config: DiscoverConfig | None = None,
-        folder: Path | None = None,
+        folder: str | os.PathLike[str] | None = None,
         progress: bool = False,
     ) -> None:
         super().__init__(generator, num_directions, step_length)
@@ -326,7 +327,7 @@ def _trained(
     config: DiscoverConfig,
     modules: Callable[[], dict[str, nn.Module]],
     objective: Callable[[_Training, Draw], tuple[Tensor, dict[str, Tensor]]],
-    folder: Path | None,
+    folder: str | os.PathLike[str] | None,
     progress: bool,
 ) -> nn.Module:
     """The paths after their training, frozen; in a folder, it goes on from its newest checkpoint."""
@@ -334,9 +335,9 @@ def _trained(
         torch.manual_seed(config.seed)
         task = _Training(generator, config, modules(), objective)
     with ExitStack() as held:
-        place = Path(held.enter_context(tempfile.TemporaryDirectory())) if folder is None else folder
+        place = Path(held.enter_context(tempfile.TemporaryDirectory()) if folder is None else folder)
         if folder is not None:
-            held.enter_context(locked_folder(folder))
+            held.enter_context(locked_folder(place))
         trainer = Trainer(task, config, place)
         trainer.restore()
         trainer.run(progress)
