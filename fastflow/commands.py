@@ -15,6 +15,7 @@ import torch
 import tyro
 
 from fastflow import generators
+from fastflow.app import HOST, PORT, serve
 from fastflow.edits import load_edit
 from fastflow.errors import InputError
 from fastflow.importing import import_function
@@ -291,6 +292,20 @@ class Report(OfRun):
     def run(self) -> None:
         """Write it and say where it is."""
         print(f"look at {self.load().report(self.samples)}")
+
+
+@dataclass(frozen=True)
+class Serve(OfRun):
+    """Serve a page to explore the run in a browser: drag along its potentials, mix, chain, name and save them."""
+
+    host: str = HOST
+    """The address to listen on. Any but this machine's own lets others in, without a password."""
+    port: int = PORT
+    """0 for any free one."""
+
+    def run(self) -> None:
+        """Serve it until interrupted."""
+        serve(self.load(), self.host, self.port, generator=self.generator)
 
 
 _LATENTS = (".npy", ".npz", ".safetensors")
