@@ -116,11 +116,18 @@ def build_page(explorer: Explorer, files: Path) -> gr.Blocks:
             labels = [gr.Slider(label=f"Weight of {words}") for words, _ in choices]
             return [gr.Dropdown([*choices, ("a mix of several", MIX)], value=chosen), *labels]
 
+        def told_in_python(scene: Scene | None, at: int) -> str:
+            """The lines that make what is seen, or why there are none."""
+            try:
+                return "" if scene is None else explorer.lines(scene, int(at))
+            except InputError as error:
+                return f"# {error}"
+
         def shown(new: Scene, at: int) -> list[Any]:
             steps = new.film.steps
             at = min(max(int(at), steps[0]), steps[-1])
             slider = gr.Slider(minimum=steps[0], maximum=steps[-1], value=at)
-            return [new, scene_html(new, at), slider, _done(new), explorer.lines(new, at), ""]
+            return [new, scene_html(new, at), slider, _done(new), told_in_python(new, at), ""]
 
         def anew(start: Start, before: Edit | None, at: int, controls: Controls) -> list[Any]:
             """The scene from a start, by the present controls."""
@@ -204,9 +211,6 @@ def build_page(explorer: Explorer, files: Path) -> gr.Blocks:
         def keep(scene: Scene, at: int) -> list[Any]:
             folder = Path(tempfile.mkdtemp(dir=files))
             return [[str(file) for file in explorer.save(scene, int(at), folder)], ""]
-
-        def told_in_python(scene: Scene, at: int) -> str:
-            return explorer.lines(scene, int(at)) if scene is not None and int(at) in scene.film.steps else ""
 
         quiet: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last", "api_visibility": "private"}
         where = [kind, number, label]
