@@ -92,7 +92,7 @@ class Demo:
             generators.load("digits-vae"), config, self.out, overwrite=self.overwrite, progress=watched()
         )  # fmt: skip
         print("evaluating on latents that training never saw")
-        print(f"look at {run.report()}")
+        print(f"look at {run.report()}; next: fastflow serve {self.out}")
 
 
 @dataclass(frozen=True)
@@ -305,7 +305,8 @@ class Serve(OfRun):
 
     def run(self) -> None:
         """Serve it until interrupted."""
-        serve(self.load(), self.host, self.port, generator=self.generator)
+        named = ", ".join(repr(word) for word in (self.generator, self.latent_dim) if word is not None)
+        serve(self.load(), self.host, self.port, generator=f"ff.generators.load({named})" if named else None)
 
 
 _LATENTS = (".npy", ".npz", ".safetensors")

@@ -27,7 +27,7 @@ def serve(run: Run, host: str = HOST, port: int = PORT, *, generator: str | None
     Args:
         host: the address to listen on; any but this machine's own lets others in, and there is no password.
         port: 0 chooses a free one. The page's address is printed.
-        generator: the name that the run's generator was loaded by, where the run itself doesn't find it.
+        generator: the expression in Python that loads its generator, where the run itself doesn't find it.
 
     Raises:
         InputError: the run has no potentials, the address can't be had, or gradio isn't installed.
@@ -48,7 +48,8 @@ def serve(run: Run, host: str = HOST, port: int = PORT, *, generator: str | None
         app = gradio.mount_gradio_app(fastapi.FastAPI(), blocks, path="", footer_links=[], **page.LOOKS)
         port = listener.getsockname()[1]
         print(f"serving {run.folder} at {_url(host, port)}; Ctrl-C ends it", flush=True)
-        settings = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=_PATIENCE)
+        # Pages that are open when it ends are cut off, of which uvicorn would speak as of an error.
+        settings = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=_PATIENCE)
         uvicorn.Server(settings).run(sockets=[listener])
 
 
@@ -64,8 +65,8 @@ def _listening(host: str, port: int) -> socket.socket:
         return socket.create_server(address[:2], family=family)
     except OSError as error:
         raise InputError(
-            f"can't listen on {host} port {port} ({error.strerror}): choose another with --port, or --port 0 for any "
-            "free one"
+            f"can't listen on {host} port {port} ({os.strerror(error.errno or 0)}): choose another with --port, or "
+            "--port 0 for any free one"
         ) from error
 
 

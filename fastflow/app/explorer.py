@@ -95,7 +95,7 @@ class Explorer:
 
     Args:
         run: whose potentials are looked at.
-        generator: the name that its generator was loaded by, where the run itself doesn't find it.
+        generator: the expression in Python that loads its generator, where the run itself doesn't find it.
     """
 
     def __init__(self, run: Run, generator: str | None = None) -> None:
@@ -289,7 +289,7 @@ class Explorer:
         # Any edit's lines load the run.
         lines = (self.run.edit(0, 1) if edit is None else edit).python_lines(code)
         if self._generator is not None:
-            lines[2] = f"run = ff.load_run({str(self.run.folder.resolve())!r}, ff.generators.load({self._generator!r}))"
+            lines[2] = f"run = ff.load_run({str(self.run.folder.resolve())!r}, {self._generator})"
         if edit is None:
             lines = [*lines[:4], f"image = run.generator.decode(z0{labels})"]
         else:

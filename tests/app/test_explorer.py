@@ -305,15 +305,15 @@ def test_lines_name_the_generator_and_the_class(tmp_path):
         "    return torch.sigmoid(z @ weight + labels[:, None]).unflatten(1, (1, 6, 6))\n"
         "def make():\n    return ff.generators.from_callable(images, 4, classes=[2, 5])\n"
     )
-    name = f"{tmp_path}/mine.py:make"
-    generator = ff.generators.load(name)
-    explorer = Explorer(small_run(tmp_path / "run", generator), name)
+    load = f"ff.generators.load('{tmp_path}/mine.py:make')"
+    generator = eval(load)
+    explorer = Explorer(small_run(tmp_path / "run", generator), load)
     scene = explorer.show(explorer.sample(1, 5), None, one(), 2)
     torch.testing.assert_close(
         scene.film.images[2, 0], torch.sigmoid(scene.film.latents[2] @ WEIGHT + 5).view(6, 6)
     )  # fmt: skip
     lines = explorer.lines(scene, 1)
-    assert f"ff.generators.load({name!r})" in lines
+    assert load in lines
     torch.testing.assert_close(made(lines), scene.film.images[3])
     torch.testing.assert_close(made(explorer.lines(scene, 0)), scene.film.images[2])
 

@@ -49,12 +49,13 @@ def served(tmp_path_factory):
         raise AssertionError(process.communicate()[1])
     yield SimpleNamespace(folder=folder, line=line, url=re.search(r"http://127\.0\.0\.1:\d+", line)[0])
     process.send_signal(signal.SIGINT)
-    rest, errors = process.communicate(timeout=20)
+    rest, errors = process.communicate(timeout=60)
     assert (process.returncode, rest, errors) == (130, "", "fastflow: interrupted\n")
 
 
 @pytest.fixture(scope="module")
 def browser():
+    playwright.expect.set_options(timeout=20_000)  # on a busy machine
     with playwright.sync_playwright() as library:
         opened = library.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])  # root has no sandbox
         yield opened
@@ -76,7 +77,7 @@ def page(served, browser, run):
     """A page that has loaded, in a profile of its own; it loads nothing from elsewhere and no script of it fails."""
     context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
     opened = context.new_page()
-    opened.set_default_timeout(15_000)
+    opened.set_default_timeout(20_000)
     problems = []
     opened.on("pageerror", lambda error: problems.append(str(error)))
     opened.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
