@@ -240,7 +240,7 @@ class Explorer:
     def _compared(self, film: Film, baseline: str, number: int, label: int | None) -> Film:
         """A straight walk from the film's start, its steps as long as it takes to change the pixels as much."""
         method = self._baseline(baseline)
-        if not 0 <= number < method.num_directions:
+        if not isinstance(number, int) or not 0 <= number < method.num_directions:
             raise InputError(f"direction must lie in 0..{method.num_directions - 1}, got {number}")
         direction, z = method.directions[number], film.latents[film.middle]
         place = torch.arange(len(film.latents)).to(z)[:, None] - film.middle

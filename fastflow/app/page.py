@@ -18,7 +18,7 @@ import numpy.typing as npt
 from gradio.themes import Default
 from PIL import Image
 
-from fastflow.app.explorer import BASELINES, LONGEST, Explorer, Scene, Start
+from fastflow.app.explorer import BASELINES, Explorer, Scene, Start
 from fastflow.app.films import scene_html
 from fastflow.edits import Edit
 from fastflow.errors import ConvergenceError, InputError
@@ -79,7 +79,7 @@ def build_page(explorer: Explorer, files: Path) -> gr.Blocks:
                         visible=classes is not None,
                     )  # fmt: skip
                     with gr.Row(elem_classes="ff-bottom"):
-                        number = gr.Number(0, label="Number", precision=0, minimum=0, min_width=100)
+                        number = gr.Number(0, label="Number", precision=0, min_width=100)
                         another = gr.Button("Another", min_width=100, size="md")
                     gr.Markdown("Or draw one:")
                     gr.HTML(_pad(explorer), js_on_load="window.fastflow.pad(element)", elem_classes="ff-pad")
@@ -88,10 +88,8 @@ def build_page(explorer: Explorer, files: Path) -> gr.Blocks:
                         use = gr.Button("Start from the drawing", min_width=180, size="md")
                         clear = gr.Button("Clear", min_width=80, size="md")
                 with gr.Tab("Path"):
-                    reach = gr.Number(
-                        max(1, run.config.path_steps // 2), label="Steps each way", precision=0, minimum=1,
-                        maximum=LONGEST,
-                    )  # fmt: skip
+                    # Its bounds, as those of other numbers, are the actions' to tell.
+                    reach = gr.Number(max(1, run.config.path_steps // 2), label="Steps each way", precision=0)
                     gr.Markdown("Along a mix, each potential's gradient counts by its weight:")
                     weights = [gr.Slider(-2, 2, 0, step=0.1, buttons=[]) for _ in range(explorer.count)]
                 with gr.Tab("Compare"):
@@ -99,7 +97,7 @@ def build_page(explorer: Explorer, files: Path) -> gr.Blocks:
                         [("nothing", ""), *((words, key) for key, words in BASELINES.items())],
                         value="", label="Compare with a",
                     )  # fmt: skip
-                    which = gr.Number(0, label="Which of them", precision=0, minimum=0)
+                    which = gr.Number(0, label="Which of them", precision=0)
                     gr.Markdown("Its steps change the pixels as much as the potential's do, in the mean over the film.")
                 with gr.Tab("Save"):
                     save = gr.Button("Make files of what is seen", size="md")
@@ -119,19 +117,21 @@ def build_page(explorer: Explorer, files: Path) -> gr.Blocks:
         def told_in_python(scene: Scene | None, at: int) -> str:
             """The lines that make what is seen, or why there are none."""
             try:
-                return "" if scene is None else explorer.lines(scene, int(at))
+                return "" if scene is None else explorer.lines(scene, int(at or 0))
             except InputError as error:
                 return f"# {error}"
 
         def shown(new: Scene, at: int) -> list[Any]:
             steps = new.film.steps
-            at = min(max(int(at), steps[0]), steps[-1])
+            at = min(max(int(at or 0), steps[0]), steps[-1])
             slider = gr.Slider(minimum=steps[0], maximum=steps[-1], value=at)
             return [new, scene_html(new, at), slider, _done(new), told_in_python(new, at), ""]
 
         def anew(start: Start, before: Edit | None, at: int, controls: Controls) -> list[Any]:
             """The scene from a start, by the present controls."""
             chosen, reach, baseline, which, *weights = controls
+            if chosen is None:
+                raise InputError("choose a potential first")
             mix = dict(enumerate(weights)) if chosen == MIX else {int(chosen): 1.0}
             return shown(explorer.show(start, before, mix, reach, baseline or None, which), at)
 
@@ -192,7 +192,7 @@ def build_page(explorer: Explorer, files: Path) -> gr.Blocks:
         def chain(scene: Scene, at: int, *controls: Any) -> list[Any]:
             if not at:
                 raise InputError("move the slider first: there is nothing to go on from yet")
-            return anew(scene.start, explorer.edit(scene, at), 0, controls)
+            return anew(scene.start, explorer.edit(scene, int(at)), 0, controls)
 
         @answer(look)
         def unchain(scene: Scene, *controls: Any) -> list[Any]:
@@ -210,7 +210,7 @@ def build_page(explorer: Explorer, files: Path) -> gr.Blocks:
         @answer([saved, alert])
         def keep(scene: Scene, at: int) -> list[Any]:
             folder = Path(tempfile.mkdtemp(dir=files))
-            return [[str(file) for file in explorer.save(scene, int(at), folder)], ""]
+            return [[str(file) for file in explorer.save(scene, int(at or 0), folder)], ""]
 
         quiet: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last", "api_visibility": "private"}
         where = [kind, number, label]

@@ -139,7 +139,7 @@ def test_baseline_walks_straight_in_steps_that_change_as_much(digits, baseline):
     torch.testing.assert_close(steps[0] / steps[0].norm(), direction, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("number", [-1, 8])
+@pytest.mark.parametrize("number", [-1, 8, None])
 def test_baseline_that_there_is_not(digits, number):
     with pytest.raises(InputError, match=r"direction must lie in 0\.\.7"):
         digits.show(digits.sample(0), None, one(), 2, "pca", number)
