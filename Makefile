@@ -10,7 +10,7 @@ OUT ?= gpu-results
 # Which tests the sanitizers run: those that reach native code.
 SANITIZE_TESTS ?= tests/native tests/cuda tests/ops/test_operators.py tests/test_flows.py tests/test_mlp.py
 # What the package is installed with.
-EXTRAS = dev,viz,logging
+EXTRAS = dev,viz,logging,app
 
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
@@ -56,12 +56,12 @@ test-lowest: ## run them on the oldest supported versions of the dependencies, i
 docs: $(SITE) ## build the documentation into site/; warnings, such as links that lead nowhere, are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-$(SITE): EXTRAS = dev,viz,logging,docs
+$(SITE): EXTRAS = dev,viz,logging,app,docs
 $(SITE): $(READY)
 	$(call INSTALL_SELF)
 	touch $@
 
-bench: EXTRAS = dev,viz,logging,bench
+bench: EXTRAS = dev,viz,logging,app,bench
 bench: $(READY) ## time the engine beside its peers, in a quarter of an hour, into benchmarks/results/
 	$(call INSTALL_SELF)
 	$(BIN)/python -m benchmarks.cpu

@@ -29,6 +29,7 @@ Command = tyro.conf.OmitSubcommandPrefixes[
     | Annotated[commands.Name, tyro.conf.subcommand("name")]
     | Annotated[commands.Report, tyro.conf.subcommand("report")]
     | Annotated[study_commands.Compare, tyro.conf.subcommand("compare")]
+    | Annotated[commands.Serve, tyro.conf.subcommand("serve")]
     | Annotated[study_commands.Study, tyro.conf.subcommand("study")]
 ]
 

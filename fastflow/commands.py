@@ -15,6 +15,7 @@ import torch
 import tyro
 
 from fastflow import generators
+from fastflow.app import HOST, PORT, serve
 from fastflow.edits import load_edit
 from fastflow.errors import InputError
 from fastflow.importing import import_function
@@ -91,7 +92,7 @@ class Demo:
             generators.load("digits-vae"), config, self.out, overwrite=self.overwrite, progress=watched()
         )  # fmt: skip
         print("evaluating on latents that training never saw")
-        print(f"look at {run.report()}")
+        print(f"look at {run.report()}; next: fastflow serve {self.out}")
 
 
 @dataclass(frozen=True)
@@ -291,6 +292,21 @@ class Report(OfRun):
     def run(self) -> None:
         """Write it and say where it is."""
         print(f"look at {self.load().report(self.samples)}")
+
+
+@dataclass(frozen=True)
+class Serve(OfRun):
+    """Serve a page to explore the run in a browser: drag along its potentials, mix, chain, name and save them."""
+
+    host: str = HOST
+    """The address to listen on. Any but this machine's own lets others in, without a password."""
+    port: int = PORT
+    """0 for any free one."""
+
+    def run(self) -> None:
+        """Serve it until interrupted."""
+        named = ", ".join(repr(word) for word in (self.generator, self.latent_dim) if word is not None)
+        serve(self.load(), self.host, self.port, generator=f"ff.generators.load({named})" if named else None)
 
 
 _LATENTS = (".npy", ".npz", ".safetensors")

@@ -86,8 +86,8 @@ def mixed_flow(
             ratios matter.
         companion: its velocities are weighed as the gradients are.
 
-    The others are those of `flow`, and so are the errors. The path is stepped in Python, one jet of all potentials of
-    the mix after another.
+    The others are those of `flow`, and so are the errors. The path of a true mix is stepped in Python, one jet of all
+    its potentials after another.
     """
     if direction not in ("forward", "descent", "reverse"):
         raise InputError(f"direction must be one of forward, descent, reverse, got {direction!r}")
@@ -96,6 +96,9 @@ def mixed_flow(
         check_companion(companion, bank)
     z0 = check_latents(z0, bank.dim, bank.out_bias)
     check_mix(mix, bank.num_potentials)
+    if list(mix.values()) == [1.0]:  # by the engine, an order of magnitude faster
+        (index,) = mix
+        return flow(bank, z0, index, steps, t0, dt, method, direction, step_length, companion)
     potentials = torch.tensor(list(mix), device=z0.device)
     index = torch.zeros_like(z0[:, 0], dtype=torch.long)  # a tensor, so that all networks are bound
     networks, _ = _path_networks(bank, z0, index, steps, t0, dt, method, step_length)

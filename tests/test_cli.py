@@ -294,7 +294,7 @@ def test_report_makes_damaged_files_again(digits_folder, quick_evaluation, name,
 def test_demo_writes_a_page(tmp_path, monkeypatch, capsys, quick_evaluation):
     monkeypatch.chdir(tmp_path)
     main(["demo", "--steps", "2"])
-    assert capsys.readouterr().out.endswith("look at demo/report.html\n")
+    assert capsys.readouterr().out.endswith("look at demo/report.html; next: fastflow serve demo\n")
     page = (tmp_path / "demo" / "report.html").read_text()
     assert page.count("data:image/png") >= 8
     run = load_run("demo")

@@ -128,7 +128,7 @@ def test_bad_generator_files(tmp_path, capsys, name, text, message):
     assert not (tmp_path / "cwd" / "out").exists()
 
 
-@pytest.mark.parametrize("command", ["traverse", "evaluate", "report"])
+@pytest.mark.parametrize("command", ["traverse", "evaluate", "report", "serve"])
 @pytest.mark.parametrize("kind", ["absent", "empty", "file", "foreign", "cut-off"])
 def test_folder_that_is_no_run(tmp_path, capsys, command, kind):
     folder = tmp_path / "cwd" / "thing"
@@ -164,7 +164,7 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("command", ["traverse", "evaluate", "report", "resume"])
+@pytest.mark.parametrize("command", ["traverse", "evaluate", "report", "serve", "resume"])
 @pytest.mark.parametrize(("damage", "message"), DAMAGES.values(), ids=DAMAGES)
 def test_damaged_checkpoints(digits_folder, capsys, command, damage, message):
     damage(digits_folder / "checkpoints" / "step-000006" / "weights.safetensors")

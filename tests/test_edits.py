@@ -43,8 +43,9 @@ def latents(count=3, width=5, seed=2):
 @pytest.mark.parametrize("method", METHODS)
 def test_mix_of_one_potential_is_its_flow(bank, companion, method, direction, length, beside):
     options = (4, 0.5, 0.25, method, direction, length, companion if beside else None)
-    path = mixed_flow(bank, latents(), {2: 1.0}, *options)
+    path = mixed_flow(bank, latents(), {2: 1.0, 0: 0.0}, *options)
     torch.testing.assert_close(path, flow(bank, latents(), 2, *options), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(path, mixed_flow(bank, latents(), {2: 1.0}, *options), rtol=1e-12, atol=1e-12)
 
 
 def test_mix_steps_along_the_weighted_sum_of_gradients(bank, companion):

@@ -1,0 +1,50 @@
+"""Films as HTML: all frames of a path, of which the page shows one, and below them the whole strip."""
+
+from __future__ import annotations
+
+import base64
+import io
+from html import escape
+
+from PIL import Image
+
+from fastflow.app.explorer import Film, Scene, picture
+
+_THUMBNAIL = 64  # pixels; what is smaller stays as it is
+
+
+def scene_html(scene: Scene, step: int) -> str:
+    """The films of a scene side by side, each with its frame at a step in sight."""
+    films = [scene.film] if scene.beside is None else [scene.film, scene.beside]
+    note = f'<p class="ff-note">{escape(scene.note)}</p>' if scene.note else ""
+    return f'<div class="ff-scene" data-films="{len(films)}">{"".join(_film_html(f, step) for f in films)}</div>{note}'
+
+
+def step_words(step: int) -> str:
+    """What a step is called."""
+    return "start" if not step else f"{'+' if step > 0 else '−'}{abs(step)}"
+
+
+def _film_html(film: Film, step: int) -> str:
+    title = escape(film.title)
+    frames, strip = [], []
+    for k, image in zip(film.steps, film.images, strict=True):
+        frame = picture(image)
+        small = frame.copy()
+        small.thumbnail((_THUMBNAIL, _THUMBNAIL))
+        state = f'data-step="{k}"{" data-on" if k == step else ""}'
+        frames.append(f'<img class="ff-frame" {state} src="{_uri(frame)}" alt="{title}, step {step_words(k)}">')
+        strip.append(f'<img {state}{" data-start" if not k else ""} src="{_uri(small)}" alt="">')
+    # Squares stay squares as long as one can tell them apart; a photograph is better off smooth.
+    crisp = " ff-crisp" if max(film.images.shape[-2:]) <= _THUMBNAIL else ""
+    return (
+        f'<figure class="ff-film{crisp}"><figcaption><b>{title}</b> <output class="ff-step">{step_words(step)}</output>'
+        f'<small>{film.change:.4f} pixel change per step</small></figcaption><div class="ff-stage">{"".join(frames)}'
+        f'</div><div class="ff-strip" aria-hidden="true">{"".join(strip)}</div></figure>'
+    )
+
+
+def _uri(shown: Image.Image) -> str:
+    stream = io.BytesIO()
+    shown.save(stream, "PNG", compress_level=1)
+    return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
