@@ -17,10 +17,10 @@ from fastflow.importing import first_line
 _CHUNK = 1 << 20
 _DEFLATE_LIMIT = 1032  # bytes that deflate can make of one, at most
 _LONGEST_HEADER = 10_000  # as NumPy has it
-# By version of the format: how many bytes say the header's length, and what reads it.
+# By the format's first bytes, of versions 1.0 and 2.0: how many bytes say the header's length, and what reads it.
 _READERS = {
-    (1, 0): (2, np.lib.format.read_array_header_1_0),
-    (2, 0): (4, np.lib.format.read_array_header_2_0),
+    np.lib.format.MAGIC_PREFIX + b"\1\0": (2, np.lib.format.read_array_header_1_0),
+    np.lib.format.MAGIC_PREFIX + b"\2\0": (4, np.lib.format.read_array_header_2_0),
 }
 
 
@@ -31,13 +31,12 @@ def check_header(stream: IO[bytes], what: str, shape: tuple[int, ...], kinds: st
         InputError: the array hasn't this shape, in C order, and a dtype of these kinds.
     """
     magic = stream.read(8)
-    version = tuple(magic[6:])
-    if magic[:6] != np.lib.format.MAGIC_PREFIX or version not in _READERS:
-        said = (
-            f"version {'.'.join(map(str, version))}" if magic[:6] == np.lib.format.MAGIC_PREFIX else "other first bytes"
-        )
+    reader = _READERS.get(magic)
+    if reader is None:
+        known = magic.startswith(np.lib.format.MAGIC_PREFIX)
+        said = f"version {'.'.join(map(str, magic[6:]))}" if known else "other first bytes"
         raise InputError(f"{what} isn't an array in NumPy's format: it has {said}, expected version 1.0 or 2.0")
-    width, read = _READERS[version]
+    width, read = reader
     length = stream.read(width)
     size = int.from_bytes(length, "little")
     if size > _LONGEST_HEADER:

@@ -141,6 +141,7 @@ def do(job: Job) -> dict[str, Any]:
     Bad input, such as a likelihood that isn't finite, costs this training alone, and isn't written: a resumed study
     tries again.
     """
+    found: dict[str, Any]
     try:
         found = _found(job)
     except TrainingError as error:
