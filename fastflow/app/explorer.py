@@ -171,7 +171,7 @@ class Explorer:
         if not picture.any():
             raise InputError("the drawing is empty: draw on the black field first")
         labels = None if label is None else torch.tensor([label])
-        found = invert(self.generator, torch.from_numpy(picture)[None, None], labels=labels, progress=False)
+        found = invert(self.generator, torch.from_numpy(picture.copy())[None, None], labels=labels, progress=False)
         return Start(found.latents, f"your drawing, {float(found.error):.3f} off per pixel", None, label)
 
     # Films

@@ -1,6 +1,9 @@
-// What the page does without asking the server. `show` answers a dragged slider: every frame is there already.
+// What the page does without asking the server. `show` answers a dragged slider, every frame being there already, and new
+// films, which the slider may have been dragged on from while they were made.
 window.fastflow = {
-  show(step) {
+  show: (step) => setTimeout(() => window.fastflow.showNow(step)), // once the new films are there
+
+  showNow(step) {
     const words = step === 0 ? "start" : (step > 0 ? "+" : "\u2212") + Math.abs(step);
     for (const film of document.querySelectorAll(".ff-film")) {
       if (!film.querySelector(`.ff-frame[data-step="${step}"]`)) continue;

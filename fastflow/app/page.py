@@ -121,19 +121,21 @@ def build_page(explorer: Explorer, files: Path) -> gr.Blocks:
             except InputError as error:
                 return f"# {error}"
 
-        def shown(new: Scene, at: int) -> list[Any]:
-            steps = new.film.steps
-            at = min(max(int(at or 0), steps[0]), steps[-1])
-            slider = gr.Slider(minimum=steps[0], maximum=steps[-1], value=at)
-            return [new, scene_html(new, at), slider, _done(new), told_in_python(new, at), ""]
-
-        def anew(start: Start, before: Edit | None, at: int, controls: Controls) -> list[Any]:
-            """The scene from a start, by the present controls."""
+        def anew(
+            start: Start, before: Edit | None, controls: Controls, old: Scene | None = None, at: int = 0
+        ) -> list[Any]:
+            """The scene from a start by the present controls; in place of an old one, at the step seen of it."""
             chosen, reach, baseline, which, *weights = controls
             if chosen is None:
                 raise InputError("choose a potential first")
             mix = dict(enumerate(weights)) if chosen == MIX else {int(chosen): 1.0}
-            return shown(explorer.show(start, before, mix, reach, baseline or None, which), at)
+            new = explorer.show(start, before, mix, reach, baseline or None, which)
+            steps = new.film.steps
+            at = min(max(int(at or 0), steps[0]), steps[-1])
+            # A slider that may stay as it is isn't touched: somebody may be dragging it.
+            stays = old is not None and old.film.steps == steps
+            slider = gr.skip() if stays else gr.Slider(minimum=steps[0], maximum=steps[-1], value=at)
+            return [new, scene_html(new, at), slider, _done(new), told_in_python(new, at), ""]
 
         def starting(kind: str, number: int, label: int | None) -> Start:
             return (explorer.held_out if kind == "real" else explorer.sample)(number, label)
@@ -160,52 +162,52 @@ def build_page(explorer: Explorer, files: Path) -> gr.Blocks:
                 explorer.refresh()
             except (InputError, OSError) as error:
                 problem = _told(error)
-            *answers, _ = anew(starting(kind, number, label), None, 0, (0, *controls[1:]))
+            *answers, _ = anew(starting(kind, number, label), None, (0, *controls[1:]))
             return [*listing(0), explorer.names().get(0, ""), *answers, problem]
 
         @answer([name, *look])
         def choose(scene: Scene, at: int, *controls: Any) -> list[Any]:
-            return [explorer.names().get(controls[0], ""), *anew(scene.start, scene.before, at, controls)]
+            return [explorer.names().get(controls[0], ""), *anew(scene.start, scene.before, controls, scene, at)]
 
         @answer(look)
         def redraw(scene: Scene, at: int, *controls: Any) -> list[Any]:
-            return anew(scene.start, scene.before, at, controls)
+            return anew(scene.start, scene.before, controls, scene, at)
 
         @answer([potential, name, *look])
         def mix(scene: Scene, at: int, *controls: Any) -> list[Any]:
-            return [MIX, "", *anew(scene.start, scene.before, at, (MIX, *controls[1:]))]
+            return [MIX, "", *anew(scene.start, scene.before, (MIX, *controls[1:]), scene, at)]
 
         @answer(look)
         def begin(kind: str, number: int, label: int | None, *controls: Any) -> list[Any]:
-            return anew(starting(kind, number, label), None, 0, controls)
+            return anew(starting(kind, number, label), None, controls)
 
         @answer([number, *look])
         def begin_another(kind: str, label: int | None, *controls: Any) -> list[Any]:
             number = random.randint(0, _LARGEST_SEED)
-            return [number, *anew(starting(kind, number, label), None, 0, controls)]
+            return [number, *anew(starting(kind, number, label), None, controls)]
 
         @answer(look)
         def begin_drawing(drawing: str, label: int | None, *controls: Any) -> list[Any]:
-            return anew(explorer.drawn(_drawn(drawing), label), None, 0, controls)
+            return anew(explorer.drawn(_drawn(drawing), label), None, controls)
 
         @answer(look)
         def chain(scene: Scene, at: int, *controls: Any) -> list[Any]:
             if not at:
                 raise InputError("move the slider first: there is nothing to go on from yet")
-            return anew(scene.start, explorer.edit(scene, int(at)), 0, controls)
+            return anew(scene.start, explorer.edit(scene, int(at)), controls)
 
         @answer(look)
         def unchain(scene: Scene, *controls: Any) -> list[Any]:
             if scene.before is None:
                 raise InputError("there is nothing to undo")
-            return anew(scene.start, explorer.undone(scene.before), 0, controls)
+            return anew(scene.start, explorer.undone(scene.before), controls)
 
         @answer([*listed, *look])
         def call(scene: Scene, at: int, name: str, *controls: Any) -> list[Any]:
             if controls[0] == MIX:
                 raise InputError("a mix has no name: choose one potential")
             explorer.name(controls[0], name)
-            return [*listing(controls[0]), *anew(scene.start, scene.before, at, controls)]
+            return [*listing(controls[0]), *anew(scene.start, scene.before, controls, scene, at)]
 
         @answer([saved, alert])
         def keep(scene: Scene, at: int) -> list[Any]:
@@ -215,7 +217,7 @@ def build_page(explorer: Explorer, files: Path) -> gr.Blocks:
         quiet: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last", "api_visibility": "private"}
         where = [kind, number, label]
         gr.on([page.load], opened, [*where, *controls], [*listed, name, *look], **quiet)
-        step.change(None, step, js="window.fastflow.show")
+        gr.on([step.change, scene.change], None, step, js="window.fastflow.show")
         step.change(told_in_python, [seen, step], lines, **quiet)
         potential.input(choose, [seen, step, *controls], [name, *look], **quiet)
         gr.on([baseline.input, which.input, reach.input], redraw, [seen, step, *controls], look, **quiet)

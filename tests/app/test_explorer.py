@@ -32,6 +32,7 @@ def sigmoid_run(tmp_path_factory):
 def stroke():
     picture = np.zeros((64, 64), np.uint8)
     picture[8:56, 28:38] = 255
+    picture.flags.writeable = False  # as Pillow's are
     return picture
 
 

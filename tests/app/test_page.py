@@ -139,6 +139,16 @@ def test_image_follows_the_dragged_slider(page):
     assert len({picture for _, picture in seen}) == 5
 
 
+def test_slider_keeps_what_was_dragged_while_new_films_are_made(page):
+    choose(page, "Potential", "2")
+    for _ in range(3):
+        time_slider(page).press("ArrowRight")
+    playwright.expect(page.locator(".ff-film b")).to_have_text("potential 2")
+    page.get_by_role("tab", name="Save").click()
+    playwright.expect(page.locator(".cm-content")).to_contain_text("edit = run.edit(2, steps=3, t0=4)")
+    assert shown(page)[0] == 3
+
+
 # In the page itself, since what drives the browser takes time as well.
 STEP_TIMES = """async () => {
   const slider = document.querySelector('input[type=range][aria-label*="Time, in steps"]');
