@@ -79,9 +79,10 @@ def _parse(arguments: list[str]) -> commands.Command:
 
 def _one_line(explanation: str) -> str:
     lines = [line.strip("│╭╮╰╯─ ") for line in explanation.splitlines()]
+    lines = [line for line in lines if line.strip("-")]  # what frames are drawn with where there is only ASCII
     # The first line is the frame's title; what follows "Argument helptext" repeats --help.
     lines = lines[1 : lines.index("Argument helptext:") if "Argument helptext:" in lines else None]
-    text = " ".join(line for line in lines if line)
+    text = " ".join(lines)
     # A configuration that refused its own values has no option's name: its message has the setting's.
     text = re.sub(r"Error parsing __\S+: ", "", text)
     return re.sub(r"\.? ?For full helptext, (run:?|see)", "; see", text)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import sys
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -18,7 +17,7 @@ from fastflow import generators
 from fastflow.app import HOST, PORT, serve
 from fastflow.edits import load_edit
 from fastflow.errors import InputError
-from fastflow.importing import import_function
+from fastflow.importing import first_line, import_function
 from fastflow.inversion import Inversion, invert
 from fastflow.metrics.evaluation import check_evaluation
 from fastflow.names import read_names, write_name
@@ -330,7 +329,6 @@ def read_latents(file: Path, run: Run) -> torch.Tensor:
         InputError: it can't be read, or doesn't hold finite latents of the run's width.
     """
     import numpy as np
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
@@ -345,16 +343,17 @@ def read_latents(file: Path, run: Run) -> torch.Tensor:
             raise InputError(f"latents must be a .npy, .npz or .safetensors file, got {str(file)!r}")
     except InputError:
         raise
-    except (OSError, EOFError, ValueError, TypeError, SafetensorError, zipfile.BadZipFile) as error:
-        raise InputError(f"latents file {str(file)!r} can't be read as one array: {error}") from error
+    except Exception as error:  # NumPy reads a header as Python, and fails at a broken one in all of Python's ways
+        raise InputError(f"latents file {str(file)!r} can't be read as one array: {first_line(error)}") from error
     width = run.generator.latent_dim
     if z0.ndim != 2 or z0.shape[1] != width or not len(z0):
         raise InputError(f"latents in {str(file)!r} must have shape (N, {width}), got {tuple(z0.shape)}")
     if z0.is_complex():
         raise InputError(f"latents in {str(file)!r} must be real numbers, got {z0.dtype}")
+    z0 = z0.to(run.bank.out_bias)
     if not bool(z0.isfinite().all()):
-        raise InputError(f"latents in {str(file)!r} hold NaN or infinity")
-    return z0.to(run.bank.out_bias)
+        raise InputError(f"latents in {str(file)!r} hold NaN or infinity, or numbers too large for {z0.dtype}")
+    return z0
 
 
 def watched() -> bool:

@@ -282,8 +282,15 @@ def test_report_of_a_run_that_went_on_is_new(digits_folder, quick_evaluation):
         assert json.loads((digits_folder / name).read_text())["training_steps"] == 8
 
 
-@pytest.mark.parametrize("name", ["evaluation.json", "traversals/index.json"])
-@pytest.mark.parametrize("damage", [b"", b'{"training_steps": 6', b"\xff\x00", b"[6]"], ids=str)
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("evaluation.json", b""),
+        ("traversals/index.json", b'{"training_steps": 6'),
+        ("evaluation.json", b"\xff\x00"),
+        ("traversals/index.json", b"[6]"),
+    ],
+)
 def test_report_makes_damaged_files_again(digits_folder, quick_evaluation, name, damage):
     main(["report", str(digits_folder)])
     (digits_folder / name).write_bytes(damage)

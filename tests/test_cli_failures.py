@@ -1,5 +1,6 @@
 """Bad input on the command line: one line on stderr, exit status 2, nothing half-written, nothing lost."""
 
+import io
 import json
 import os
 import resource
@@ -84,6 +85,15 @@ DISCOVER_REFUSES = {
 def test_discover_refuses_and_writes_nothing(tmp_path, capsys, arguments, message):
     assert message in fails(capsys, *arguments)
     assert not list((tmp_path / "cwd").iterdir())
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+@pytest.mark.parametrize("arguments", [["discovr"], ["discover"], [*DISCOVER, "--steps", "many"]], ids=" ".join)
+def test_explanations_lose_their_frames(capsys, monkeypatch, arguments, encoding):
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding))
+    said = fails(capsys, *arguments)
+    assert "---" not in said
+    assert "─" not in said
 
 
 def test_missing_device_is_said(capsys, monkeypatch):
@@ -178,6 +188,12 @@ def test_damaged_checkpoints(digits_folder, capsys, command, damage, message):
     assert contents(digits_folder) == before
 
 
+def header(text):
+    """A file that ends after NumPy's magic and a header that NumPy reads as Python."""
+    head = text.encode()
+    return lambda folder: (folder / "z.npy").write_bytes(b"\x93NUMPY\1\0" + len(head).to_bytes(2, "little") + head)
+
+
 def save_latents(name, array):
     return lambda folder: np.save(folder / name, np.asarray(array))
 
@@ -201,6 +217,13 @@ LATENTS = {
     "one-row": ("z.npy", save_latents("z.npy", np.zeros(8)), "must have shape (N, 8), got (8,)"),
     "complex": ("z.npy", save_latents("z.npy", np.zeros((2, 8), complex)), "must be real numbers"),
     "strings": ("z.npy", save_latents("z.npy", [["a"] * 8]), "can't be read"),
+    "header-cut-off": ("z.npy", header("{'descr': '<f8', 'shape': (2, 8"), "can't be read as one array"),
+    "header-no-type": ("z.npy", header("{'descr': (), 'fortran_order': False, 'shape': (2, 8)}"), "can't be read"),
+    "huge": (
+        "z.npy",
+        header("{'descr': '<f8', 'fortran_order': False, 'shape': (80000000000000, 8)}"),
+        "can't be read",
+    ),
     "objects": ("z.npy", save_latents("z.npy", np.array([[None] * 8])), "can't be read"),
 }
 
@@ -222,6 +245,8 @@ TRAVERSE_REFUSES = {
     "starts": (["--starts", "0"], "starts must be at least 1, got 0"),
     "more-starts-than-digits": (["--starts", "1000"], "count must be at most the 359 held-out digits, got 1000"),
     "direction": (["--direction", "up"], "--direction"),
+    "seed": (["--seed", "-1"], "seed must be a whole number in 0..2^63 - 1, got -1"),
+    "large-seed": (["--seed", str(2**64)], "seed must be a whole number in 0..2^63 - 1, got 18446744073709551616"),
 }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastflow.arguments import check_count
+from fastflow.arguments import check_count, check_seed
 from fastflow.devices import find_device, send
 from fastflow.errors import InputError
 from fastflow.importing import first_line
@@ -170,7 +170,11 @@ class Generator(nn.Module):
     @torch.no_grad()
     def sample(self, count: int, seed: int | torch.Generator = 0) -> Tensor:
         """`count` latents (count, D), the same for the same seed on every device; returned on the generator's."""
-        rng = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
+        if isinstance(seed, torch.Generator):
+            rng = seed
+        else:
+            check_seed(seed)
+            rng = torch.Generator().manual_seed(seed)
         if self._sample is None:
             z = torch.randn(count, self.mapping_dim, generator=rng)
         else:

@@ -37,20 +37,21 @@ def read_state_dict(file: str | Path) -> StateDict:
             return load_file(file)
         except (SafetensorError, OSError) as error:
             raise InputError(f"weights file {str(file)!r} can't be read: {error}") from error
-    if is_torchscript(file):
-        raise InputError(
-            f"weights file {str(file)!r} is a TorchScript program, not a state dict: name it alone, without an "
-            "architecture before it"
-        )
     try:
-        found = torch.load(file, map_location="cpu", weights_only=True)
+        is_program = is_torchscript(file)
+        found = None if is_program else torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(
             f"weights file {str(file)!r} holds more than weights, which could run code and isn't loaded: save the "
             "module's state_dict() alone"
         ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # torch's reader stumbles in all ways over what torch.save never wrote
         raise InputError(f"weights file {str(file)!r} can't be read as a file that torch.save wrote") from error
+    if is_program:
+        raise InputError(
+            f"weights file {str(file)!r} is a TorchScript program, not a state dict: name it alone, without an "
+            "architecture before it"
+        )
     state = _inner(found)
     if state is None:
         keys = ", ".join(map(repr, list(found)[:4])) if isinstance(found, Mapping) else type(found).__name__

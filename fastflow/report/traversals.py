@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastflow.arguments import check_seed
 from fastflow.errors import ConvergenceError, InputError
 from fastflow.files import replacing_folder, write_json, write_tensors
 from fastflow.inversion import Inversion
@@ -80,6 +81,7 @@ def write_traversals(
         )
     if starts < 1:
         raise InputError(f"starts must be at least 1, got {starts}")
+    check_seed(seed)
     target = folder.resolve()
     if (run.folder / "checkpoints").resolve() in (target, *target.parents):
         raise InputError(f"{str(folder)!r} lies among the run's checkpoints: choose another folder")

@@ -65,15 +65,6 @@ def test_faults_of_what_has_not_changed_count(tmp_path):
     assert "16 bytes of registers spill" in done.stdout
 
 
-def test_an_unknown_kernel_is_refused():
-    done = static("--only", "nonesuch")
-    assert done.returncode == 2
-    assert "no shipped configuration contains 'nonesuch'" in done.stderr
-    done = static("--changed")
-    assert done.returncode == 2
-    assert "--changed needs --against" in done.stderr
-
-
 FAULTS = {
     "none": ({}, True, []),
     "spills": ({"spill_bytes": 8}, True, ["8 bytes of registers spill"]),
@@ -87,6 +78,20 @@ FAULTS = {
 def module():
     # Imported late, after the kernels' tests have said whether this process interprets.
     return pytest.importorskip("benchmarks.static", reason="triton is for Linux alone")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--only", "nonesuch"], "no shipped configuration contains 'nonesuch'"),
+        (["--changed"], "--changed needs --against"),
+    ],
+)
+def test_what_cannot_be_compiled_is_refused(module, capsys, words, message):
+    with pytest.raises(SystemExit) as exit_:
+        module.main(words)
+    assert exit_.value.code == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("change", "uses_tensor_cores", "faults"), FAULTS.values(), ids=FAULTS)

@@ -266,9 +266,11 @@ def test_wrong_weights_are_refused(tmp_path, kind, state, message):
         (None, "net.pth", "doesn't exist"),
         (b"", "net.pth", "can't be read as a file that torch.save wrote"),
         (b"not weights at all", "net.pth", "can't be read as a file|holds more than weights"),
+        (b"root:x:0:0:root:/root:/bin/bash", "net.pth", "can't be read as a file that torch.save wrote"),
+        (b"PK\x05\x06" + b"\xff" * 16 + b"\0\0", "net.pth", "can't be read as a file that torch.save wrote"),
         (b"not weights at all", "net.safetensors", "can't be read"),
     ],
-    ids=["absent", "empty", "text", "text-safetensors"],
+    ids=["absent", "empty", "text", "table", "broken-zip", "text-safetensors"],
 )
 def test_wrong_files_are_refused(tmp_path, content, name, message):
     if content is not None:

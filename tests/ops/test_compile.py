@@ -25,8 +25,9 @@ def test_compiled_training_equals_eager_training(loss, backend):
     for compiled in (False, True):
         bank, z, index = bank_and_samples()
         function = torch.compile(loss, fullgraph=True, backend=backend) if compiled else loss
-        value = function(bank, z, index)
-        value.backward()
+        with torch._inductor.config.patch({"cpp.vec_isa_ok": True}):  # spares it trying every instruction set
+            value = function(bank, z, index)
+            value.backward()
         gradients.append([value.detach(), *(p.grad for p in bank.parameters() if p.grad is not None)])
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-12, atol=1e-14)
 

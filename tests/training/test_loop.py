@@ -336,20 +336,16 @@ def resume_here(folder, steps):
     discover(generators.load("digits-vae"), config, folder, resume=True, progress=False)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=["INT", "TERM", "KILL"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["INT", "TERM"])
 def test_signalled_process_resumes_to_the_same_bits(tmp_path, number):
     folder = tmp_path / "run"
     process = start_and_signal(folder, number, after=9)
     stopped = newest(folder)
-    if number == signal.SIGKILL:
-        assert process.returncode == -signal.SIGKILL
-        assert stopped % 4 == 0
-    else:
-        assert process.returncode == 130
-        assert re.fullmatch(
-            rf"fastflow: stopped after step {stopped} of 100000; resume to go on from there\n", process.errors
-        )
-        assert json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["step"] == stopped
+    assert process.returncode == 130
+    assert re.fullmatch(
+        rf"fastflow: stopped after step {stopped} of 100000; resume to go on from there\n", process.errors
+    )
+    assert json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["step"] == stopped
     assert stopped >= 8
 
     end = stopped + 3
