@@ -200,7 +200,7 @@ def save_latents(name, array):
 
 LATENTS = {
     "absent": ("no.npy", lambda folder: None, "can't be read"),
-    "kind": ("z.csv", lambda folder: (folder / "z.csv").write_text("1,2"), "must be a .npy or .safetensors file"),
+    "kind": ("z.csv", lambda folder: (folder / "z.csv").write_text("1,2"), "must be a .npy, .npz or .safetensors file"),
     "empty-file": ("z.npy", lambda folder: (folder / "z.npy").touch(), "can't be read"),
     "text": ("z.npy", lambda folder: (folder / "z.npy").write_text("hello"), "can't be read"),
     "cut-off": ("z.safetensors", lambda folder: (folder / "z.safetensors").write_bytes(b"\x08\0\0"), "can't be read"),

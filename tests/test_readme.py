@@ -6,11 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+from fastflow.cli import main
+
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
-def test_commands_run_after_the_example_they_follow(tmp_path):
+def test_commands_run_after_the_example_they_follow(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "my_model.py").write_text(
         "import torch\n"
         "from fastflow.generators import from_callable\n"
@@ -29,9 +32,6 @@ def test_commands_run_after_the_example_they_follow(tmp_path):
     for command in commands:
         _, *words = shlex.split(command.replace("--steps 1000", "--steps 2"), comments=True)
         words += ["--samples", "12"] if words[0] == "report" else []
-        result = subprocess.run(
-            [sys.executable, "-m", "fastflow", *words], cwd=tmp_path, capture_output=True, text=True, timeout=300
-        )
-        assert result.returncode == 0, result.stderr
+        main(words)
     assert (tmp_path / "runs/mine/report.html").is_file()
     assert (tmp_path / "runs/shell/report.html").is_file()
