@@ -60,7 +60,8 @@ def _listening(host: str, port: int) -> socket.socket:
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (OSError, UnicodeError) as error:
-        raise InputError(f"host {host!r} isn't an address of this machine: {error}") from error
+        reason = getattr(error, "strerror", None) or "it is no name"
+        raise InputError(f"host {host!r} isn't an address of this machine: {reason}") from error
     try:
         return socket.create_server(address[:2], family=family)
     except OSError as error:

@@ -167,7 +167,10 @@ def build_page(explorer: Explorer, files: Path) -> gr.Blocks:
 
         @answer([name, *look])
         def choose(scene: Scene, at: int, *controls: Any) -> list[Any]:
-            return [explorer.names().get(controls[0], ""), *anew(scene.start, scene.before, controls, scene, at)]
+            # A choice may be told twice, the second time when somebody is typing a name already.
+            again = scene.mix == {controls[0]: 1.0}
+            known = gr.skip() if again else explorer.names().get(controls[0], "")
+            return [known, *anew(scene.start, scene.before, controls, scene, at)]
 
         @answer(look)
         def redraw(scene: Scene, at: int, *controls: Any) -> list[Any]:

@@ -271,13 +271,17 @@ def test_controls_have_names_and_narrow_screens_are_enough(page):
     assert page.evaluate("document.documentElement.scrollWidth") <= 400
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_page_follows_light_and_dark(page, scheme):
-    page.emulate_media(color_scheme=scheme)
-    page.reload()
-    page.wait_for_selector(".ff-frame[data-on]")
-    ink, paper = page.evaluate(
-        "[document.querySelector('.ff-head h1'), document.body].map(e => getComputedStyle(e)).map((s, k) => "
-        "(k ? s.backgroundColor : s.color).match(/[\\d.]+/g).slice(0, 3).reduce((a, b) => a + Number(b), 0) / 765)"
-    )
-    assert (paper > 0.9 and ink < 0.3) if scheme == "light" else (paper < 0.2 and ink > 0.8)
+INK_AND_PAPER = """() => {
+  const light = (colour) => colour.match(/[\\d.]+/g).slice(0, 3).reduce((sum, part) => sum + Number(part), 0) / 765;
+  const ink = getComputedStyle(document.querySelector(".ff-head h1")).color;
+  return [light(ink), light(getComputedStyle(document.body).backgroundColor)];
+}"""
+
+
+def test_page_follows_light_and_dark(page):
+    ink, paper = page.evaluate(INK_AND_PAPER)
+    assert paper > 0.9 > 0.3 > ink
+    page.emulate_media(color_scheme="dark")
+    page.wait_for_selector("body.dark, .dark body, .gradio-container.dark, .dark .gradio-container")
+    ink, paper = page.evaluate(INK_AND_PAPER)
+    assert paper < 0.2 < 0.8 < ink
