@@ -8,10 +8,8 @@ run of the reader's own, is in `GIVEN`. A block that can't run says why in a com
 
 import argparse
 import ast
-import contextlib
 import functools
 import importlib
-import io
 import re
 import runpy
 import shlex
@@ -33,7 +31,6 @@ SHORTER = {
     r"\bevaluate\(\)": "evaluate(samples=32, progress=False)",
     r"\breport\(\)": "report(samples=32, progress=False)",
     r"\branking\(\)": "ranking(samples=32, progress=False)",
-    r"\[:10_000\]": "[:200]",
 }
 
 
@@ -52,17 +49,11 @@ def _run(folder):
     return {"classifier": _two_attributes}
 
 
-def _runs(folder):
-    _run(folder)
-    small = {"steps": 2, "batch_size": 8, "widths": (8,), "hidden": (8,), "latent_dim": 4, "path_steps": 2}
-    ff.train_vae(ff.VAEConfig(data="dsprites", **small), out=folder / "runs/dsprites", progress=False)
-
-
 def _two_attributes(images):
     return torch.stack((images.mean((1, 2, 3)), images.amax((1, 2, 3))), 1)
 
 
-GIVEN = {"docs/datasets.md": _mnist, "docs/metrics.md": _runs, "docs/paths.md": _run}
+GIVEN = {"docs/datasets.md": _mnist, "docs/paths.md": _run}
 
 WITH_PYTHON = [page for page in PAGES if any(block.language == "python" for block in blocks(page))]
 
@@ -138,12 +129,6 @@ def _check(words):
 def _check_fastflow(arguments):
     if all(word.islower() for word in arguments):  # the command's name alone
         arguments = [*arguments, "--help"]
-    elif arguments[-1].startswith("--"):  # an option without its value, in a sentence about it
-        *arguments, option = arguments
-        explained = io.StringIO()
-        with contextlib.redirect_stdout(explained), pytest.raises(SystemExit):
-            cli._parse([arguments[0], "--help"])
-        assert f"{option} " in explained.getvalue(), f"{option} is no option"
     status = 0
     try:
         cli._parse(arguments)
