@@ -200,13 +200,20 @@ def save_latents(name, array):
 
 LATENTS = {
     "absent": ("no.npy", lambda folder: None, "can't be read"),
-    "kind": ("z.csv", lambda folder: (folder / "z.csv").write_text("1,2"), "must be a .npy or .safetensors file"),
+    "kind": ("z.csv", lambda folder: (folder / "z.csv").write_text("1,2"), "must be a .npy, .npz or .safetensors file"),
     "empty-file": ("z.npy", lambda folder: (folder / "z.npy").touch(), "can't be read"),
     "text": ("z.npy", lambda folder: (folder / "z.npy").write_text("hello"), "can't be read"),
     "cut-off": ("z.safetensors", lambda folder: (folder / "z.safetensors").write_bytes(b"\x08\0\0"), "can't be read"),
     "two-arrays": (
         "z.safetensors",
         lambda folder: save_file({"a": torch.zeros(2, 8), "b": torch.zeros(2, 8)}, folder / "z.safetensors"),
+        "can't be read as one array",
+    ),
+    "no-archive": ("z.npz", lambda folder: (folder / "z.npz").write_text("hello"), "can't be read"),
+    "cut-off-archive": ("z.npz", lambda folder: (folder / "z.npz").write_bytes(b"PK\x03\x04"), "can't be read"),
+    "two-in-archive": (
+        "z.npz",
+        lambda folder: np.savez(folder / "z.npz", a=np.zeros((2, 8)), b=np.zeros((2, 8))),
         "can't be read as one array",
     ),
     "nan": ("z.npy", save_latents("z.npy", [[float("nan")] * 8]), "hold NaN or infinity"),
