@@ -335,7 +335,8 @@ def read_latents(file: Path, run: Run) -> torch.Tensor:
         if file.suffix == ".safetensors":
             (z0,) = load_file(file).values()
         elif file.suffix == ".npz":
-            with np.load(file, allow_pickle=False) as archive:
+            # Opened here, as NumPy would leave a damaged archive open.
+            with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
                 (z0,) = (torch.from_numpy(archive[name]) for name in archive.files)
         elif file.suffix == ".npy":
             z0 = torch.from_numpy(np.load(file, allow_pickle=False))
