@@ -196,6 +196,8 @@ class Apply:
     def run(self) -> None:
         """Apply it."""
         edit = load_edit(self.edit)
+        if self.folder is None and not Path(edit.run.folder).is_dir():
+            raise InputError(f"the edit's run {edit.run.folder!r} isn't there: say with --folder where it is")
         run = OfRun(edit.run.folder if self.folder is None else self.folder, self.generator, self.latent_dim).load()
         if self.retrained:
             edit = edit.on(run)
