@@ -196,6 +196,8 @@ class Apply:
     def run(self) -> None:
         """Apply it."""
         edit = load_edit(self.edit)
+        if self.folder is None and not Path(edit.run.folder).is_dir():
+            raise InputError(f"the edit's run {edit.run.folder!r} isn't there: say with --folder where it is")
         run = OfRun(edit.run.folder if self.folder is None else self.folder, self.generator, self.latent_dim).load()
         if self.retrained:
             edit = edit.on(run)
@@ -335,7 +337,8 @@ def read_latents(file: Path, run: Run) -> torch.Tensor:
         if file.suffix == ".safetensors":
             (z0,) = load_file(file).values()
         elif file.suffix == ".npz":
-            with np.load(file, allow_pickle=False) as archive:
+            # Opened here, as NumPy would leave a damaged archive open.
+            with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
                 (z0,) = (torch.from_numpy(archive[name]) for name in archive.files)
         elif file.suffix == ".npy":
             z0 = torch.from_numpy(np.load(file, allow_pickle=False))

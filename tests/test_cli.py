@@ -160,7 +160,7 @@ def test_train_vae_is_the_same_as_in_python_and_its_run_is_shown_like_any(tmp_pa
     main(["name", str(folder)])
     main(["evaluate", str(folder), "--samples", "24"])
     told = capsys.readouterr().out
-    assert "wrote 8 files" in told
+    assert "wrote 10 files" in told
     assert "  0  rotation\n  1  scale\n  2  hue\n" in told
     assert "normalised residual" in told
 

@@ -209,6 +209,13 @@ LATENTS = {
         lambda folder: save_file({"a": torch.zeros(2, 8), "b": torch.zeros(2, 8)}, folder / "z.safetensors"),
         "can't be read as one array",
     ),
+    "no-archive": ("z.npz", lambda folder: (folder / "z.npz").write_text("hello"), "can't be read"),
+    "cut-off-archive": ("z.npz", lambda folder: (folder / "z.npz").write_bytes(b"PK\x03\x04"), "can't be read"),
+    "two-in-archive": (
+        "z.npz",
+        lambda folder: np.savez(folder / "z.npz", a=np.zeros((2, 8)), b=np.zeros((2, 8))),
+        "can't be read as one array",
+    ),
     "nan": ("z.npy", save_latents("z.npy", [[float("nan")] * 8]), "hold NaN or infinity"),
     "infinite": ("z.npy", save_latents("z.npy", [[float("inf")] * 8]), "hold NaN or infinity"),
     "too-large": ("z.npy", save_latents("z.npy", [[1e300] * 8]), "NaN or infinity"),

@@ -265,6 +265,15 @@ def test_apply_refuses_what_does_not_fit(digits_folder, saved, tmp_path, capsys)
     assert "isn't JSON" in fails(capsys, "apply", tmp_path / "z.npy", *to, "--out", out)
     assert "one file of latents" in fails(capsys, "apply", saved, *to, saved, "--out", out)
     assert "isn't a run" in fails(capsys, "apply", saved, *to, "--out", out, "--folder", tmp_path)
+    assert "lies among the run's checkpoints" in fails(
+        capsys, "apply", saved, *to, "--out", digits_folder / "checkpoints" / "edited"
+    )
+    lost = json.loads(saved.read_text())
+    lost["run"]["folder"] = str(tmp_path / "gone")
+    (tmp_path / "lost.json").write_text(json.dumps(lost))
+    assert "isn't there: say with --folder where it is" in fails(
+        capsys, "apply", tmp_path / "lost.json", *to, "--out", out
+    )
     assert not out.exists()
     main(["apply", str(saved), *map(str, to), "--out", str(out)])
     assert "holds edited images already" in fails(capsys, "apply", saved, *to, "--out", out)

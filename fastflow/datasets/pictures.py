@@ -54,7 +54,7 @@ def image_folder(
 
 def read_picture(file: Path, size: int, *, color: bool = True) -> Tensor:
     """An image file as (3 or 1, size, size) uint8: its middle square, resized; errors are `read_whole_picture`'s."""
-    whole = _opened(file).convert("RGB" if color else "L")
+    whole = _opened(file, "RGB" if color else "L")
     return _tensor(ImageOps.fit(whole, (size, size), Image.Resampling.BOX))
 
 
@@ -64,12 +64,11 @@ def read_whole_picture(file: Path) -> Tensor:
     Raises:
         InputError: it isn't there, isn't an image, is damaged or promises more than it can hold.
     """
-    whole = _opened(file)
-    return _tensor(whole.convert("L" if whole.mode in ("1", "L", "LA") else "RGB"))
+    return _tensor(_opened(file))
 
 
-def _opened(file: Path) -> Image.Image:
-    """An image file, read and upright."""
+def _opened(file: Path, mode: str | None = None) -> Image.Image:
+    """An image file, upright, in this mode; in that of grey images or of colours, as it has it, if None."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -84,9 +83,8 @@ def _opened(file: Path) -> Image.Image:
             with Image.open(file, formats=_FORMATS) as image:
                 if image.mode.startswith(("I", "F")):
                     raise InputError(f"{str(file)!r} has more than 8 bits per channel: convert it to 8 bits")
-                upright = ImageOps.exif_transpose(image)
-                upright.load()
-                return upright
+                mode = ("L" if image.mode in ("1", "L", "LA") else "RGB") if mode is None else mode
+                return ImageOps.exif_transpose(image).convert(mode)
     except InputError:
         raise
     except Exception as error:  # what Pillow's many readers raise for a damaged file has no common type

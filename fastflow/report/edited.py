@@ -45,7 +45,7 @@ def write_edited(
         InputError: the edit or the latents don't fit the run, or the folder holds something else.
         ConvergenceError: a negative part of the edit can't be undone from there.
     """
-    check_target(folder, _FILES, "edited images", overwrite)
+    check_target(folder, run, _FILES, "edited images", overwrite)
     latents = z0.latents if isinstance(z0, Inversion) else z0
     applied = edit.apply(run, latents)
     images, value_range = applied.images.cpu(), run.generator.value_range

@@ -82,10 +82,7 @@ def write_traversals(
     if starts < 1:
         raise InputError(f"starts must be at least 1, got {starts}")
     check_seed(seed)
-    target = folder.resolve()
-    if (run.folder / "checkpoints").resolve() in (target, *target.parents):
-        raise InputError(f"{str(folder)!r} lies among the run's checkpoints: choose another folder")
-    check_target(folder, _FILES, "traversals", overwrite)
+    check_target(folder, run, _FILES, "traversals", overwrite)
     if latents_format not in get_args(LatentsFormat):
         raise InputError(f"latents_format must be one of {', '.join(get_args(LatentsFormat))}, got {latents_format!r}")
     if mp4:
@@ -183,12 +180,16 @@ def write_latents(file: Path, latents: dict[str, Tensor]) -> None:
             np.savez(stream, **arrays)
 
 
-def check_target(folder: Path, ours: re.Pattern[str], what: str, overwrite: bool) -> None:
+def check_target(folder: Path, run: Run, ours: re.Pattern[str], what: str, overwrite: bool) -> None:
     """Raise InputError unless a folder can be written: it isn't there, is empty, or holds nothing but our files.
 
     Args:
+        run: among whose checkpoints it must not lie.
         ours: the names of such files. what: what they are. overwrite: whether they may be replaced.
     """
+    target = folder.resolve()
+    if (run.folder / "checkpoints").resolve() in (target, *target.parents):
+        raise InputError(f"{str(folder)!r} lies among the run's checkpoints: choose another folder")
     if not folder.exists():
         return
     if not folder.is_dir() or not all(ours.fullmatch(file.name) for file in folder.iterdir()):
