@@ -46,6 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except torch.OutOfMemoryError as error:
         full = str(error).split(". ")[0].removesuffix(".")
         _fail(f"{full}; take a smaller --batch-size, or --device cpu")
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)):
+            raise
+        size = re.search(r"allocate (\d+) bytes", str(error))
+        wanted = f"{int(size[1]) / 2**30:.1f} GiB at once" if size else "more"
+        _fail(f"not enough memory, which would have had to hold {wanted}; take a smaller batch, fewer samples or steps")
     except BrokenPipeError:  # who reads our output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:

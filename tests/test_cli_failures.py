@@ -77,6 +77,8 @@ DISCOVER_REFUSES = {
     "preset-and-config": ([*DISCOVER, "--preset", "biggan", "--config", "a.json"], "exclude each other"),
     "predictor-form": ([*DISCOVER, "--predictor", "mine"], "predictor must be FILE.py:FUNCTION, got 'mine'"),
     "predictor-absent": ([*DISCOVER, "--predictor", "no.py:f"], "predictor file 'no.py' doesn't exist"),
+    "memory": ([*DISCOVER, "--hidden", str(10**12)], "not enough memory, which would have had to hold 238418.6 GiB"),
+    "memory-for-a-batch": ([*DISCOVER, "--batch-size", str(10**13)], "GiB at once; take a smaller batch"),
     "config-absent": ([*DISCOVER, "--config", "no.json"], "'no.json' can't be read: No such file"),
 }
 
