@@ -33,7 +33,7 @@ def regressor() -> FactorRegressor:
         network.load_state_dict(torch.load(FILE, weights_only=True))
         return network.requires_grad_(False).eval()
     network = factor_regressor(
-        datasets.load("dsprites", None, "test"), factors=TOLD, samples=6000, epochs=6, progress=False
+        datasets.load("dsprites", None, "test"), factors=TOLD, samples=4000, epochs=5, progress=False
     )
     print({name: round(r2, 4) for name, r2 in network.told.items()}, "R^2 on", network.samples, "images")
     torch.save(network.state_dict(), FILE)

@@ -83,6 +83,7 @@ def all_found(do: Callable[[Job], Found], jobs: Mapping[Key, Job], workers: int)
         keys = {pool.submit(_do_in_worker, do, job): key for key, job in jobs.items()}
         for future in as_completed(keys):
             yield keys[future], future.result()
+        stop = False  # they have done all, and end by themselves
     except BrokenProcessPool as error:
         stop = False  # the pool has told its other workers to stop
         raise InputError(
