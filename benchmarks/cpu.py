@@ -109,9 +109,10 @@ def _run_case(
             calls[contender.name], worst[contender.name] = prepared.call, max(found.values())
     if OURS not in calls:
         raise RuntimeError(f"the engine's own answer to {case.name} is wrong: {failed[-1]['reason']}")
-    by_kind = gate.engine_errors(problem, expected)
+    by_kind, seeds = gate.settled_errors(problem, expected)
     for output in expected:
-        errors.append({"case": case.name, "output": output, **{kind: by_kind[kind][output] for kind in by_kind}})
+        row = {"case": case.name, "output": output, **{kind: by_kind[kind][output] for kind in by_kind}}
+        errors.append({**row, "seeds": seeds})
     del expected
     memory = {name: peak_memory(call) for name, call in calls.items()}
     peak.measure()

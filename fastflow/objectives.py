@@ -16,7 +16,7 @@ from fastflow.fields import DivergenceFreeField, check_companion
 from fastflow.ops.residual_loss import residual_loss
 from fastflow.ops.types import Jet, Laplacian
 from fastflow.pde import PDE, WAVE, LinearQuadratic, residual, source_at
-from fastflow.potentials import PotentialBank, check_bank
+from fastflow.potentials import PotentialBank, check_bank, recomputed
 
 
 def pde_loss(
@@ -38,16 +38,18 @@ def pde_loss(
     check_bank(bank)
     z = check_samples(check_latents(z, bank.dim, bank.out_bias))
     if isinstance(pde, LinearQuadratic) and laplacian == "exact":
-        losses, sizes = [], []
-        for piece, times, potential in bank.pieces(z, check_times(t, z), index):
-            networks = bank.networks(times, potential, piece)
-            source = source_at(pde, piece[:, 0], piece, sample_times(times, piece), networks.potential)
-            arguments = (networks.network, networks.slot, networks.coefficients(pde), source)
-            losses.append(residual_loss(networks.mlp, piece, *arguments))
-            sizes.append(piece.shape[0])
-        if len(losses) == 1:
-            return losses[0]
-        return (torch.stack(losses) * torch.tensor(sizes, device=z.device)).sum() / z.shape[0]
+
+        def part(z: Tensor, t: Times, index: int | Tensor) -> Tensor:
+            networks = bank.networks(t, index, z)
+            source = source_at(pde, z[:, 0], z, sample_times(t, z), networks.potential)
+            coefficients = networks.coefficients(pde)
+            return residual_loss(networks.mlp, z, networks.network, networks.slot, coefficients, source)
+
+        pieces = bank.pieces(z, check_times(t, z), index)
+        if len(pieces) == 1:
+            return part(*pieces[0])
+        sums = [recomputed(part, *piece) * piece[0].shape[0] for piece in pieces]
+        return torch.stack(sums).sum() / z.shape[0]
     jet = bank.jet(z, t, index, laplacian=laplacian, num_probes=num_probes, generator=generator)
     return residual(pde, jet, z, sample_times(t, z), check_index(index, bank.num_potentials, z)).square().mean()
 

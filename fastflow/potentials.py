@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from typing_extensions import override
 
 from fastflow.arguments import (
@@ -26,13 +27,15 @@ from fastflow.ops.activations import OUT_ACTIVATIONS, check_activation, derivati
 from fastflow.ops.grouping import group
 from fastflow.ops.jet import jet
 from fastflow.ops.settings import any_requires_grad
-from fastflow.ops.tracing import forward_mode, has_one_value
+from fastflow.ops.tracing import forward_mode, func_transforms, has_one_value
 from fastflow.ops.types import MLP, Jet, Laplacian
 from fastflow.pde import LinearQuadratic
 
 # How many biases, of all samples and layers, there are at once where pieces of the samples do: with their derivatives
-# and what their computation holds, a few tens of MiB.
+# and what their computation holds, a few tens of MiB. Where a graph would keep them, pieces are computed twice: that
+# begins at more.
 MAX_BIASES = 2**18
+MAX_BIASES_KEPT = 2**20
 
 TimeInput = Literal["sinusoidal", "linear", "none"]
 
@@ -162,6 +165,8 @@ class PotentialBank(nn.Module):
         pieces = self.pieces(z, check_times(t, z), index)
         if len(pieces) == 1:
             return part(*pieces[0])
+        if any_requires_grad(z, t if isinstance(t, Tensor) else None, *self.parameters()):
+            return Jet(*map(torch.cat, zip(*(recomputed(part, *piece) for piece in pieces), strict=True)))
         whole, end = None, 0
         for piece in pieces:
             result = part(*piece)
@@ -176,23 +181,28 @@ class PotentialBank(nn.Module):
     def pieces(self, z: Tensor, t: Times, index: int | Tensor) -> list[tuple[Tensor, Times, int | Tensor]]:
         """Samples z (B, D), their times and potentials: all together, or in pieces where that bounds the memory.
 
-        A time for each sample takes a row of biases for each, most of a call's memory. Where no graph keeps the rows,
-        as many at once are enough as keep the engine busy.
+        A time for each sample takes a row of biases for each, most of a call's memory. As many at once are enough as
+        keep the engine busy; where a graph would keep the rows of all pieces, `recomputed` has it forget them.
         """
         index = index if isinstance(index, int) else check_index(index, self.num_potentials, z)
         if not isinstance(t, Tensor) or t.ndim == 0:
             return [(z, t, index)]
         given = [z, t] if isinstance(index, int) else [z, t, index]
-        if forward_mode() or any_requires_grad(*given, *self.parameters()) or not all(map(has_one_value, given)):
+        if forward_mode() or not all(map(has_one_value, given)):
+            return [(z, t, index)]
+        if any_requires_grad(*given, *self.parameters()) and self._num_biases(z, index) <= MAX_BIASES_KEPT:
             return [(z, t, index)]
         return self._halved(z, t, index)
 
-    def _halved(self, z: Tensor, t: Tensor, index: int | Tensor) -> list[tuple[Tensor, Times, int | Tensor]]:
-        if z.shape[0] <= 1:
-            return [(z, t, index)]
+    def _num_biases(self, z: Tensor, index: int | Tensor) -> int:
         # As `group` lays them out: for each potential as many as for the most frequent one.
-        rows = z.shape[0] if isinstance(index, int) else self.num_potentials * int(torch.bincount(index).max())
-        if rows * sum(self.hidden) <= MAX_BIASES:
+        if isinstance(index, int):
+            return z.shape[0] * sum(self.hidden)
+        counts = torch.bincount(index, minlength=self.num_potentials)
+        return self.num_potentials * int(counts.max()) * sum(self.hidden)
+
+    def _halved(self, z: Tensor, t: Tensor, index: int | Tensor) -> list[tuple[Tensor, Times, int | Tensor]]:
+        if z.shape[0] <= 1 or self._num_biases(z, index) <= MAX_BIASES:
             return [(z, t, index)]
         ends = (slice(z.shape[0] // 2), slice(z.shape[0] // 2, None))
         halves = (self._halved(z[end], t[end], index if isinstance(index, int) else index[end]) for end in ends)
@@ -251,6 +261,14 @@ class PotentialBank(nn.Module):
             (slope * a_t) @ weight_out,
             (slope * a_tt + curvature * a_t**2) @ weight_out,
         ]
+
+
+def recomputed(part: Callable[..., Any], *arguments: Any) -> Any:
+    """part(*arguments), whose graph is forgotten at once: a backward computes it again.
+
+    The transforms of torch.func can't do that and keep it.
+    """
+    return part(*arguments) if func_transforms() else checkpoint(part, *arguments, use_reentrant=False)
 
 
 def check_bank(bank: PotentialBank) -> None:

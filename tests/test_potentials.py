@@ -1,12 +1,14 @@
 """Banks: what their networks compute, how time enters, initial values, and what they refuse."""
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
 from support.memory import extra_memory
 from torch import Tensor, nn
-from torch.func import grad, hessian
+from torch.func import functional_call, grad, hessian
 
 import fastflow as ff
 from fastflow.potentials import sinusoidal_embedding
@@ -122,16 +124,86 @@ def test_a_time_for_each_of_many_samples_takes_little_memory(index):
         assert extra_memory(call) < 64 << 20
 
 
+@pytest.mark.parametrize("index", [1, "each its own"])
+def test_a_graph_forgets_the_biases_of_pieces(index, monkeypatch):
+    """Of many samples with a time each it keeps latents, times and indices, which are there anyway."""
+    bank, (z, t, each) = bank_of(), samples(2000)
+    index = each if index == "each its own" else index
+    for loss in (lambda: bank.jet(z, t, index).laplacian.mean(), lambda: ff.pde_loss(bank, z, t, index)):
+        whole = kept_by_graph(loss)
+        assert whole > 8 * 3 * sum(bank.hidden) * len(z)
+        with in_pieces(monkeypatch, 2000):
+            assert kept_by_graph(loss) <= sum(x.numel() * x.element_size() for x in (z, t, each))
+
+
+def kept_by_graph(loss: Callable[[], Tensor]) -> int:
+    """Bytes that autograd saves for the backward of a loss."""
+    sizes = []
+
+    def pack(x: Tensor) -> Tensor:
+        sizes.append(x.numel() * x.element_size())
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        loss()
+    return sum(sizes)
+
+
+@contextmanager
+def in_pieces(monkeypatch, biases: int = 50) -> Iterator[None]:
+    with monkeypatch.context() as patch:
+        patch.setattr("fastflow.potentials.MAX_BIASES", biases)
+        patch.setattr("fastflow.potentials.MAX_BIASES_KEPT", biases)
+        yield
+
+
 def test_pieces_of_samples_give_what_all_together_do(monkeypatch):
     bank, (z, t, index) = bank_of(), samples()
     for index_ in (index, 1):
         whole = bank.jet(z, t, index_), ff.pde_loss(bank, z, t, index_)
-        monkeypatch.setattr("fastflow.potentials.MAX_BIASES", 50)
-        with torch.no_grad():
+        with in_pieces(monkeypatch), torch.no_grad():
             assert len(bank.pieces(z, t, index_)) > 1
             pieces = bank.jet(z, t, index_), ff.pde_loss(bank, z, t, index_)
-        monkeypatch.undo()
         torch.testing.assert_close(pieces, whole)
+
+
+@pytest.mark.parametrize("loss", ["jet", "pde_loss"])
+def test_pieces_of_samples_have_the_same_gradients(loss, monkeypatch):
+    """Of latents, times, every parameter and the equation's constant; and again, of their own norm."""
+    bank, (z, t, index), wave = bank_of(), samples(), ff.pde.Wave(0.7, learnable=True).double()
+    leaves = [z.requires_grad_(), t.requires_grad_(), *bank.parameters(), wave.c]
+
+    def value() -> Tensor:
+        return wave(bank.jet(z, t, index)).square().mean() if loss == "jet" else ff.pde_loss(bank, z, t, index, wave)
+
+    def first_and_second() -> tuple[Tensor, ...]:
+        first = torch.autograd.grad(value(), leaves, create_graph=True)
+        return *first, *torch.autograd.grad(sum(g.square().sum() for g in first), leaves)
+
+    expected = first_and_second()
+    with in_pieces(monkeypatch):
+        assert len(bank.pieces(z, t, index)) > 1
+        torch.testing.assert_close(first_and_second(), expected)
+
+
+def test_pieces_of_samples_under_a_transform(monkeypatch):
+    bank, (z, t, index), wave = bank_of(), samples(), ff.pde.Wave()
+    parameters = {name: p.detach() for name, p in bank.named_parameters()}
+
+    class Loss(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bank = bank
+
+        def forward(self, z: Tensor) -> Tensor:
+            return ff.pde_loss(self.bank, z, t, index, wave) + self.bank.jet(z, t, index).u.sum()
+
+    def value(parameters: dict[str, Tensor], z: Tensor) -> Tensor:
+        return functional_call(Loss(), {f"bank.{name}": p for name, p in parameters.items()}, (z,))
+
+    expected = grad(value, argnums=(0, 1))(parameters, z)
+    with in_pieces(monkeypatch):
+        torch.testing.assert_close(grad(value, argnums=(0, 1))(parameters, z), expected)
 
 
 def test_a_bank_can_be_called():

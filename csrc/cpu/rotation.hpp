@@ -105,8 +105,9 @@ void rotate(int height, int width, const T* weight, T* seeds, int seed_stride, T
             const int projected = count == rotation_block ? before : 0;
             project_all<1>(n, found - projected, scratch.directions + static_cast<std::ptrdiff_t>(projected) * n, row, products + projected, rank);
             double rest = length_of(n, row);
-            // What is left of a row that nearly vanishes isn't orthogonal to the directions: a second pass mends that.
-            for (double previous = lengths[r]; rest > 0 && rest < 0.1 * previous;) {
+            // What is left of a row that nearly vanishes isn't orthogonal to the directions: a second pass mends that. Where
+            // no direction is wanted any more, nothing is done with what is left.
+            for (double previous = lengths[r]; found < rank && rest > 0 && rest < 0.1 * previous;) {
                 previous = rest;
                 project_all<1>(n, found, scratch.directions, row, products, rank);
                 rest = length_of(n, row);

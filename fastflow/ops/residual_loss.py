@@ -124,7 +124,8 @@ class _ResidualLoss(torch.autograd.Function):
         constants = (None,) * 5
         if loss_bar is None:
             return *constants, *(None,) * (ctx.num_inputs - 2)
-        inputs, gradients = ctx.saved_tensors[: ctx.num_inputs], ctx.saved_tensors[ctx.num_inputs :]
+        saved = ctx.saved_tensors  # looked at once: a checkpoint gives them only once
+        inputs, gradients = saved[: ctx.num_inputs], saved[ctx.num_inputs :]
         scale = _Scale.apply if second_backward_may_follow() else _Scale.forward
         z_bar, coefficients_bar, source_bar, *rest = scale(ctx.settings, loss_bar, len(gradients), *gradients, *inputs)
         return *constants, z_bar, coefficients_bar, None if inputs[4] is None else source_bar, *rest

@@ -152,7 +152,8 @@ class _RolloutLoss(torch.autograd.Function):
         if loss_bar is None and points_bar is None:
             return (None,) * (ctx.num_inputs + 3)
         backward = _RolloutBackward.apply if second_backward_may_follow() else _RolloutBackward.forward
-        inputs, saved = ctx.saved_tensors[: ctx.num_inputs], ctx.saved_tensors[ctx.num_inputs :]
+        tensors = ctx.saved_tensors  # looked at once: a checkpoint gives them only once
+        inputs, saved = tensors[: ctx.num_inputs], tensors[ctx.num_inputs :]
         return *(None,) * 5, *backward(ctx.settings, ctx.rollout, len(saved), loss_bar, points_bar, *saved, *inputs)
 
     @staticmethod

@@ -26,3 +26,8 @@ def has_one_value(x: Tensor) -> bool:
 def forward_mode() -> bool:
     """Whether tensors may carry tangents, of torch.func.jvp or torch.autograd.forward_ad."""
     return forward_ad._current_level >= 0
+
+
+def func_transforms() -> bool:
+    """Whether a transform of torch.func is at work."""
+    return torch._C._are_functorch_transforms_active()
