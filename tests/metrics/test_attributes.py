@@ -94,6 +94,7 @@ def test_correlation_is_pearsons_within_each_path(axes):
         (lambda images: images.mean((1, 2, 3)), {"attributes": ["a", "b"]}, "gives 1 attributes, and 2 names were"),
         (lambda images: images.mean((1, 2, 3)), {"attributes": "a"}, "attributes must be a list of names, got 'a'"),
         (lambda images: images.mean((1, 2, 3)), {"attributes": [3]}, r"attributes must be a list of names, got \[3\]"),
+        (lambda images: images.flatten(1)[:, :2], {"attributes": ["a", "a"]}, "attribute .a. is named twice"),
         (lambda images: images.mean((1, 2, 3)), {"seed": -1}, "seed must be a whole number in .*, got -1"),
         (lambda images: images.mean((1, 2, 3)), {"samples": 0}, "samples must be a whole number of at least 1, got 0"),
         (lambda images: images.mean((1, 2, 3)), {"path_steps": 1}, "paths of at least 2 steps, got 1"),
