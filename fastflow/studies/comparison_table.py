@@ -131,7 +131,7 @@ def write_table(record: Record, file: Path) -> None:
 def table(record: Record) -> str:
     """All of it as Markdown."""
     methods = [method for method in record["methods"] if method not in record["left_out"]]
-    parts = [about(record)]
+    parts = ["# Potential flows beside other methods", about(record)]
     rows = []
     for measure in record["measures"].values():
         cells = [_cell(measure["methods"].get(method), measure["digits"]) for method in methods]
