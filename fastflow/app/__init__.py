@@ -51,6 +51,7 @@ def serve(run: Run, host: str = HOST, port: int = PORT, *, generator: str | None
         # Pages that are open when it ends are cut off, of which uvicorn would speak as of an error.
         settings = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=_PATIENCE)
         uvicorn.Server(settings).run(sockets=[listener])
+        raise KeyboardInterrupt  # nothing else ends it, and uvicorn doesn't always pass that on
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -190,5 +190,5 @@ def test_what_cannot_be_measured_is_said(generator):
 
 
 def test_correlations_are_normalised_by_path_and_keep_their_signs():
-    found = AttributeCorrelation(["a", "b"], [[0.2, -0.6], [0.0, 0.0], [-1.0, 0.0]], [], 1)
+    found = AttributeCorrelation(["a", "b"], [[0.2, -0.6], [0.0, 0.0], [-1.0, 0.0]], [], [], 1)
     assert found.normalized == [[pytest.approx(0.25), pytest.approx(-0.75)], [0, 0], [-1, 0]]
