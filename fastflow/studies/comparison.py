@@ -140,6 +140,8 @@ def compare(
         check_count(count, name)
     if config.path_steps < 2 or config.num_potentials < 2:
         raise InputError("a comparison needs num_potentials and path_steps of at least 2")
+    if starts < 2:
+        raise InputError("starts must be at least 2, so that attributes have a spread, got 1")
     if pairs < 20 * config.num_potentials:
         raise InputError(f"pairs must be at least {20 * config.num_potentials}, twenty for every path, got {pairs}")
     if resume and overwrite:

@@ -169,6 +169,7 @@ REFUSED = {
     "seeds": ({"seeds": 0}, "seeds must be"),
     "workers": ({"workers": 0}, "workers must be"),
     "pairs": ({"pairs": 59}, "pairs must be at least 60, twenty for every path, got 59"),
+    "start": ({"starts": 1}, "starts must be at least 2, so that attributes have a spread, got 1"),
     "starts": ({"starts": 1.5}, "starts must be"),
     "strength": ({"strength": 0.0}, "strength must be a positive number"),
     "method": ({"methods": ("random", "slow")}, "methods must be among flows, random, .*, got 'slow'"),
