@@ -39,7 +39,7 @@ class Random(Straight):
         generator: whose latent space is traversed.
         num_directions: K.
         step_length: the latent distance of one step.
-        seed: of the directions.
+        seed: of the directions. Normal latents sampled by the same seed lie along them: draw starts by another.
     """
 
     def __init__(self, generator: Generator, num_directions: int, step_length: float = 0.1, seed: int = 0) -> None:
