@@ -7,6 +7,10 @@ class InputError(ValueError):
     """Bad input: an argument, a file or a configuration that can't be used as it is."""
 
 
+class BusyError(InputError):
+    """A folder can't be used yet: another process holds it."""
+
+
 class BackendError(RuntimeError):
     """A backend was asked for that this installation or machine doesn't have."""
 

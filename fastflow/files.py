@@ -16,7 +16,7 @@ from typing import Any
 from safetensors.torch import save
 from torch import Tensor
 
-from fastflow.errors import InputError
+from fastflow.errors import BusyError, InputError
 
 
 @contextmanager
@@ -78,7 +78,8 @@ def locked_folder(folder: Path) -> Iterator[None]:
     file behind.
 
     Raises:
-        InputError: another process holds it, or it is a file.
+        BusyError: another process holds it.
+        InputError: it is a file.
     """
     new = not folder.exists()
     if not new and not folder.is_dir():
@@ -89,7 +90,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise InputError(
+            raise BusyError(
                 f"another process is training in {str(folder)!r}: wait until it is done, or choose another folder"
             ) from error
         except OSError as error:  # some network file systems

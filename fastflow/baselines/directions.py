@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from fastflow.arguments import check_count
+from fastflow.arguments import check_count, check_seed
 from fastflow.baselines.stepped import Stepped
 from fastflow.errors import InputError
 from fastflow.generators import Generator
@@ -39,11 +39,12 @@ class Random(Straight):
         generator: whose latent space is traversed.
         num_directions: K.
         step_length: the latent distance of one step.
-        seed: of the directions.
+        seed: of the directions. Normal latents sampled by the same seed lie along them: draw starts by another.
     """
 
     def __init__(self, generator: Generator, num_directions: int, step_length: float = 0.1, seed: int = 0) -> None:
         super().__init__(generator, num_directions, step_length)
+        check_seed(seed)
         rng = torch.Generator().manual_seed(seed)
         directions = torch.randn(num_directions, generator.latent_dim, generator=rng)
         self.directions = unit(directions).to(generator.sample(1))
@@ -81,7 +82,10 @@ class PCA(Straight):
             raise InputError(f"num_directions must be at most {most}, the latents' width or samples - 1")
         y = _features(generator, z) if features is None else _given_features(features, z)
         y = y - y.mean(0)
-        _, vectors = torch.linalg.eigh(y.T @ y if y.shape[1] <= samples else y @ y.T)
+        spread, vectors = torch.linalg.eigh(y.T @ y if y.shape[1] <= samples else y @ y.T)
+        ways = int((spread > 1e-12 * spread.max().clamp_min(1e-300)).sum())
+        if num_directions > ways:
+            raise InputError(f"num_directions must be at most {ways}, in as many directions do the features vary")
         first = vectors.flip(1)[:, :num_directions]
         x = y @ first if y.shape[1] <= samples else first  # [samples, K]; scale doesn't matter
         self.directions = unit(_signed((z - z.mean(0)).double().T @ x).T).to(z)

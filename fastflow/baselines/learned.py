@@ -189,6 +189,8 @@ class LatentCLR(Curved):
         progress: bool = False,
     ) -> None:
         super().__init__(generator, num_directions, step_length)
+        if num_directions < 2:
+            raise InputError("num_directions must be at least 2: a path is contrasted with others")
         config = _budget(config, num_directions, seed)
         if config.batch_size < 2 * num_directions:
             raise InputError(

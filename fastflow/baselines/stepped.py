@@ -26,6 +26,11 @@ class Stepped(ABC):
     path_steps = 10
 
     def __init__(self, generator: Generator, num_directions: int, step_length: float) -> None:
+        if not isinstance(generator, Generator):
+            raise InputError(
+                f"generator must be a fastflow generator, got {type(generator).__name__}: wrap it in "
+                "ff.generators.from_callable"
+            )
         check_count(num_directions, "num_directions")
         if not (is_finite(step_length, torch.float64) and step_length > 0):
             raise InputError(f"step_length must be a positive number, got {step_length!r}")

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from fastflow.errors import InputError
 from fastflow.importing import imported
-from fastflow.metrics.codes import Array, Rows, Sizes, check_categorical, checked, ranked, split
+from fastflow.metrics.codes import Array, Rows, Sizes, check_categorical, check_parts, checked, ranked, split
 
 BATCH = 64
 """Samples, or pairs, that agree in one factor."""
@@ -111,6 +111,7 @@ def beta_vae(codes: Array, factors: Array, seed: int = 0, *, progress: bool = Tr
 
     parts = [_drawn(rows, part, ranked(known), differences, seed, "BetaVAE", progress) for part in range(3)]
     mean, spread = parts[0][0].mean(0), parts[0][0].std(0)
+    spread = np.where(spread > 0, spread, 1)  # a code may vary in other parts alone
     train, validation, test = (((x - mean) / spread, labels) for x, labels in parts)
     models = {
         strength: linear.LogisticRegression(C=strength, max_iter=1000).fit(*train)
@@ -183,6 +184,7 @@ def dci(codes: Array, factors: Array, seed: int = 0, *, categorical: Sequence[in
     unordered = check_categorical(categorical, known)
     ensemble = imported("sklearn.ensemble", "metrics", "DCI")
     rows = split(len(values), seed)
+    check_parts(known, range(known.shape[1]), rows)
     state = int(np.random.default_rng((seed, 1)).integers(2**31))
     columns: list[tuple[np.ndarray, float, float, int]] = []
     with tqdm(total=known.shape[1] * len(DEPTHS), desc="DCI", unit="forest", leave=False, disable=not progress) as bar:

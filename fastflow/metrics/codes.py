@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from fastflow.arguments import check_seed
@@ -90,6 +91,17 @@ def split(count: int, seed: int) -> Rows:
     return Rows(*np.split(order, [round(0.6 * count), round(0.8 * count)]))
 
 
+def check_parts(factors: np.ndarray, columns: Iterable[int], rows: Rows) -> None:
+    """Raise InputError where a factor is constant in a part: nothing is learned from it there, nor told."""
+    for part, place in zip(rows._fields, rows, strict=True):
+        for column in columns:
+            if (factors[place, column] == factors[place[0], column]).all():
+                raise InputError(
+                    f"factors must vary in every part, column {column} is constant in the {len(place)} samples of the "
+                    f"{part} part: give more samples, or leave it out"
+                )
+
+
 def binned(codes: np.ndarray, bins: int) -> np.ndarray:
     """Each code's bin 0 .. bins - 1 (N, d), of `bins` equally wide ones between its column's extremes."""
     low, high = codes.min(0), codes.max(0)
@@ -121,7 +133,10 @@ def _information(z: np.ndarray, v: np.ndarray) -> float:
 
 
 def _matrix(values: Any, name: str, kind: str, kinds: str) -> np.ndarray:
-    matrix = values.detach().cpu().numpy() if isinstance(values, Tensor) else values
+    matrix = values
+    if isinstance(values, Tensor) and values.layout == torch.strided:
+        # NumPy has no bfloat16.
+        matrix = (values.double() if values.is_floating_point() else values).detach().cpu().numpy()
     if not isinstance(matrix, np.ndarray) or matrix.ndim != 2 or matrix.dtype.kind not in kinds:
         shown = (
             f"{values.dtype} {tuple(values.shape)}"

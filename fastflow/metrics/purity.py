@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fastflow.arguments import check_count
 from fastflow.errors import InputError
 from fastflow.metrics.attributes import attribute_values
 from fastflow.training.discover import Predictor
@@ -68,6 +69,9 @@ def purity(
         InputError: an attribute is the same at every start, so that nothing tells how much a change of it is.
     """
     steps = check_source(source, path_steps)
+    check_count(samples, "samples")
+    if samples < 2:
+        raise InputError("samples must be at least 2, so that attributes have a spread, got 1")
     strengths: list[float] = []
 
     def watched(images: Tensor) -> Tensor:

@@ -83,7 +83,7 @@ def nearest_strength(
 
     # Secants of the logarithms, in which change over length is nearly straight; bisection where they lead astray. Long
     # steps leave what the generator knows, and change less again: lengths are raised by small factors alone.
-    low, high = 0.0, LONGEST
+    low, high = 0.0, math.inf
     length = FIRST if source.step_length is None else min(source.step_length, LONGEST)
     tried: list[tuple[float, float]] = []
     while len(tried) < _TRIALS:
@@ -97,9 +97,9 @@ def nearest_strength(
             slope = math.log(reached / tried[-2][1]) / math.log(length / tried[-2][0])
         log_ratio = math.log(strength / reached) / slope if reached > 0 and slope > 0.05 else math.inf
         guess = length * math.exp(log_ratio) if abs(log_ratio) < _FARTHEST else math.inf
-        if low < guess < high:
+        if low < guess < min(high, LONGEST):
             length = guess
-        elif high == LONGEST:
+        elif high == math.inf:
             length = min(2 * length, LONGEST)
         else:
             length = math.sqrt(low * high) if low > 0 else high / 8

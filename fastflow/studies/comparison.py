@@ -15,7 +15,7 @@ from tqdm import tqdm
 from fastflow import generators
 from fastflow.arguments import check_count, is_finite
 from fastflow.devices import find_device
-from fastflow.errors import InputError, TrainingError
+from fastflow.errors import BusyError, InputError, TrainingError
 from fastflow.files import locked_folder, read_json, write_json
 from fastflow.generators import Generator
 from fastflow.generators.identity import describe, draws_alike, is_description
@@ -34,8 +34,8 @@ from fastflow.training.discover import Predictor
 from fastflow.training.settings import DiscoverConfig
 from fastflow.traversal import Traverses
 
-_MADE = ("comparison.json", "jobs", "runs", "strips", "results.json", "table.md", "compare.html")
-"""What a comparison leaves in its folder."""
+_MADE = ("jobs", "runs", "strips", "results.json", "table.md", "compare.html", "comparison.json")
+"""What a comparison leaves in its folder. What says that it is one is last: a removal that is stopped can go on."""
 
 
 class Job(NamedTuple):
@@ -140,6 +140,8 @@ def compare(
         check_count(count, name)
     if config.path_steps < 2 or config.num_potentials < 2:
         raise InputError("a comparison needs num_potentials and path_steps of at least 2")
+    if starts < 2:
+        raise InputError("starts must be at least 2, so that attributes have a spread, got 1")
     if pairs < 20 * config.num_potentials:
         raise InputError(f"pairs must be at least {20 * config.num_potentials}, twenty for every path, got {pairs}")
     if resume and overwrite:
@@ -221,6 +223,8 @@ def do(job: Job) -> Found:
         source = _made(job, generator)
         begun = time.process_time()
         source = _matched(source, job)
+    except BusyError:
+        raise  # the method is none the worse for it, and can be made once that process has ended
     except (InputError, TrainingError) as error:
         if job.name == FLOWS:
             raise
@@ -255,7 +259,7 @@ def _matched(source: Traverses, job: Job) -> Traverses:
     """The same paths in steps that change the pixels as much as they have to; see `compare`."""
     strength = job.strength
     if strength is None:
-        if source.step_length is None or job.name == FLOWS:
+        if job.name == FLOWS:
             return source
         strength = read_json(job_file(job.out, FLOWS, job.seed))["strength"]
     return match_strength(

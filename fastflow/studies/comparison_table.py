@@ -34,16 +34,17 @@ def summarise(
         number. `attributes` has for each method the largest share of a path's change that goes to each attribute, and
         with how many seeds it is covered. `left_out` tells why methods have no numbers; `runs` is all that was found.
     """
-    values = {
-        (name, method): {seed: done[method, seed][name] for seed in seeds if name in done.get((method, seed), {})}
-        for name in MEASURES
-        for method in methods
-    }
     reasons = {
         method: found["left_out"]
         for method in methods
         for seed in seeds
         if "left_out" in (found := done.get((method, seed), {}))
+    }
+    shown = [method for method in methods if method not in reasons]  # one that lacks a single seed is in no comparison
+    values = {
+        (name, method): {seed: done[method, seed][name] for seed in seeds if name in done.get((method, seed), {})}
+        for name in MEASURES
+        for method in shown
     }
     versions = {name: version(name) for name in ("fastflow", "torch", "numpy")}
     return {
@@ -52,14 +53,13 @@ def summarise(
         "methods": dict(methods),
         "versions": {**versions, "python": platform.python_version(), "platform": platform.platform()},
         "measures": {
-            name: {**what._asdict(), "methods": _compared({m: values[name, m] for m in methods}, what.better)}
+            name: {**what._asdict(), "methods": _compared({m: values[name, m] for m in shown}, what.better)}
             for name, what in MEASURES.items()
-            if any(values[name, method] for method in methods)
+            if any(values[name, method] for method in shown)
         },
         "attributes": {
             method: _attributes([done[key] for key in ((method, seed) for seed in seeds) if key in done], settings)
-            for method in methods
-            if method not in reasons
+            for method in shown
         },
         "left_out": reasons,
         "runs": [{"method": method, "seed": seed, **found} for (method, seed), found in sorted(done.items())],

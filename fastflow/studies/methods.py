@@ -102,8 +102,8 @@ def chosen(names: Sequence[str], config: DiscoverConfig) -> dict[str, Chosen]:
         what, make = METHODS[base]
         changes = {key: _value(text) for key, _, text in (word.partition("=") for word in words)}
         own = from_dict(DiscoverConfig, {**asdict(config), **changes}, f"method {name}") if changes else config
-        if own.num_potentials != config.num_potentials or own.path_steps != config.path_steps:
-            raise InputError(f"method {name}: num_potentials and path_steps are the same for all methods")
+        if any(getattr(own, field) != getattr(config, field) for field in ("num_potentials", "path_steps", "seed")):
+            raise InputError(f"method {name}: num_potentials, path_steps and seed are the same for all methods")
         what = f"{what}, {', '.join(f'{key} {value}' for key, value in changes.items())}" if changes else what
         known[name] = Chosen(Method(what, make), own)
     order = list(METHODS)

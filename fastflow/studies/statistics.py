@@ -17,7 +17,8 @@ class Estimate(NamedTuple):
     standard_error: float
     """NaN for a single seed."""
     p: float
-    """Two-sided, of Student's t test that the mean is 0; NaN for a single seed."""
+    """Two-sided, of Student's t test that the mean is 0; NaN where there is no test: of a single seed, or of values all
+    the same and not 0, as counts of few seeds may be, whose spread can't be estimated."""
     seeds: int
 
 
@@ -28,8 +29,8 @@ def estimate(values: list[float]) -> Estimate:
     if count < 2:
         return Estimate(mean, math.nan, math.nan, count)
     error = math.sqrt(sum((value - mean) ** 2 for value in values) / (count - 1) / count)
-    if error == 0:
-        return Estimate(mean, error, 1.0 if mean == 0 else 0.0, count)
+    if error <= 1e-12 * abs(mean):  # but for rounding, 0
+        return Estimate(mean, error, 1.0 if mean == 0 else math.nan, count)
     stats = imported("scipy.stats", "metrics", "a study")
     return Estimate(mean, error, float(2 * stats.t.sf(abs(mean / error), count - 1)), count)
 

@@ -89,6 +89,12 @@ def test_refuses():
             method(generator, 2, 0.0)
     with pytest.raises(InputError, match="features must give finite values for each of 9 latents"):
         PCA(generator, 2, features=lambda z: z.mean(0, keepdim=True), samples=9)
+    with pytest.raises(
+        InputError, match="num_directions must be at most 3, in as many directions do the features vary"
+    ):
+        PCA(generator, 4, features=lambda z: z[:, :3])
+    with pytest.raises(InputError, match="num_directions must be at most 0"):
+        PCA(generator, 1, features=torch.zeros_like)
     with pytest.raises(InputError, match="features failed: ValueError: no"):
         PCA(generator, 2, features=failing)
     with pytest.raises(InputError, match="SeFa needs a layer that takes latents of width 4"):

@@ -128,5 +128,7 @@ def test_refuses(generator, tmp_path):
         HessianPenalty(generator, 5, config=budget())
     with pytest.raises(InputError, match="batch_size must be at least 16"):
         LatentCLR(generator, 8, config=budget())
+    with pytest.raises(InputError, match="num_directions must be at least 2: a path is contrasted with others"):
+        LatentCLR(generator, 1, config=budget())
     with pytest.raises(InputError, match="supports must be"):
         WarpedRBF(generator, 2, config=budget(), supports=0)

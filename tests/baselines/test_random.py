@@ -46,6 +46,11 @@ def test_refused_arguments_are_named(generator):
     for count in (0, 1.5):
         with pytest.raises(InputError, match=f"num_directions must be a whole number of at least 1, got {count}"):
             Random(generator, count)
+    for seed in (-1, "0"):
+        with pytest.raises(InputError, match="seed must be a whole number"):
+            Random(generator, 3, seed=seed)
+    with pytest.raises(InputError, match="generator must be a fastflow generator, got Linear: wrap it"):
+        Random(torch.nn.Linear(4, 4), 3)
     directions, z0 = Random(generator, 3), generator.sample(2)
     for index in (3, -1, torch.tensor([0, 3])):
         with pytest.raises(InputError, match=r"index must lie in 0\.\.2"):

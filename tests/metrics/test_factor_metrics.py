@@ -377,3 +377,39 @@ def test_factors_may_have_any_values():
     codes = peer_codes(factors, rng)
     for metric in (mig, modularity, beta_vae, factor_vae):
         assert score(metric, codes, 1000 * factors - 7) == score(metric, codes, factors)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_codes_may_be_tensors_of_any_float(dtype):
+    factors, rng = drawn(500)
+    codes = torch.tensor(peer_codes(factors, rng)).to(dtype)
+    assert mig(codes.requires_grad_(), torch.tensor(factors)) == mig(codes.detach().double().numpy(), factors)
+    with pytest.raises(InputError, match="codes must be a tensor or array"):
+        mig(codes.detach().to_sparse(), torch.tensor(factors))
+
+
+def test_a_code_or_factor_that_varies_in_the_test_part_alone():
+    factors, rng = drawn(300)
+    codes, rows = rng.normal(size=(300, 4)), split(300, 0)
+    rare = changed(np.zeros(300), rows.test[:3], 1)
+    for metric in ALL:
+        assert 0 <= score(metric, np.column_stack((codes, rare)), factors) <= 1
+    factors[:, 1] = rare
+    for metric in (sap, dci):
+        with pytest.raises(InputError, match="column 1 is constant in the 180 samples of the train part: give more"):
+            metric(codes, factors, categorical=[1], progress=False)
+
+
+def test_balanced_accuracy_is_scikit_learns():
+    """Of a factor with rare values, each of which counts as much as the others."""
+    from sklearn.metrics import balanced_accuracy_score
+    from sklearn.svm import LinearSVC
+
+    rng = np.random.default_rng(2)
+    kind = rng.choice(3, 900, p=(0.8, 0.15, 0.05))
+    code = kind + 0.4 * rng.normal(size=900)
+    rows, z = split(900, 0), ((code - code.mean()) / code.std())[:, None]
+    line = LinearSVC(C=0.01, class_weight="balanced", dual=False).fit(z[rows.train], kind[rows.train])
+    expected = balanced_accuracy_score(kind[rows.test], line.predict(z[rows.test]), adjusted=True)
+    assert expected > 0.1
+    assert score(sap, code[:, None], kind[:, None], categorical=[0]) == pytest.approx(expected)

@@ -84,6 +84,11 @@ def test_a_path_without_a_sense_is_not_monotone(generator):
     assert found.coverage == 0
 
 
+def test_one_start_has_no_spread(generator):
+    with pytest.raises(InputError, match="samples must be at least 2, so that attributes have a spread, got 1"):
+        measured(generator, [[1.0, 0.0, 0.0]], samples=1)
+
+
 def test_refuses_an_attribute_without_spread(generator):
     source = Given(generator, [[1.0, 0, 0]])
     with pytest.raises(InputError, match="attribute 'second' is the same at all 8 starts"):

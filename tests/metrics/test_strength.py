@@ -34,6 +34,13 @@ def test_directions_reach_the_strength_asked_for(strength):
     assert found.directions is directions.directions
 
 
+@pytest.mark.parametrize("length", [900.0, 1e3, 1e6])
+def test_steps_that_are_far_too_long_are_shortened(length):
+    directions = ff.baselines.Random(sigmoid_generator(), 3, length)
+    found = ff.metrics.match_strength(directions, 0.003, path_steps=3)
+    assert ff.metrics.pixel_change(found, path_steps=3) == pytest.approx(0.003, rel=0.05)
+
+
 def test_a_runs_flow_reaches_another_methods_strength(tmp_path):
     run = small_run(tmp_path / "run")
     assert isinstance(run, Traverses)

@@ -10,7 +10,8 @@ from support.processes import context
 from support.runs import contents, sigmoid_generator, small_config
 
 from fastflow.cli import main
-from fastflow.errors import InputError
+from fastflow.errors import BusyError, InputError
+from fastflow.files import locked_folder
 from fastflow.studies import comparison as module
 from fastflow.studies.comparison import compare
 from fastflow.studies.comparison_measures import MEASURES
@@ -63,6 +64,13 @@ def test_all_have_the_strength_of_the_flows_of_their_seed(done):
         assert (run["step_length"] is None) == (method == "flows")
 
 
+def test_flows_of_other_settings_have_that_strength_too(tmp_path):
+    small(tmp_path / "out", methods=("flows,pde=heat",), seeds=1)
+    own, other = (run["strength"] for run in results(tmp_path / "out")["runs"])
+    assert other == pytest.approx(own, rel=0.05)
+    assert other != own
+
+
 def test_all_have_the_strength_asked_for(tmp_path):
     small(tmp_path / "out", methods=("random",), seeds=1, strength=0.004)
     for run in results(tmp_path / "out")["runs"]:
@@ -80,6 +88,17 @@ def test_what_cannot_be_that_strong_is_left_out(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "match_strength", weak)
     small(tmp_path / "out", methods=("random",), seeds=1, strength=0.004)
     assert results(tmp_path / "out")["left_out"] == {"random": "no step length gives it that"}
+
+
+def test_a_method_whose_folder_is_held_is_not_left_out(tmp_path):
+    """A killed comparison's last worker may still be writing its checkpoint when the comparison is resumed."""
+    options = {"methods": ("latentclr",), "seeds": 1}
+    held = tmp_path / "out" / "runs" / "latentclr" / "seed-0"
+    small(tmp_path / "out", methods=("random",), seeds=1)
+    with locked_folder(held), pytest.raises(BusyError, match="another process is training in"):
+        small(tmp_path / "out", resume=True, **options)
+    small(tmp_path / "out", resume=True, **options)
+    assert not results(tmp_path / "out")["left_out"]
 
 
 def test_table_strips_and_page_are_there(done):
@@ -150,13 +169,18 @@ REFUSED = {
     "seeds": ({"seeds": 0}, "seeds must be"),
     "workers": ({"workers": 0}, "workers must be"),
     "pairs": ({"pairs": 59}, "pairs must be at least 60, twenty for every path, got 59"),
+    "start": ({"starts": 1}, "starts must be at least 2, so that attributes have a spread, got 1"),
     "starts": ({"starts": 1.5}, "starts must be"),
     "strength": ({"strength": 0.0}, "strength must be a positive number"),
     "method": ({"methods": ("random", "slow")}, "methods must be among flows, random, .*, got 'slow'"),
     "methods": ({"methods": "random"}, "methods must be a list of names"),
     "setting": ({"methods": ("flows,speed=3",)}, "method flows,speed=3 has an unknown key 'speed'"),
     "value": ({"methods": ("flows,pde_weight=high",)}, "method flows,pde_weight=high: pde_weight must be"),
-    "shared": ({"methods": ("flows,path_steps=2",)}, "num_potentials and path_steps are the same for all methods"),
+    "shared": (
+        {"methods": ("flows,path_steps=2",)},
+        "num_potentials, path_steps and seed are the same for all methods",
+    ),
+    "seed": ({"methods": ("flows,seed=7",)}, "num_potentials, path_steps and seed are the same for all methods"),
     "attributes": ({"attributes": "strokez"}, "attributes must be appearance, strokes or FILE.py:FUNCTION"),
     "own names": ({"attributes": "strokes", "attribute_names": ["a"]}, "attributes strokes have names already"),
     "names": ({"attributes": grey, "attribute_names": ["a"]}, "attribute_names must be 2 different names"),

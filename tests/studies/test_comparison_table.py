@@ -105,3 +105,17 @@ def test_a_seed_without_its_twin_is_in_no_difference(record):
     found = summarise(SETTINGS, {"flows": "", "random": ""}, SEEDS, done)["measures"]["purity"]["methods"]["random"]
     assert found["mean"] == pytest.approx(float(torch.tensor(PURITY["random"]).mean()))
     assert found["difference"] == pytest.approx((0.4 - 0.5 + 0.59 - 0.7) / 2)
+
+
+def test_a_method_without_one_seed_is_in_no_comparison(record):
+    """Its two seeds would otherwise be the best of the table, which doesn't show them."""
+    done = {(run["method"], run["seed"]): run for run in record["runs"]}
+    done["random", 4] = {"left_out": "too weak"}
+    for seed in (5, 6):
+        done["random", seed] = done["random", seed] | {"purity": 0.99}
+    found = summarise(SETTINGS, dict.fromkeys(PURITY, ""), SEEDS, done)
+    pure = found["measures"]["purity"]["methods"]
+    assert set(pure) == {"flows", "pca"}
+    assert pure["flows"]["best"]
+    assert pure["pca"]["p"] == pytest.approx(float(stats.ttest_rel(PURITY["pca"], PURITY["flows"]).pvalue))
+    assert found["left_out"] == {"random": "too weak"}

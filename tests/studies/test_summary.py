@@ -27,6 +27,15 @@ def test_one_seed_has_no_error():
     assert math.isnan(found.p)
 
 
+def test_values_without_spread_prove_nothing():
+    """Three seeds that each cover one attribute more: as counts may, by chance."""
+    for value in (1.0, 0.1):
+        found = estimate([value] * 3)
+        assert found.mean == pytest.approx(value)
+        assert math.isnan(found.p)
+    assert estimate([0.0] * 3).p == 1.0
+
+
 def test_holm():
     """By hand: the smallest of four times 4, the next times 3, never below the one before, at most 1."""
     given = [0.04, 0.01, 0.6, 0.02, math.nan]
