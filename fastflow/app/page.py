@@ -238,7 +238,9 @@ def build_page(explorer: Explorer, files: Path) -> gr.Blocks:
 
 
 def _told(error: Exception) -> str:
-    text = f"{error.strerror or error}: {error.filename}" if isinstance(error, OSError) else str(error)
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = error.strerror if error.filename is None else f"{error.strerror}: {error.filename}"
     return f'<div class="ff-alert" role="alert">{escape(text)}</div>'
 
 
