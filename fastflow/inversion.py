@@ -168,6 +168,7 @@ def _fitted(image: Tensor, channels: int, height: int, width: int) -> Tensor:
     return functional.interpolate(middle, size, mode="bilinear", antialias=True, align_corners=False)[0].clamp(0, 1)
 
 
+@torch.enable_grad()  # whatever the caller has switched off
 def _optimized(
     generator: Generator,
     pixels: Tensor,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fastflow.errors import InputError
@@ -34,16 +37,30 @@ def write_name(folder: Path, count: int, potential: int, name: str | None) -> No
     """
     if not isinstance(potential, int) or isinstance(potential, bool) or not 0 <= potential < count:
         raise InputError(f"potential must lie in 0..{count - 1}, got {potential!r}")
-    names = read_names(folder, count)
-    names.pop(potential, None)
     if name is not None:
         if not isinstance(name, str) or not name.strip() or not name.isprintable() or len(name) > _LONGEST:
             raise InputError(f"a potential's name must be one line of 1 to {_LONGEST} characters, got {name!r}")
         name = name.strip()
         if name.isdecimal():
             raise InputError(f"a potential's name must be more than a number, got {name!r}")
+    with _one_writer(folder):
+        names = read_names(folder, count)
+        names.pop(potential, None)
         other = next((k for k, known in names.items() if known == name), None)
         if other is not None:
             raise InputError(f"potential {other} is called {name!r} already: choose another name")
-        names[potential] = name
-    write_json(folder / "names.json", {str(k): names[k] for k in sorted(names)})
+        if name is not None:
+            names[potential] = name
+        write_json(folder / "names.json", {str(k): names[k] for k in sorted(names)})
+
+
+@contextmanager
+def _one_writer(folder: Path) -> Iterator[None]:
+    """Wait for others who name potentials of this run, so that no name is lost between reading and writing.
+
+    The lock is on config.json: a training run holds the folder itself, and names may be given meanwhile.
+    """
+    with (folder / "config.json").open("rb") as held:
+        with suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(held, fcntl.LOCK_EX)
+        yield

@@ -37,6 +37,14 @@ def test_optimization_finds_the_latents_that_drew_the_images():
     assert torch.equal(again.latents, found.latents)
 
 
+def test_optimization_has_gradients_where_the_caller_has_none():
+    generator = sigmoid_generator()
+    with torch.no_grad():
+        found = ff.invert(generator, generator.decode(generator.sample(1, seed=7)), steps=2, progress=False)
+    assert found.method == "optimization"
+    assert not found.latents.requires_grad
+
+
 def test_optimization_comes_closer_than_the_encoder_and_the_prior_holds_it_back(digits):
     images = digits.held_out_images[:3]
     encoded = ff.invert(digits, images)

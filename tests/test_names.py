@@ -1,11 +1,14 @@
 """Names of potentials: they stay with the run, and everything shows them."""
 
 import json
+import threading
+import time
 
 import pytest
 import torch
 from support.runs import small_run
 
+from fastflow import names
 from fastflow.cli import main
 from fastflow.errors import InputError
 from fastflow.runs import load_run
@@ -105,3 +108,19 @@ def test_names_on_the_command_line_are_checked(digits_folder, capsys, arguments,
     assert exit_.value.code == 2
     assert message in capsys.readouterr().err
     assert not (digits_folder / "names.json").exists()
+
+
+def test_names_given_at_once_are_all_kept(run, monkeypatch):
+    def slowly(*read):
+        found = read_names(*read)
+        time.sleep(0.05)
+        return found
+
+    read_names = names.read_names
+    monkeypatch.setattr(names, "read_names", slowly)
+    givers = [threading.Thread(target=run.name, args=(k, f"name {k}")) for k in range(3)]
+    for giver in givers:
+        giver.start()
+    for giver in givers:
+        giver.join()
+    assert run.names == {k: f"name {k}" for k in range(3)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import socket
 import tempfile
@@ -46,8 +47,7 @@ def serve(run: Run, host: str = HOST, port: int = PORT, *, generator: str | None
         page: Any = imported("fastflow.app.page", "app", "fastflow serve")
         blocks = page.build_page(explorer, Path(files))
         app = gradio.mount_gradio_app(fastapi.FastAPI(), blocks, path="", footer_links=[], **page.LOOKS)
-        port = listener.getsockname()[1]
-        print(f"serving {run.folder} at {_url(host, port)}; Ctrl-C ends it", flush=True)
+        print(f"serving {run.folder} at {_where(host, listener)}; Ctrl-C ends it", flush=True)
         # Pages that are open when it ends are cut off, of which uvicorn would speak as of an error.
         settings = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=_PATIENCE)
         uvicorn.Server(settings).run(sockets=[listener])
@@ -72,7 +72,9 @@ def _listening(host: str, port: int) -> socket.socket:
         ) from error
 
 
-def _url(host: str, port: int) -> str:
-    everywhere = host in ("0.0.0.0", "::")
-    shown = "localhost" if everywhere else f"[{host}]" if ":" in host else host
-    return f"http://{shown}:{port}" + (", to everybody who reaches this machine" if everywhere else "")
+def _where(host: str, listener: socket.socket) -> str:
+    """The page's address, and whether others reach it: by what is listened on, as there are many names for that."""
+    address, port = listener.getsockname()[:2]
+    bound = ipaddress.ip_address(address)
+    shown = "localhost" if bound.is_unspecified else f"[{host}]" if ":" in host else host
+    return f"http://{shown}:{port}" + ("" if bound.is_loopback else ", to everybody who reaches this machine")

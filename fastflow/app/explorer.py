@@ -118,6 +118,11 @@ class Explorer:
         return self.run.bank.num_potentials
 
     @property
+    def reach(self) -> int:
+        """How many steps each way a film takes at first: both together, those of a path in training."""
+        return min(max(1, self.run.config.path_steps // 2), LONGEST)
+
+    @property
     def has_real_images(self) -> bool:
         """Whether its generator knows real images to start from."""
         return type(self.generator).starts is not Generator.starts
@@ -126,13 +131,19 @@ class Explorer:
         """Load the run again if its folder holds other weights by now.
 
         Raises:
-            InputError: the folder is no run any more, or damaged; what was loaded stays.
+            InputError: the folder is no run any more, or damaged, or a run with another number of potentials, for which
+                the page has no place; what was loaded stays.
         """
         found = self._on_disk()
         if found != self._seen:
             # A VAE's run is its own generator; any other stays as it is.
-            self.run = load_run(self.run.folder, None if isinstance(self.run, VAERun) else self.generator)
-            self._seen, self._principal = found, None
+            run = load_run(self.run.folder, None if isinstance(self.run, VAERun) else self.generator)
+            if run.bank.num_potentials != self.count:
+                raise InputError(
+                    f"{str(run.folder)!r} holds another run by now, of {run.bank.num_potentials} potentials in place "
+                    f"of {self.count}: end fastflow serve and start it again"
+                )
+            self.run, self._seen, self._principal = run, found, None
         _ = self.run.names
 
     def names(self) -> dict[int, str]:

@@ -89,7 +89,7 @@ def build_page(explorer: Explorer, files: Path) -> gr.Blocks:
                         clear = gr.Button("Clear", min_width=80, size="md")
                 with gr.Tab("Path"):
                     # Its bounds, as those of other numbers, are the actions' to tell.
-                    reach = gr.Number(max(1, run.config.path_steps // 2), label="Steps each way", precision=0)
+                    reach = gr.Number(explorer.reach, label="Steps each way", precision=0)
                     gr.Markdown("Along a mix, each potential's gradient counts by its weight:")
                     weights = [gr.Slider(-2, 2, 0, step=0.1, buttons=[]) for _ in range(explorer.count)]
                 with gr.Tab("Compare"):
@@ -238,7 +238,9 @@ def build_page(explorer: Explorer, files: Path) -> gr.Blocks:
 
 
 def _told(error: Exception) -> str:
-    text = f"{error.strerror or error}: {error.filename}" if isinstance(error, OSError) else str(error)
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = error.strerror if error.filename is None else f"{error.strerror}: {error.filename}"
     return f'<div class="ff-alert" role="alert">{escape(text)}</div>'
 
 

@@ -58,15 +58,14 @@ def _is_sound(entry: object) -> bool:
     if not isinstance(entry, dict):
         return False
     try:
-        values, gradients, path, times = (
-            np.asarray(entry[key], float) for key in ("values", "gradients", "path", "times")
-        )
+        values, gradients, path, times = (np.asarray(entry[key]) for key in ("values", "gradients", "path", "times"))
         columns = np.asarray(entry["columns"])
     except (KeyError, TypeError, ValueError):
         return False
     frames = len(times)
     return (
         0 < frames <= 64
+        and all(array.dtype.kind in "if" for array in (values, gradients, path, times))  # digits in quotes are text
         and all(np.isfinite(array).all() for array in (values, gradients, path, times))
         and values.ndim == 3
         and values.shape[0] == frames

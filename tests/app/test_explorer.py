@@ -3,6 +3,7 @@
 import re
 import shutil
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -222,6 +223,20 @@ def test_newer_weights_are_taken_up(digits):
     small_run(folder, digits.generator, resume=True, steps=9)
     digits.refresh()
     assert digits.run.step == 9
+
+
+def test_run_of_another_size_is_told_and_what_was_loaded_stays(digits):
+    before, count = digits.run, digits.count
+    small_run(digits.run.folder, digits.generator, overwrite=True, num_potentials=count + 1)
+    for _ in range(2):
+        with pytest.raises(InputError, match=f"of {count + 1} potentials in place of {count}: end fastflow serve"):
+            digits.refresh()
+    assert digits.run is before
+
+
+def test_film_of_a_run_with_long_paths_begins_within_what_is_shown(digits, monkeypatch):
+    monkeypatch.setattr(digits.run, "config", replace(digits.run.config, path_steps=10 * LONGEST))
+    assert digits.reach == LONGEST
 
 
 BREAKS = {

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from fastflow.app import _listening, _where
 from fastflow.cli import main
 
 
@@ -48,3 +49,11 @@ def test_addresses_that_cannot_be_had(refused, options, message):
 def test_missing_extra(refused, monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert "fastflow serve needs the package gradio: pip install 'fastflow[app]'" in refused("--port", "0")
+
+
+@pytest.mark.parametrize(("host", "shown"), [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "localhost"), ("0", "localhost")])
+def test_who_else_reaches_the_page_is_said_whatever_the_address_is_called(host, shown):
+    with _listening(host, 0) as listener:
+        said = _where(host, listener)
+        open_to_all = "" if host == "127.0.0.1" else ", to everybody who reaches this machine"
+        assert said == f"http://{shown}:{listener.getsockname()[1]}{open_to_all}"

@@ -119,8 +119,9 @@ def test_page_shows_a_frame_for_every_time(run, parse):
         lambda entry: entry.update(values=[[[0.0]]]),
         lambda entry: entry.update(gradients="steep"),
         lambda entry: entry["path"].__setitem__(0, [math.nan, 0.0]),
+        lambda entry: entry.update(times=[str(time) for time in entry["times"]]),
     ],
-    ids=["missing", "columns", "size", "text", "nan"],
+    ids=["missing", "columns", "size", "text", "nan", "digits-in-quotes"],
 )
 def test_damaged_landscapes_are_left_out(run, parse, damage):
     write_traversals(run, run.folder / "traversals", starts=2)
