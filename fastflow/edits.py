@@ -215,9 +215,10 @@ class Edit:
         try:
             run = {**value["run"], "names": _by_number(value["run"]["names"])}
             _check_types(run, _RUN_TYPES)
+            _check_types({f"the name of potential {k}": name for k, name in run["names"]}, str)
             parts = tuple(Part(_by_number(part["mix"]), part["steps"], part.get("t0", 0.0)) for part in value["parts"])
             name = value.get("name", "")
-            _check_types({"name": name}, {"name": str})
+            _check_types({"name": name}, str)
             return cls(parts, EditedRun(**run), name)
         except InputError as error:
             raise InputError(f"{where}: {error}") from error
@@ -287,9 +288,10 @@ _RUN_TYPES = {
 }  # fmt: skip
 
 
-def _check_types(values: dict[str, Any], types: dict[str, type]) -> None:
+def _check_types(values: dict[str, Any], types: dict[str, type] | type) -> None:
+    """Raise InputError unless each value is of its type, or of the one type of all."""
     for name, value in values.items():
-        kind = types.get(name)
+        kind = types.get(name) if isinstance(types, dict) else types
         if kind is None or not isinstance(value, kind):
             raise InputError(f"{name} can't be {value!r}")
 
