@@ -18,12 +18,6 @@ ELSEWHERE = re.compile(r'<(?:script|link|img|iframe)\b[^>]*?\b(?:src|href)="((?:
 LOG = logging.getLogger("mkdocs.hooks")  # in strict mode its warnings end the build
 
 
-def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Leave out of the navigation what this checkout doesn't have."""
-    config.nav = _present(config.nav)
-    return config
-
-
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Publish what the pages link to outside docs/, and what that links to, at its place in the repository."""
     waiting = [(f"docs/{file.src_uri}", file.content_string) for file in files.documentation_pages()]
@@ -76,17 +70,6 @@ def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
 def _beside(source: str, link: str) -> str:
     """Where in the repository a link leads from a file of it."""
     return posixpath.normpath(posixpath.join(posixpath.dirname(source), link))
-
-
-def _present(nav: object) -> object:
-    """A navigation without the pages that aren't there, at any depth."""
-    if isinstance(nav, dict):
-        return {title: _present(entry) for title, entry in nav.items()}
-    return [entry for entry in map(_present, nav) if all(map(_exists, _pages(entry)))] if isinstance(nav, list) else nav
-
-
-def _exists(page: str) -> bool:
-    return (ROOT / "docs" / page).is_file() or (ROOT / page).is_file()
 
 
 def _pages(nav: object) -> list[str]:
