@@ -52,12 +52,7 @@ def flow(
         InputError: an argument that doesn't fit, by its name.
         ConvergenceError: the reverse flow's fixed-point iteration didn't converge, so the path can't be undone.
     """
-    if direction not in ("forward", "descent", "reverse"):
-        raise InputError(f"direction must be one of forward, descent, reverse, got {direction!r}")
-    check_bank(bank)
-    if companion is not None:
-        check_companion(companion, bank)
-    z0 = check_latents(z0, bank.dim, bank.out_bias)
+    z0 = _checked_start(bank, z0, direction, companion)
     networks, _ = _path_networks(bank, z0, index, steps, t0, dt, method, step_length)
     route = Path(dt, method, direction, step_length)
     bound = networks.mlp, z0, networks.network, networks.slot
@@ -89,16 +84,12 @@ def mixed_flow(
     The others are those of `flow`, and so are the errors. The path of a true mix is stepped in Python, one jet of all
     its potentials after another.
     """
-    if direction not in ("forward", "descent", "reverse"):
-        raise InputError(f"direction must be one of forward, descent, reverse, got {direction!r}")
     check_bank(bank)
-    if companion is not None:
-        check_companion(companion, bank)
-    z0 = check_latents(z0, bank.dim, bank.out_bias)
     check_mix(mix, bank.num_potentials)
     if list(mix.values()) == [1.0]:  # by the engine, an order of magnitude faster
         (index,) = mix
         return flow(bank, z0, index, steps, t0, dt, method, direction, step_length, companion)
+    z0 = _checked_start(bank, z0, direction, companion)
     potentials = torch.tensor(list(mix), device=z0.device)
     index = torch.zeros_like(z0[:, 0], dtype=torch.long)  # a tensor, so that all networks are bound
     networks, _ = _path_networks(bank, z0, index, steps, t0, dt, method, step_length)
@@ -186,6 +177,18 @@ def _mixed(jet: Callable[..., Jet], potentials: Tensor, weights: Tensor, num_tim
         return every._replace(grad=torch.einsum("m,mbd->bd", weights, every.grad.unflatten(0, slots.shape)))
 
     return mixed
+
+
+def _checked_start(
+    bank: PotentialBank, z0: Tensor, direction: Direction, companion: DivergenceFreeField | None
+) -> Tensor:
+    """The latents that a path starts from; raise InputError unless they, direction and companion fit the bank."""
+    if direction not in ("forward", "descent", "reverse"):
+        raise InputError(f"direction must be one of forward, descent, reverse, got {direction!r}")
+    check_bank(bank)
+    if companion is not None:
+        check_companion(companion, bank)
+    return check_latents(z0, bank.dim, bank.out_bias)
 
 
 def _path_networks(
