@@ -68,8 +68,10 @@ _SMALL_MNIST = replace(
     data="mnist",
     transformations=("rotation", "scale"),
     widths=(256,),
-    steps=2000,
-    learning_rate_schedule=((1400, 1.0), (2000, 0.1)),
+    latent_dim=32,
+    batch_size=64,
+    steps=3000,
+    learning_rate_schedule=((2100, 1.0), (3000, 0.1)),
 )
 _SMALL_DSPRITES = replace(
     _SMALL,
