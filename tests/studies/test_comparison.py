@@ -1,5 +1,6 @@
 """A comparison: what it runs and writes, at which strength, and that nothing is lost when it is killed."""
 
+import html
 import json
 import time
 from pathlib import Path
@@ -124,6 +125,49 @@ def test_resumed_it_does_only_what_is_missing(done, monkeypatch):
 
 
 do = module.do
+
+
+LOOK = """
+from pathlib import Path
+
+def look(images):
+    pixels = images.flatten(1)
+    return pixels[:, [0, 7]] * float((Path(__file__).parent / "scale.txt").read_text())
+"""
+TYPED = "fastflow compare --generator FILE.py:FUNCTION --latent-dim 4 --out out-again --seeds 1 --methods flows random"
+
+
+@pytest.fixture
+def looked(tmp_path):
+    """A comparison whose attributes are measured by a function in a file, which reads another; the function's name."""
+    (tmp_path / "look.py").write_text(LOOK)
+    (tmp_path / "scale.txt").write_text("1")
+    spec = f"{tmp_path / 'look.py'}:look"
+    names = ["one", "eight"]
+    small(tmp_path / "out", methods=("random",), seeds=1, attributes=spec, attribute_names=names)
+    return spec
+
+
+def test_the_page_says_how_to_make_it_again(looked, tmp_path):
+    page = html.unescape((tmp_path / "out" / "compare.html").read_text())
+    assert f"{TYPED} --attributes {looked} --attribute-names one eight --pairs 60" in page
+
+
+def test_resumed_with_edited_attributes_it_refuses(looked, tmp_path):
+    options = {"methods": ("random",), "attributes": looked, "attribute_names": ["one", "eight"], "resume": True}
+    before = contents(tmp_path / "out")
+    (tmp_path / "look.py").write_text(LOOK.replace("[0, 7]", "[0, 8]"))
+    with pytest.raises(InputError, match="its attributes .*look.py:look give other values of the same images than"):
+        small(tmp_path / "out", seeds=1, **options)
+    (tmp_path / "look.py").write_text(LOOK)
+    (tmp_path / "scale.txt").write_text("1.01")  # as another classifier's weights would be
+    with pytest.raises(InputError, match="resume with the function and what it reads as they were"):
+        small(tmp_path / "out", seeds=1, **options)
+    assert contents(tmp_path / "out") == before
+    (tmp_path / "look.py").write_text(LOOK + "# the eighth pixel is near the middle\n")
+    (tmp_path / "scale.txt").write_text("1")
+    small(tmp_path / "out", seeds=2, **options)
+    assert {run["seed"] for run in results(tmp_path / "out")["runs"]} == {0, 1}
 
 
 def test_killed_it_goes_on_to_the_same_results(done, tmp_path):
