@@ -166,6 +166,7 @@ def test_modularity_of_known_information():
     assert twice.score == pytest.approx(0)
     three = modularity(z[:, None].astype(float), np.stack((v, v, even), 1))
     assert three.score == pytest.approx(0.5)  # 1 - I^2 / (2 I^2)
+    assert modularity(even[:, None].astype(float), np.stack((v, v), 1)).score == 0  # of a code that tells nothing
 
 
 def test_disentanglement_and_completeness_follow_from_the_importances():

@@ -157,7 +157,7 @@ def test_resumed_with_edited_attributes_it_refuses(looked, tmp_path):
     options = {"methods": ("random",), "attributes": looked, "attribute_names": ["one", "eight"], "resume": True}
     before = contents(tmp_path / "out")
     (tmp_path / "look.py").write_text(LOOK.replace("[0, 7]", "[0, 8]"))
-    with pytest.raises(InputError, match="its attributes .*look.py:look give other values of the same images than"):
+    with pytest.raises(InputError, match=r"its attributes .*look\.py:look give other values of the same images than"):
         small(tmp_path / "out", seeds=1, **options)
     (tmp_path / "look.py").write_text(LOOK)
     (tmp_path / "scale.txt").write_text("1.01")  # as another classifier's weights would be
@@ -282,7 +282,9 @@ def test_one_path_or_one_step_is_nothing_to_compare(tmp_path):
 
 def test_attributes_that_no_start_differs_in_are_left_out(tmp_path):
     def half(images):
-        return torch.cat((images.flatten(1)[:, :2], torch.ones(len(images), 1)), 1)
+        return torch.cat((torch.ones(len(images), 1), images.flatten(1)[:, :2]), 1)
 
-    small(tmp_path / "out", methods=("random",), seeds=1, attributes=half, attribute_names=["one", "two", "still"])
-    assert results(tmp_path / "out")["attribute_names"] == ["one", "two"]
+    small(tmp_path / "out", methods=("random",), seeds=1, attributes=half, attribute_names=["still", "one", "two"])
+    record = results(tmp_path / "out")
+    assert record["attribute_names"] == ["one", "two"]
+    assert all(min(map(min, run["paths"]["change"])) > 0 for run in record["runs"])  # of those two
