@@ -130,14 +130,11 @@ def test_the_command_spells_names_device_and_width_where_they_are_needed(folder,
     record |= {"attributes_from": "my.py:look", "names_given": ["slant", "my height", "<width>"], "device": "cuda:1"}
     record["generator"] = {"name": "/mine/net.py:decode", "latent_dim": 4}
     (folder / "results.json").write_text(json.dumps(record))
-    assert (
-        parse(write_comparison(folder).read_text(encoding="utf-8"))
-        .text("reproduce")
-        .endswith(
-            "fastflow compare --generator /mine/net.py:decode --latent-dim 4 --device cuda:1 --out mine-again --seeds 2 "
-            "--methods flows random sefa --attributes my.py:look --attribute-names slant 'my height' '<width>' --pairs 16 "
-            "--starts 4 --strength 0.01 --num-potentials 2 --steps 9 --hidden 8 --companion --pde-schedule 1 1.0 5 0.5"
-        )
+    text = parse(write_comparison(folder).read_text(encoding="utf-8")).text("reproduce")
+    assert text.endswith(
+        "fastflow compare --generator /mine/net.py:decode --latent-dim 4 --device cuda:1 --out mine-again --seeds 2 "
+        "--methods flows random sefa --attributes my.py:look --attribute-names slant 'my height' '<width>' --pairs 16 "
+        "--starts 4 --strength 0.01 --num-potentials 2 --steps 9 --hidden 8 --companion --pde-schedule 1 1.0 5 0.5"
     )
 
 
