@@ -82,9 +82,8 @@ def regressor() -> FactorRegressor:
         network = FactorRegressor((1, 64, 64), {name: FACTORS[name] for name in TOLD}, ())
         network.load_state_dict(torch.load(REGRESSOR, weights_only=True))
         return network.requires_grad_(False).eval()
-    network = factor_regressor(
-        datasets.load("dsprites", None, "test"), factors=TOLD, samples=4000, epochs=5, progress=False
-    )
+    held_out = datasets.dsprites(split="test")
+    network = factor_regressor(held_out, factors=TOLD, samples=4000, epochs=5, progress=False)
     print({name: round(r2, 4) for name, r2 in network.told.items()}, "R^2 on", network.samples, "images")
     torch.save(network.state_dict(), REGRESSOR)
     return network
