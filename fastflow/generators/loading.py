@@ -123,6 +123,12 @@ def can_be_found(name: str | None) -> bool:
     return name in NAMED or _kind(place) is not None or place.endswith(_ARCHIVES) or names_function(name)
 
 
+def may_need_width(name: str) -> bool:
+    """Whether `load` may have to be told how wide the latents of such a generator are."""
+    place, _ = _split(name)
+    return _kind(place) is None and (place.endswith(_ARCHIVES) or names_function(name))
+
+
 def _split(spec: str) -> tuple[str, list[str]]:
     """What comes before the options, and the options."""
     place, *words = re.split(r",(?=\w+=)", spec)

@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image
 
 from fastflow.files import read_json
+from fastflow.generators.loading import may_need_width
 from fastflow.report.page import data_uri, settings_rows, write_page
 from fastflow.training.settings import DiscoverConfig
 
@@ -141,10 +142,16 @@ def _strip(record: Record, folder: Path, method: str) -> dict[str, Any] | None:
 
 def _shell(record: Record, name: str) -> str:
     """The command that makes the comparison again, with every setting that isn't the default."""
-    words = ["fastflow", "compare", "--generator", record["generator"]["name"] or "FILE.py:FUNCTION"]
+    named = "FILE.py:FUNCTION"  # what was made in Python has no name that a command could say
+    generator, attributes = record["generator"]["name"] or named, record["attributes_from"] or named
+    words = ["fastflow", "compare", "--generator", generator]
+    words += ["--latent-dim", str(record["generator"]["latent_dim"])] if may_need_width(generator) else []
+    words += [] if record["device"] == "cpu" else ["--device", record["device"]]
     words += ["--out", f"{name}-again", "--seeds", str(len(record["seeds"]))]
     words += ["--methods", *record["methods"]]
-    words += ["--attributes", record["attributes_from"], "--pairs", str(record["pairs"])]
+    words += ["--attributes", attributes]
+    words += [] if record["names_given"] is None else ["--attribute-names", *record["names_given"]]
+    words += ["--pairs", str(record["pairs"])]
     words += ["--starts", str(record["starts"])]
     words += [] if record["strength"] is None else ["--strength", str(record["strength"])]
     for field in fields(DiscoverConfig):

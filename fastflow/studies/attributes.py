@@ -11,6 +11,7 @@ from torch import Tensor
 from fastflow.baselines import Random
 from fastflow.errors import InputError
 from fastflow.generators import Generator
+from fastflow.generators.identity import look_alike
 from fastflow.importing import import_function, names_function
 from fastflow.metrics.appearance import appearance, appearance_names
 from fastflow.metrics.strokes import STROKE_ATTRIBUTES, stroke_attributes
@@ -22,6 +23,10 @@ KNOWN: dict[str, tuple[Predictor, Callable[[int], Sequence[str]]]] = {
     "strokes": (stroke_attributes, lambda channels: STROKE_ATTRIBUTES),
 }
 """By name: what measures them, and what they are called in images of some channels."""
+
+
+_DESCRIBED = 16
+"""Images whose values tell a predictor from another."""
 
 
 class Attributes(NamedTuple):
@@ -90,3 +95,22 @@ def varying(
             "expected two or more: with one alone every path is pure"
         )
     return Attributes(predictor, [names[a] for a in columns], columns)
+
+
+@torch.no_grad()
+def describe_attributes(attributes: Attributes, generator: Generator) -> list[list[float]]:
+    """The values of each attribute in some images of a generator, (A, 16), always the same ones.
+
+    They tell whether a function is what it was: an edit of its file that changes nothing leaves them as they are, and
+    one of what it reads or imports doesn't.
+    """
+    images = generator.eight_bit(generator.decode(generator.sample(_DESCRIBED)))
+    return [[float(f"{value:.6g}") for value in values] for values in attributes(images).double().T.tolist()]
+
+
+def measure_alike(expected: list[list[float]], found: list[list[float]]) -> bool:
+    """Whether these are the same attributes' values: another machine's rounding may differ."""
+    if [len(values) for values in expected] != [len(values) for values in found]:
+        return False
+    pairs = zip(expected, found, strict=True)
+    return all(look_alike(one, other, max(one) - min(one)) or one == other for one, other in pairs)

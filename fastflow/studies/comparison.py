@@ -23,7 +23,7 @@ from fastflow.generators.loading import can_be_found
 from fastflow.metrics.strength import match_strength
 from fastflow.report.comparison import write_comparison
 from fastflow.runs import as_folder, as_generator
-from fastflow.studies.attributes import Attributes, load_predictor, varying
+from fastflow.studies.attributes import Attributes, describe_attributes, load_predictor, measure_alike, varying
 from fastflow.studies.comparison_measures import draw_strip, measure
 from fastflow.studies.comparison_table import summarise, write_table
 from fastflow.studies.jobs import Found, all_found, begin_folder, termination_interrupts
@@ -159,8 +159,10 @@ def compare(
     settings = {
         "generator": describe(generator),
         "config": asdict(config),
-        "attributes_from": attributes if isinstance(attributes, str) else "a function",
+        "attributes_from": attributes if isinstance(attributes, str) else None,
         "attribute_names": looked_at.names,
+        "names_given": None if attribute_names is None else list(attribute_names),
+        "attribute_values": describe_attributes(looked_at, generator),
         "strength": strength,
         "pairs": pairs,
         "starts": starts,
@@ -170,7 +172,7 @@ def compare(
             for path in (out / name for name in _MADE):
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         if resume:
-            _keep_description(out, settings, generator)
+            _keep_descriptions(out, settings, generator)
         begin_folder(out, settings, name="comparison", resume=resume)
         like = generator.sample(1)
         known: Generator | str = generator
@@ -208,6 +210,7 @@ def compare(
                     bar.set_postfix_str(" ".join(map(str, key)), refresh=False)
                     bar.update()
         record = summarise(settings, {name: method.method.what for name, method in compared.items()}, all_seeds, done)
+        record["device"] = str(like.device)
         write_json(out / "results.json", record)
         write_table(record, out / "table.md")
         return write_comparison(out)
@@ -267,11 +270,27 @@ def _matched(source: Traverses, job: Job) -> Traverses:
     )
 
 
-def _keep_description(out: Path, settings: dict[str, Any], generator: Generator) -> None:
-    """Take the generator's description as it was recorded, if it describes this one still."""
+def _keep_descriptions(out: Path, settings: dict[str, Any], generator: Generator) -> None:
+    """Take the generator's and the attributes' descriptions as they were recorded, if they describe these still.
+
+    Raises:
+        InputError: the attributes of the same images were others.
+    """
     file = out / "comparison.json"
     if not file.exists():
         return
-    recorded = read_json(file).get("generator")
-    if is_description(recorded) and draws_alike(recorded, generator):
-        settings["generator"] = recorded
+    recorded = read_json(file)
+    described = recorded.get("generator")
+    if not (is_description(described) and draws_alike(described, generator)):
+        return  # of another generator, as `begin_folder` says
+    settings["generator"] = described
+    if any(recorded.get(key) != settings[key] for key in ("attributes_from", "attribute_names")):
+        return
+    values = recorded.get("attribute_values", [])
+    if not measure_alike(values, settings["attribute_values"]):
+        raise InputError(
+            f"can't resume {str(out)!r}: its attributes {settings['attributes_from'] or ''}".rstrip()
+            + " give other values of the same images than when it began; resume with the function and what it reads as "
+            "they were, or choose another folder"
+        )
+    settings["attribute_values"] = values

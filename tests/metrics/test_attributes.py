@@ -1,22 +1,16 @@
-"""Attributes: which path changes what, on attributes that are known and on digits that a real classifier reads."""
+"""Attributes: which path changes what, on attributes that are known."""
 
 import json
 
 import pytest
 import torch
-from support.pretrained import MNIST_LENET, MNIST_VAE, needs_mnist
 from support.runs import small_run
-from torch import nn
-from torch.nn import functional
 
-from fastflow import generators
 from fastflow.baselines import Random
 from fastflow.cli import main
 from fastflow.errors import InputError
 from fastflow.generators import from_callable
 from fastflow.metrics.attributes import attribute_correlation
-from fastflow.training.settings import DiscoverConfig
-from fastflow.trainings import discover
 
 
 def halves(z):
@@ -133,52 +127,3 @@ def test_predictor_of_the_command_line_is_checked(tmp_path, capsys, digits_folde
         main(["evaluate", str(digits_folder), "--samples", "60", "--predictor", f"{tmp_path}/none.py:f"])
     assert "predictor file" in capsys.readouterr().err
     assert not (digits_folder / "evaluation.json").exists()
-
-
-# On the pretrained MNIST VAE, by the pretrained classifier of digits
-
-
-class LeNet(nn.Module):
-    """The classifier that mnist_lenet.pth holds the weights of."""
-
-    def __init__(self):
-        super().__init__()
-        self.convnet = nn.ModuleDict({"c1": nn.Conv2d(1, 6, 5), "c3": nn.Conv2d(6, 16, 5), "c5": nn.Conv2d(16, 120, 5)})
-        self.fc = nn.ModuleDict({"f6": nn.Linear(120, 84), "f7": nn.Linear(84, 10)})
-
-    def forward(self, images):
-        x = functional.pad(images, (2, 2, 2, 2))
-        x = functional.max_pool2d(self.convnet["c1"](x).relu(), 2)
-        x = functional.max_pool2d(self.convnet["c3"](x).relu(), 2)
-        x = self.convnet["c5"](x).relu().flatten(1)
-        return self.fc["f7"](self.fc["f6"](x).relu()).softmax(1)
-
-
-@needs_mnist
-def test_digits_that_paths_lead_to(tmp_path):
-    lenet = LeNet()
-    state = torch.load(MNIST_LENET, weights_only=True)
-    assert all(key.startswith(("convnet.", "fc.")) for key in state)
-    lenet.load_state_dict(state)
-    lenet.eval()
-    generator = generators.load(f"mlp-vae:{MNIST_VAE},layers=fc3+fc4")
-    with torch.no_grad():
-        certain = lenet(generator.decode(generator.sample(300))).amax(1)
-    assert certain.mean() > 0.75  # it reads what the VAE draws
-
-    config = DiscoverConfig(num_potentials=4, steps=80, batch_size=32, path_steps=8, hidden=(32, 32))
-    run = discover(generator, config, tmp_path / "run", progress=False)
-    digits = [f"digit {d}" for d in range(10)]
-    found = run.correlate(lenet, digits, samples=100, seed=1)
-    correlation, change = torch.tensor(found.correlation), torch.tensor(found.change)
-    assert correlation.shape == change.shape == (4, 10)
-    assert correlation.abs().max() <= 1
-    torch.testing.assert_close(change.sum(1), torch.zeros(4), rtol=0, atol=1e-4)  # shares of one another
-    # What the paths do to digits shows again from other starts.
-    again = run.correlate(lenet, digits, samples=100, seed=2)
-    strong = correlation.abs() > 0.3
-    assert strong.any()
-    assert torch.equal(correlation.sign()[strong], torch.tensor(again.correlation).sign()[strong])
-    name, r = found.strongest(0)
-    assert name in digits
-    assert abs(r) == correlation[0].abs().max()

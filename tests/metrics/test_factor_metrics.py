@@ -166,6 +166,7 @@ def test_modularity_of_known_information():
     assert twice.score == pytest.approx(0)
     three = modularity(z[:, None].astype(float), np.stack((v, v, even), 1))
     assert three.score == pytest.approx(0.5)  # 1 - I^2 / (2 I^2)
+    assert modularity(even[:, None].astype(float), np.stack((v, v), 1)).score == 0  # of a code that tells nothing
 
 
 def test_disentanglement_and_completeness_follow_from_the_importances():
@@ -315,6 +316,17 @@ def test_votes_are_counted_by_factor_and_code():
     pruned = factor_vae(codes, factors, pruned_below=0.05, progress=False)
     assert pruned.pruned == [4]
     assert np.array(pruned.votes)[:, 4].tolist() == [0] * 4
+
+
+def test_pairs_are_of_two_samples():
+    """Two share each value of the first factor, and differ by 2; a pair of a sample with itself wouldn't."""
+    rng, rows = np.random.default_rng(4), split(1000, 0)
+    couple, side = np.zeros(1000, np.int64), np.zeros(1000)
+    for first, part in zip((0, 1000, 2000), rows, strict=True):
+        couple[part] = first + np.arange(len(part)) // 2
+        side[part] = 2 * (np.arange(len(part)) % 2) - 1
+    # Those that agree in the second differ by 1 in the mean, as couples would if half of them were of one sample.
+    assert score(beta_vae, side[:, None], np.stack((couple, rng.integers(2, size=1000)), 1)) > 0.99
 
 
 # What is refused

@@ -118,6 +118,18 @@ def test_the_published_network():
     assert ("published", VariationPredictor, 200, 32, 0.01) == PUBLISHED
 
 
+def test_a_pair_is_judged_by_itself_and_nothing_is_learned_from_it():
+    """Batch normalisation in training mode would see the others, and learn their statistics."""
+    torch.manual_seed(0)
+    network, pairs = VariationPredictor((1, 8, 8), 2).train(), noise(same=False)[:40]
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    whole = predictability._right(network, pairs)
+    assert 0 < whole.mean() < 1
+    twos = [predictability._right(network.train(), pairs[i : i + 2]) for i in range(0, 40, 2)]
+    assert torch.equal(torch.cat(twos), whole)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
 def test_what_cannot_be_is_refused(axes):
     with pytest.raises(InputError, match=r"samples must be at least 80, .* two for every path, got 79"):
         ff.metrics.vp_score_fast(axes, samples=79)

@@ -80,6 +80,7 @@ class Outwards(Straight):
 def test_a_path_without_a_sense_is_not_monotone(generator):
     found = purity(Outwards(generator, 1, 5.0), attributes, NAMES, path_steps=4, samples=256)
     assert found.purity[0] == pytest.approx(1)
+    assert found.change[0][0] == pytest.approx(4 * 5, rel=0.15)  # to and fro don't cancel over the starts
     assert found.monotonicity[0] < 0.2
     assert found.coverage == 0
 

@@ -27,12 +27,14 @@ def record():
         "config": json.loads(json.dumps(asdict(config))),
         "attributes_from": "strokes",
         "attribute_names": ["slant", "<width>"],
+        "names_given": None,
         "strength": 0.01,
         "pairs": 16,
         "starts": 4,
         "seeds": [0, 1],
         "methods": {"flows": "the flows", "random": "random ones", "sefa": "vectors"},
         "versions": {"torch": "2.13.0"},
+        "device": "cpu",
         "measures": {
             "purity": {
                 "title": "purity", "better": "higher", "digits": 2, "what": "how pure",
@@ -121,6 +123,28 @@ def test_the_command_spells_every_setting_that_is_not_the_default(page):
         "--attributes strokes --pairs 16 --starts 4 --strength 0.01 --num-potentials 2 --steps 9 --hidden 8 "
         "--companion --pde-schedule 1 1.0 5 0.5"
     )
+
+
+def test_the_command_spells_names_device_and_width_where_they_are_needed(folder, record, parse):
+    # "my height" is the same everywhere: it isn't shown, and the function still has to be given a name for it.
+    record |= {"attributes_from": "my.py:look", "names_given": ["slant", "my height", "<width>"], "device": "cuda:1"}
+    record["generator"] = {"name": "/mine/net.py:decode", "latent_dim": 4}
+    (folder / "results.json").write_text(json.dumps(record))
+    text = parse(write_comparison(folder).read_text(encoding="utf-8")).text("reproduce")
+    assert text.endswith(
+        "fastflow compare --generator /mine/net.py:decode --latent-dim 4 --device cuda:1 --out mine-again --seeds 2 "
+        "--methods flows random sefa --attributes my.py:look --attribute-names slant 'my height' '<width>' --pairs 16 "
+        "--starts 4 --strength 0.01 --num-potentials 2 --steps 9 --hidden 8 --companion --pde-schedule 1 1.0 5 0.5"
+    )
+
+
+def test_the_command_leaves_a_place_for_what_was_made_in_python(folder, record, parse):
+    record |= {"attributes_from": None, "names_given": None}
+    record["generator"] = {"name": None, "latent_dim": 4}
+    (folder / "results.json").write_text(json.dumps(record))
+    text = parse(write_comparison(folder).read_text(encoding="utf-8")).text("reproduce")
+    assert "fastflow compare --generator FILE.py:FUNCTION --latent-dim 4 --out mine-again" in text
+    assert "--attributes FILE.py:FUNCTION --pairs" in text
 
 
 def test_without_strips_it_says_so(folder, parse):
