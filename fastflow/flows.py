@@ -136,13 +136,13 @@ def rollout_loss(
     mlp, network, slots = networks.mlp, networks.network, networks.slot
     if isinstance(pde, LinearQuadratic) and not pde.has_source:
         rollout = Rollout(dt, method, step_length)
-        return ops_rollout_loss(mlp, z0, network, slots, networks.coefficients(pde), rollout)
+        return ops_rollout_loss(mlp, z0, network, slots, bank.coefficients(pde, index), rollout)
     path = ops_flow(mlp, z0, network, slots, Path(dt, method, "forward", step_length))
     visits = reference.visits(path, network, slots, method)
     times, potential = times.repeat_interleave(z0.shape[0]), networks.potential.repeat(steps)
     if isinstance(pde, LinearQuadratic):
         source = source_at(pde, visits.z[:, 0], visits.z, times, potential)
-        return residual_loss(mlp, *visits, networks.coefficients(pde), source), path
+        return residual_loss(mlp, *visits, bank.coefficients(pde, index), source), path
     return residual(pde, ops_jet(mlp, *visits), visits.z, times, potential).square().mean(), path
 
 
