@@ -21,6 +21,7 @@ struct PointRows {
 template <class T>
 struct FlowRunner {
     static constexpr int max_stages = 4;
+    static constexpr std::size_t most_visit_bytes = 512 * 1024;
 
     const FlowCall<T>& call;
     const Network<T>& net;
@@ -34,6 +35,8 @@ struct FlowRunner {
     T* lengths;   // of the increments before normalisation (capacity,)
     T *movements, *errors;  // of the fixed-point iterations (capacity,)
     T* bias_bar;  // gradients of the bias jets (times, layout.size())
+    std::size_t visit_size;  // of the accumulators for the tile's points at one step of a rollout; 0 without
+    char* visit_sums;
     BiasLayout<T> layout;
     std::int64_t k = 0, begin = 0;  // the chunk's potential, the tile's first position
 
@@ -70,6 +73,10 @@ struct FlowRunner {
         movements = arena.take<T>(tile.capacity);
         errors = arena.take<T>(tile.capacity);
         bias_bar = arena.take<T>(call.backward ? layout.size() * call.times : 0);
+        Arena measure{nullptr};
+        Accumulators<T>(net, measure);
+        visit_size = call.backward && call.coefficients != nullptr && measure.used <= most_visit_bytes ? measure.used : 0;
+        visit_sums = arena.take<char>(visit_size);
     }
 
     T* path(int i, int n) const {
@@ -249,8 +256,12 @@ struct FlowRunner {
 
     void write_z_bar(int i) const { copy(adjoint.row(i), call.z_bar + (path(i, 0) - call.path) / (call.steps + 1), dim); }
 
-    // The first stage of step n together with the residual at its point.
-    void visit_backward(int n, Accumulators<T>& accumulators, double* loss) {
+    // The first stage of step n together with the residual at its point. Tangents add to the accumulators group by group, and
+    // that at every step would round long sums; a step has sums of its own, unless the network is so wide that they cost memory.
+    void visit_backward(int n, Accumulators<T>& all, double* loss) {
+        Arena own{visit_sums};
+        Accumulators<T> accumulators = visit_size > 0 ? Accumulators<T>(net, own) : all;
+        if (visit_size > 0) __builtin_memset(visit_sums, 0, visit_size);
         place(point, stage_time(n, 0), true);
         pass.backward(accumulators, true, [&](int i) {
             const T r = residual_at(i, n, loss), r_bar = call.loss_scale * r;
@@ -258,6 +269,7 @@ struct FlowRunner {
             const T* c = call.coefficients + k * num_coefficients;
             return pass.mapping.pull_back(i, residual_backward(c, pass.mapping.scalars(i), r_bar, accumulators.coefficients), stage_bar.row(i));
         });
+        if (visit_size > 0) all.add(net, accumulators);
         add_bias_bar(stage_time(n, 0));
     }
 
