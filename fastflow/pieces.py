@@ -34,8 +34,7 @@ class Piecewise(NamedTuple):
         """The function's only result, a mean over the samples; its gradients are computed together with it."""
         if _differentiable(arguments):
             return _Mean.apply(self, *arguments)
-        parts = [self.share(piece) * self.function(*self.of(piece, arguments))[0] for piece in self.pieces]
-        return torch.stack(parts).sum()
+        return self.average(lambda piece: self.function(*self.of(piece, arguments))[0], arguments[0])
 
     def of(self, piece: slice, arguments: Sequence[Any]) -> list[Any]:
         """What the function takes for this piece."""
@@ -45,6 +44,13 @@ class Piecewise(NamedTuple):
     def share(self, piece: slice) -> float:
         """A piece's part of all samples."""
         return (piece.stop - piece.start) / self.pieces[-1].stop
+
+    def average(self, mean_of: Callable[[slice], Tensor], like: Tensor) -> Tensor:
+        """The mean over all samples from those over pieces, added up in double; of the dtype and device of `like`."""
+        total = like.new_zeros((), dtype=torch.float64)
+        for piece in self.pieces:
+            total += self.share(piece) * mean_of(piece)
+        return total.to(like.dtype)
 
     def joined(self, arguments: Sequence[Any]) -> tuple[Tensor, ...]:
         """The results for all samples, without a graph."""
@@ -109,10 +115,9 @@ class _Mean(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, call: Piecewise, *arguments: Any) -> Tensor:
         gradients = _Gradients(call, arguments, ctx.needs_input_grad[1:])
-        shares = [call.share(piece) for piece in call.pieces]
-        parts = [s * gradients.add(piece, [s])[0] for s, piece in zip(shares, call.pieces, strict=True)]
+        mean = call.average(lambda piece: gradients.add(piece, [call.share(piece)])[0], arguments[0])
         _save(ctx, call, arguments, gradients.result())
-        return torch.stack(parts).sum()
+        return mean
 
     @staticmethod
     def backward(ctx: Any, *bars: Tensor) -> tuple[Tensor | None, ...]:
