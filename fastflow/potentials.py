@@ -189,11 +189,14 @@ class PotentialBank(nn.Module):
         counts = torch.bincount(index[piece], minlength=self.num_potentials)
         return self.num_potentials * int(counts.max()) * sum(self.hidden)
 
-    def networks(self, t: Times, index: int | Tensor, z: Tensor, parameters: Sequence[Tensor] = ()) -> Networks:
+    def networks(
+        self, t: Times | tuple[Tensor, None], index: int | Tensor, z: Tensor, parameters: Sequence[Tensor] = ()
+    ) -> Networks:
         """The stacked networks with their biases evaluated at the times `t` of samples z (B, D).
 
-        One index for all samples selects that network alone, so nothing is computed for the others. `parameters` stand
-        in for the bank's own, in the order of `parameters()`.
+        A grid of times without places is that of a path, all of whose samples are at one of them at once. One index
+        for all samples selects that network alone, so nothing is computed for the others. `parameters` stand in for the
+        bank's own, in the order of `parameters()`.
         """
         own = dict(self.named_parameters())
         check_parameters(own.items())
@@ -209,7 +212,10 @@ class PotentialBank(nn.Module):
         else:
             grid, place = t if isinstance(t, tuple) else (as_time(t, out_bias).reshape(1), 0)
             times = grid.expand(out_bias.shape[0], -1)
-            slot = network * grid.shape[0] + place
+            if place is None:
+                slot = torch.arange(times.numel(), device=z.device).view(times.shape).T.contiguous()
+            else:
+                slot = network * grid.shape[0] + place
         with torch.autocast(z.device.type, enabled=False):  # what is differentiated twice keeps its precision
             bias_jets = self._bias_jets(times.to(out_bias), chosen)
         settings = (self.activation, self.out_activation, self.time != "none")
