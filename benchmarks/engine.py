@@ -28,7 +28,7 @@ def operator_training(problem: Problem) -> Prepared:
     networks = _networks(problem)
     mlp = networks.mlp.with_tensors([x.detach().requires_grad_() for x in networks.mlp.tensors()])
     leaves = mlp.tensors()
-    coefficients = networks.coefficients(WAVE)
+    coefficients = problem.bank.coefficients(WAVE, problem.index)
 
     def call() -> tuple[Tensor, ...]:
         loss = residual_loss(mlp, problem.z, networks.network, networks.slot, coefficients)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import isfinite
 from typing import Any
 
 import torch
@@ -158,7 +159,7 @@ def _seen(x: Tensor) -> Tensor | None:
 def _all_finite(x: Tensor) -> bool:
     values = _seen(x)
     # A sum is one pass and finite wherever it matters; only where it isn't, each value is looked at.
-    return values is None or bool(values.sum().isfinite()) or bool(values.isfinite().all())
+    return values is None or isfinite(values.sum().item()) or bool(values.isfinite().all())
 
 
 def _check_range(indices: Tensor, count: int, name: str) -> None:

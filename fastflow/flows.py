@@ -136,13 +136,14 @@ def rollout_loss(
     mlp, network, slots = networks.mlp, networks.network, networks.slot
     if isinstance(pde, LinearQuadratic) and not pde.has_source:
         rollout = Rollout(dt, method, step_length)
-        return ops_rollout_loss(mlp, z0, network, slots, networks.coefficients(pde), rollout)
+        return ops_rollout_loss(mlp, z0, network, slots, bank.coefficients(pde, index), rollout)
     path = ops_flow(mlp, z0, network, slots, Path(dt, method, "forward", step_length))
     visits = reference.visits(path, network, slots, method)
-    times, potential = times.repeat_interleave(z0.shape[0]), networks.potential.repeat(steps)
+    times = reference.at_visits(times, steps, method).repeat_interleave(z0.shape[0])
+    potential = networks.potential.repeat(steps)
     if isinstance(pde, LinearQuadratic):
         source = source_at(pde, visits.z[:, 0], visits.z, times, potential)
-        return residual_loss(mlp, *visits, networks.coefficients(pde), source), path
+        return residual_loss(mlp, *visits, bank.coefficients(pde, index), source), path
     return residual(pde, ops_jet(mlp, *visits), visits.z, times, potential).square().mean(), path
 
 
@@ -201,7 +202,7 @@ def _path_networks(
     method: Method,
     step_length: float | None,
 ) -> tuple[Networks, Tensor]:
-    """The networks with slots (T, K) for a path's stage times, and the times (steps,) of its visited points."""
+    """The networks with slots (T, K) for the times at which a path's stages stand, and these times (T,)."""
     check_count(steps, "steps")
     if method not in ("euler", "heun", "rk4"):
         raise InputError(f"method must be one of euler, heun, rk4, got {method!r}")
@@ -215,8 +216,4 @@ def _path_networks(
     if method == "rk4":
         offsets = 0.5 * offsets
     times = t0 + dt * offsets
-    networks = bank.networks((times, torch.zeros_like(offsets, dtype=torch.long)[:1]), index, z0)
-    num_networks = networks.mlp.out_bias.shape[0]
-    # A bank lays its bias rows out potential by potential, each with all times.
-    slots = torch.arange(num_networks * times.shape[0], device=z0.device).view(num_networks, -1).T.contiguous()
-    return networks._replace(slot=slots), t0 + dt * torch.arange(steps, dtype=z0.dtype, device=z0.device)
+    return bank.networks((times, None), index, z0), times

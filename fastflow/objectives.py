@@ -16,7 +16,8 @@ from fastflow.fields import DivergenceFreeField, check_companion
 from fastflow.ops.residual_loss import residual_loss
 from fastflow.ops.types import Jet, Laplacian
 from fastflow.pde import PDE, WAVE, LinearQuadratic, residual, source_at
-from fastflow.potentials import PotentialBank, check_bank, recomputed
+from fastflow.pieces import Piecewise
+from fastflow.potentials import PotentialBank, check_bank
 
 
 def pde_loss(
@@ -38,18 +39,19 @@ def pde_loss(
     check_bank(bank)
     z = check_samples(check_latents(z, bank.dim, bank.out_bias))
     if isinstance(pde, LinearQuadratic) and laplacian == "exact":
+        t, potential = check_times(t, z), check_index(index, bank.num_potentials, z)
+        source = source_at(pde, z[:, 0], z, sample_times(t, z), potential)
 
-        def part(z: Tensor, t: Times, index: int | Tensor) -> Tensor:
-            networks = bank.networks(t, index, z)
-            source = source_at(pde, z[:, 0], z, sample_times(t, z), networks.potential)
-            coefficients = networks.coefficients(pde)
-            return residual_loss(networks.mlp, z, networks.network, networks.slot, coefficients, source)
+        def part(
+            z: Tensor, t: Times, index: int | Tensor, source: Tensor | None, coefficients: Tensor, *parameters: Tensor
+        ) -> tuple[Tensor]:
+            mlp, network, slot, _ = bank.networks(t, index, z, parameters)
+            return (residual_loss(mlp, z, network, slot, coefficients, source),)
 
-        pieces = bank.pieces(z, check_times(t, z), index)
+        pieces, coefficients = bank.pieces(z, t, index), bank.coefficients(pde, index)
         if len(pieces) == 1:
-            return part(*pieces[0])
-        sums = [recomputed(part, *piece) * piece[0].shape[0] for piece in pieces]
-        return torch.stack(sums).sum() / z.shape[0]
+            return part(z, t, index, source, coefficients)[0]
+        return Piecewise(part, 4, pieces).mean(z, t, index, source, coefficients, *bank.parameters())
     jet = bank.jet(z, t, index, laplacian=laplacian, num_probes=num_probes, generator=generator)
     return residual(pde, jet, z, sample_times(t, z), check_index(index, bank.num_potentials, z)).square().mean()
 

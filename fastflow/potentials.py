@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from typing_extensions import override
 
 from fastflow.arguments import (
@@ -30,12 +29,13 @@ from fastflow.ops.settings import any_requires_grad
 from fastflow.ops.tracing import forward_mode, func_transforms, has_one_value
 from fastflow.ops.types import MLP, Jet, Laplacian
 from fastflow.pde import LinearQuadratic
+from fastflow.pieces import Piecewise
 
 # How many biases, of all samples and layers, there are at once where pieces of the samples do: with their derivatives
-# and what their computation holds, a few tens of MiB. Where a graph would keep them, pieces are computed twice: that
-# begins at more.
-MAX_BIASES = 2**18
-MAX_BIASES_KEPT = 2**20
+# and what their computation holds, a few tens of MiB. Where a graph would keep them, a jet's backward computes pieces
+# once more: that begins at more.
+MAX_BIASES = 3 * 2**17
+MAX_BIASES_KEPT = 9 * 2**16
 
 TimeInput = Literal["sinusoidal", "linear", "none"]
 
@@ -44,25 +44,13 @@ class Networks(NamedTuple):
     """Stacked networks bound to samples: what the engine's operators take.
 
     network (B,): each sample's network in `mlp`. slot: its bias row (B,), or each
-    network's at the times of a path (T, K). potential (B,): its potential in
-    the bank, of num_potentials. chosen: which of them `mlp` holds.
+    network's at the times of a path (T, K). potential (B,): its potential in the bank.
     """
 
     mlp: MLP
     network: Tensor
     slot: Tensor
     potential: Tensor
-    num_potentials: int
-    chosen: slice
-
-    def coefficients(self, pde: LinearQuadratic) -> Tensor:
-        """The equation's coefficients for each network, (K, 5)."""
-        values = pde.coefficients().to(self.mlp.out_bias, non_blocking=True)
-        if values.ndim == 1:
-            return values.expand(self.mlp.out_bias.shape[0], 5)
-        if values.shape[0] != self.num_potentials:
-            raise InputError(f"pde has constants for {values.shape[0]} potentials, the bank has {self.num_potentials}")
-        return values[self.chosen]
 
 
 class PotentialBank(nn.Module):
@@ -158,65 +146,65 @@ class PotentialBank(nn.Module):
         check_laplacian(laplacian)
         probes = draw_probes(z, num_probes, generator) if laplacian == "hutchinson" else None
 
-        def part(z: Tensor, t: Times, index: int | Tensor) -> Jet:
-            networks = self.networks(t, index, z)
+        t = check_times(t, z)
+
+        def part(z: Tensor, t: Times, index: int | Tensor, *parameters: Tensor) -> Jet:
+            networks = self.networks(t, index, z, parameters)
             return jet(networks.mlp, z, networks.network, networks.slot, laplacian, probes, with_u_tt)
 
-        pieces = self.pieces(z, check_times(t, z), index)
+        pieces = self.pieces(z, t, index)
         if len(pieces) == 1:
-            return part(*pieces[0])
-        if any_requires_grad(z, t if isinstance(t, Tensor) else None, *self.parameters()):
-            return Jet(*map(torch.cat, zip(*(recomputed(part, *piece) for piece in pieces), strict=True)))
-        whole, end = None, 0
-        for piece in pieces:
-            result = part(*piece)
-            # Written where it belongs at once: results that wait for the last one would scatter the memory.
-            whole = whole or Jet(*(x.new_empty(z.shape[0], *x.shape[1:]) for x in result))
-            start, end = end, end + piece[0].shape[0]
-            for all_values, values in zip(whole, result, strict=True):
-                all_values[start:end] = values
-        assert whole is not None
-        return whole
+            return part(z, t, index)
+        return Jet(*Piecewise(part, 3, pieces).each(z, t, index, *self.parameters()))
 
-    def pieces(self, z: Tensor, t: Times, index: int | Tensor) -> list[tuple[Tensor, Times, int | Tensor]]:
-        """Samples z (B, D), their times and potentials: all together, or in pieces where that bounds the memory.
+    def pieces(self, z: Tensor, t: Times, index: int | Tensor) -> list[slice]:
+        """Samples z (B, D) with their times and potentials: all together, or in pieces where that bounds the memory.
 
         A time for each sample takes a row of biases for each, most of a call's memory. As many at once are enough as
-        keep the engine busy; where a graph would keep the rows of all pieces, `recomputed` has it forget them.
+        keep the engine busy.
         """
         index = index if isinstance(index, int) else check_index(index, self.num_potentials, z)
-        if not isinstance(t, Tensor) or t.ndim == 0:
-            return [(z, t, index)]
+        everything = slice(0, z.shape[0])
+        # Transforms of torch.func can't differentiate in pieces; traced and mapped samples can't be counted.
+        if not isinstance(t, Tensor) or t.ndim == 0 or forward_mode() or func_transforms():
+            return [everything]
         given = [z, t] if isinstance(index, int) else [z, t, index]
-        if forward_mode() or not all(map(has_one_value, given)):
-            return [(z, t, index)]
-        if any_requires_grad(*given, *self.parameters()) and self._num_biases(z, index) <= MAX_BIASES_KEPT:
-            return [(z, t, index)]
-        return self._halved(z, t, index)
+        if not all(map(has_one_value, given)):
+            return [everything]
+        if any_requires_grad(*given, *self.parameters()) and self._num_biases(index, everything) <= MAX_BIASES_KEPT:
+            return [everything]
+        return self._halved(index, everything)
 
-    def _num_biases(self, z: Tensor, index: int | Tensor) -> int:
+    def _halved(self, index: int | Tensor, piece: slice) -> list[slice]:
+        if piece.stop - piece.start <= 1 or self._num_biases(index, piece) <= MAX_BIASES:
+            return [piece]
+        middle = (piece.start + piece.stop) // 2
+        halves = slice(piece.start, middle), slice(middle, piece.stop)
+        return [part for half in halves for part in self._halved(index, half)]
+
+    def _num_biases(self, index: int | Tensor, piece: slice) -> int:
         # As `group` lays them out: for each potential as many as for the most frequent one.
         if isinstance(index, int):
-            return z.shape[0] * sum(self.hidden)
-        counts = torch.bincount(index, minlength=self.num_potentials)
+            return (piece.stop - piece.start) * sum(self.hidden)
+        counts = torch.bincount(index[piece], minlength=self.num_potentials)
         return self.num_potentials * int(counts.max()) * sum(self.hidden)
 
-    def _halved(self, z: Tensor, t: Tensor, index: int | Tensor) -> list[tuple[Tensor, Times, int | Tensor]]:
-        if z.shape[0] <= 1 or self._num_biases(z, index) <= MAX_BIASES:
-            return [(z, t, index)]
-        ends = (slice(z.shape[0] // 2), slice(z.shape[0] // 2, None))
-        halves = (self._halved(z[end], t[end], index if isinstance(index, int) else index[end]) for end in ends)
-        return [piece for half in halves for piece in half]
-
-    def networks(self, t: Times, index: int | Tensor, z: Tensor) -> Networks:
+    def networks(
+        self, t: Times | tuple[Tensor, None], index: int | Tensor, z: Tensor, parameters: Sequence[Tensor] = ()
+    ) -> Networks:
         """The stacked networks with their biases evaluated at the times `t` of samples z (B, D).
 
-        One index for all samples selects that network alone, so nothing is computed for the others.
+        A grid of times without places is that of a path, all of whose samples are at one of them at once. One index
+        for all samples selects that network alone, so nothing is computed for the others. `parameters` stand in for the
+        bank's own, in the order of `parameters()`.
         """
-        check_parameters(self.named_parameters())
+        own = dict(self.named_parameters())
+        check_parameters(own.items())
+        given = dict(zip(own, parameters, strict=True)) if parameters else own
         potential = check_index(index, self.num_potentials, z)
-        chosen = slice(index, index + 1) if isinstance(index, int) else slice(None)
-        *weights, out_weight, out_bias = (p[chosen] for p in (*self.weights, self.out_weight, self.out_bias))
+        chosen = {name: _chosen(parameter, index) for name, parameter in given.items()}
+        weights = tuple(chosen[f"weights.{layer}"] for layer in range(len(self.hidden)))
+        out_weight, out_bias = chosen["out_weight"], chosen["out_bias"]
         network = potential - index if isinstance(index, int) else potential
         if isinstance(t, Tensor) and t.ndim == 1:
             grouping = group(network, out_bias.shape[0])
@@ -224,51 +212,55 @@ class PotentialBank(nn.Module):
         else:
             grid, place = t if isinstance(t, tuple) else (as_time(t, out_bias).reshape(1), 0)
             times = grid.expand(out_bias.shape[0], -1)
-            slot = network * grid.shape[0] + place
+            if place is None:
+                slot = torch.arange(times.numel(), device=z.device).view(times.shape).T.contiguous()
+            else:
+                slot = network * grid.shape[0] + place
         with torch.autocast(z.device.type, enabled=False):  # what is differentiated twice keeps its precision
             bias_jets = self._bias_jets(times.to(out_bias), chosen)
         settings = (self.activation, self.out_activation, self.time != "none")
-        mlp = MLP(tuple(weights), bias_jets, out_weight, out_bias, *settings)
-        return Networks(mlp, network, slot, potential, self.num_potentials, chosen)
+        mlp = MLP(weights, bias_jets, out_weight, out_bias, *settings)
+        return Networks(mlp, network, slot, potential)
 
-    def _bias_jets(self, times: Tensor, potential: slice) -> tuple[Tensor, ...]:
+    def coefficients(self, pde: LinearQuadratic, index: int | Tensor) -> Tensor:
+        """The equation's coefficients for each network that `networks` gives for this index, (K, 5)."""
+        values = pde.coefficients().to(self.out_bias, non_blocking=True)
+        if values.ndim == 1:
+            return values.expand(1 if isinstance(index, int) else self.num_potentials, 5)
+        if values.shape[0] != self.num_potentials:
+            raise InputError(f"pde has constants for {values.shape[0]} potentials, the bank has {self.num_potentials}")
+        return _chosen(values, index)
+
+    def _bias_jets(self, times: Tensor, chosen: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """Each layer's bias with two time derivatives, (K * N, 3, H_l), at times (K, N) of the chosen potentials."""
         jets = []
-        for bias in self.biases:
-            value = bias[potential, None].expand(*times.shape, -1)  # (K, N, H)
+        for layer in range(len(self.hidden)):
+            value = chosen[f"biases.{layer}"][:, None].expand(*times.shape, -1)  # (K, N, H)
             zero = value.new_zeros(()).expand_as(value)
             jets.append([value, zero, zero])
         if self.time == "linear":
-            weight = self.time_weight[potential, None].expand_as(jets[0][0])
+            weight = chosen["time_weight"][:, None].expand_as(jets[0][0])
             jets[0] = [jets[0][0] + times[..., None] * weight, weight, jets[0][2]]
         elif self.time == "sinusoidal":
             layer = min(1, len(jets) - 1)
-            tau = self._time_network(times, potential)
+            tau = self._time_network(times, chosen)
             if layer == 1:
-                tau = [component @ self.weights[1][potential].mT for component in tau]
+                tau = [component @ chosen["weights.1"].mT for component in tau]
             jets[layer] = [jets[layer][0] + tau[0], tau[1], tau[2]]
         return tuple(torch.stack(jet, 2).flatten(0, 1) for jet in jets)
 
-    def _time_network(self, times: Tensor, potential: slice) -> list[Tensor]:
+    def _time_network(self, times: Tensor, chosen: Mapping[str, Tensor]) -> list[Tensor]:
         """tau(t) = V_2 gelu(V_1 e(t) + c_1) + c_2 with two time derivatives, each (K, N, H_1)."""
         embedding, velocity, acceleration = sinusoidal_embedding(times, self.dim)
-        weight_in, weight_out = self.time_weight_in[potential].mT, self.time_weight_out[potential].mT
-        a = embedding @ weight_in + self.time_bias_in[potential, None]
+        weight_in, weight_out = chosen["time_weight_in"].mT, chosen["time_weight_out"].mT
+        a = embedding @ weight_in + chosen["time_bias_in"][:, None]
         a_t, a_tt = velocity @ weight_in, acceleration @ weight_in
         h, slope, curvature = derivatives("gelu", a)
         return [
-            h @ weight_out + self.time_bias_out[potential, None],
+            h @ weight_out + chosen["time_bias_out"][:, None],
             (slope * a_t) @ weight_out,
             (slope * a_tt + curvature * a_t**2) @ weight_out,
         ]
-
-
-def recomputed(part: Callable[..., Any], *arguments: Any) -> Any:
-    """part(*arguments), whose graph is forgotten at once: a backward computes it again.
-
-    The transforms of torch.func can't do that and keep it.
-    """
-    return part(*arguments) if func_transforms() else checkpoint(part, *arguments, use_reentrant=False)
 
 
 def check_bank(bank: PotentialBank) -> None:
@@ -296,6 +288,11 @@ def sinusoidal_embedding(t: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
         torch.cat((frequency * cosine, -frequency * sine), -1),
         torch.cat((-(frequency**2) * sine, -(frequency**2) * cosine), -1),
     )
+
+
+def _chosen(x: Tensor, index: int | Tensor) -> Tensor:
+    """Of a tensor (K, ...) what one index for all samples needs, (1, ...), or else all of it."""
+    return x[index : index + 1] if isinstance(index, int) else x
 
 
 def _uniform(fan_in: int, *shape: int) -> nn.Parameter:

@@ -21,6 +21,7 @@ struct PointRows {
 template <class T>
 struct FlowRunner {
     static constexpr int max_stages = 4;
+    static constexpr std::size_t most_visit_bytes = 512 * 1024;
 
     const FlowCall<T>& call;
     const Network<T>& net;
@@ -34,6 +35,8 @@ struct FlowRunner {
     T* lengths;   // of the increments before normalisation (capacity,)
     T *movements, *errors;  // of the fixed-point iterations (capacity,)
     T* bias_bar;  // gradients of the bias jets (times, layout.size())
+    std::size_t visit_size;  // of the accumulators for the tile's points at one step of a rollout; 0 without
+    char* visit_sums;
     BiasLayout<T> layout;
     std::int64_t k = 0, begin = 0;  // the chunk's potential, the tile's first position
 
@@ -46,6 +49,7 @@ struct FlowRunner {
         k = chunk.potential;
         for (begin = chunk.begin; begin < chunk.end; begin += tile.capacity) {
             tile.n = static_cast<int>(chunk.end - begin < tile.capacity ? chunk.end - begin : tile.capacity);
+            if (stages == 1) point.data = stage_points[0].data = tile.outputs(0);  // no other stage comes between
             if (call.z != nullptr) call.direction == FlowDirection::reverse ? walk_back() : walk(out.loss);
             if (!call.backward) continue;
             call.direction == FlowDirection::reverse ? backward_of_reverse(accumulators) : backward(accumulators, out.loss);
@@ -70,6 +74,10 @@ struct FlowRunner {
         movements = arena.take<T>(tile.capacity);
         errors = arena.take<T>(tile.capacity);
         bias_bar = arena.take<T>(call.backward ? layout.size() * call.times : 0);
+        Arena measure{nullptr};
+        Accumulators<T>(net, measure);
+        visit_size = call.backward && call.coefficients != nullptr && measure.used <= most_visit_bytes ? measure.used : 0;
+        visit_sums = arena.take<char>(visit_size);
     }
 
     T* path(int i, int n) const {
@@ -88,6 +96,11 @@ struct FlowRunner {
     }
     static void copy(const T* from, T* to, int n) {
         for (int c = 0; c < n; ++c) to[c] = from[c];
+    }
+    // The vector's lanes from column c on that are no padding.
+    void store_columns(T* row, int c, Vec<T> v) const {
+        if (c + lanes<T> <= dim) return store<T>(row + c, v);
+        for (int lane = 0; c + lane < dim; ++lane) row[c + lane] = v[lane];
     }
     // Starts the path.
     void begin_walk() {
@@ -121,41 +134,44 @@ struct FlowRunner {
     void place(const PointRows<T>& points, int time, bool with_jets) {
         tile.curved = with_jets && net.laplacian != Laplacian::none;
         tile.timed = tile.accelerated = with_jets && net.has_time;
-        for_vectors([&](int i, int c) { store<T>(tile.outputs(0) + tile.at(i, points.stride) + c, get(points, i, c)); });
+        if (points.data != tile.outputs(0))
+            for_vectors([&](int i, int c) { store<T>(tile.outputs(0) + tile.at(i, points.stride) + c, get(points, i, c)); });
         tile.load_bias(call.slots[time * net.potentials + k], 0, true);
     }
     static Vec<T> get(const PointRows<T>& rows, int i, int c) { return load(rows.row(i) + c); }
 
-    // The field at the points that the tile has gone forward from.
-    void read_field(const PointRows<T>& out) const {
-        for (int i = 0; i < tile.n; ++i)
-            for (int c = 0; c < columns; c += lanes<T>)
-                store<T>(out.row(i) + c, call.sign * pass.mapping.first[i] * load(tile.gamma() + tile.at(i, out.stride) + c));
-    }
-
-    // increment(point, step n), with its stages kept; the first slope may be there already.
-    void make_increment(int n, bool has_first_slope) {
+    // Gives use(i, c, increment(point, step n)) every vector; keeps stages, and with a step length increments as well. The
+    // tile may have gone forward from the point already.
+    template <class Use>
+    void make_increment(int n, bool has_gone_forward, Use use) {
         for (int s = 0; s < stages; ++s) {
             if (s > 0)
                 for_vectors([&](int i, int c) {
                     store<T>(stage_points[s].row(i) + c, get(point, i, c) + stage_step(s - 1) * get(slopes[s - 1], i, c));
                 });
-            if (s > 0 || !has_first_slope) {
+            if (s > 0 || !has_gone_forward) {
                 place(stage_points[s], stage_time(n, s), false);
                 tile.template forward<1>();
                 pass.mapping.prepare();
-                read_field(slopes[s]);
             }
+            const bool last = s == stages - 1, used = last && call.step_length < 0;
             for_vectors([&](int i, int c) {
-                const Vec<T> part = stage_weight(s) * get(slopes[s], i, c);
-                store<T>(increment.row(i) + c, s == 0 ? part : get(increment, i, c) + part);
+                const Vec<T> slope = call.sign * pass.mapping.first[i] * load(tile.gamma() + tile.at(i, slopes[s].stride) + c);
+                const Vec<T> part = stage_weight(s) * slope, sum = s == 0 ? part : get(increment, i, c) + part;
+                if (used) return use(i, c, sum);
+                store<T>(increment.row(i) + c, sum);
+                if (!last) store<T>(slopes[s].row(i) + c, slope);
             });
         }
         if (call.step_length < 0) return;
         for (int i = 0; i < tile.n; ++i) {
             lengths[i] = norm(increment, i);
             const T scale = lengths[i] > 0 ? call.step_length / lengths[i] : T(0);
-            for (int c = 0; c < columns; c += lanes<T>) store<T>(increment.row(i) + c, scale * get(increment, i, c));
+            for (int c = 0; c < columns; c += lanes<T>) {
+                const Vec<T> scaled = scale * get(increment, i, c);
+                store<T>(increment.row(i) + c, scaled);
+                use(i, c, scaled);
+            }
         }
     }
 
@@ -215,12 +231,20 @@ struct FlowRunner {
             if (residuals) {
                 place(point, stage_time(n, 0), true);
                 pass.forward([&](int i) { residual_at(i, n, loss); });
-                read_field(slopes[0]);
             }
-            make_increment(n, residuals);
-            for_vectors([&](int i, int c) { store<T>(point.row(i) + c, get(point, i, c) + get(increment, i, c)); });
-            for (int i = 0; i < tile.n; ++i) copy(point.row(i), path(i, n + 1), dim);
+            make_increment(n, residuals, [&](int i, int c, Vec<T> increment) {
+                const Vec<T> next = get(point, i, c) + increment;
+                store<T>(point.row(i) + c, next);
+                store_columns(path(i, n + 1), c, next);
+            });
         }
+    }
+
+    // Asks for the path's n-th points, which lie far apart, so that they have come when they are written.
+    void expect(int n) const {
+        constexpr int per_line = 64 / sizeof(T);
+        for (int i = 0; i < tile.n; ++i)
+            for (int c = 0; c < dim; c += per_line) __builtin_prefetch(path(i, n) + c, 1);
     }
 
     T residual_at(int i, int n, double* loss) {
@@ -236,7 +260,7 @@ struct FlowRunner {
         add_path_bar(call.steps, adjoint);
         for (int n = call.steps - 1; n >= 0; --n) {
             read(n, point);
-            if (stages > 1 || call.step_length >= 0) make_increment(n, false);
+            if (stages > 1 || call.step_length >= 0) make_increment(n, false, [](int, int, Vec<T>) {});
             for_vectors([&](int i, int c) { store<T>(increment_bar.row(i) + c, get(adjoint, i, c)); });
             add_path_bar(n, adjoint);
             increment_backward(n, adjoint, &accumulators, [&] {
@@ -249,8 +273,12 @@ struct FlowRunner {
 
     void write_z_bar(int i) const { copy(adjoint.row(i), call.z_bar + (path(i, 0) - call.path) / (call.steps + 1), dim); }
 
-    // The first stage of step n together with the residual at its point.
-    void visit_backward(int n, Accumulators<T>& accumulators, double* loss) {
+    // The first stage of step n together with the residual at its point. Tangents add to the accumulators group by group, and
+    // that at every step would round long sums; a step has sums of its own, unless the network is so wide that they cost memory.
+    void visit_backward(int n, Accumulators<T>& all, double* loss) {
+        Arena own{visit_sums};
+        Accumulators<T> accumulators = visit_size > 0 ? Accumulators<T>(net, own) : all;
+        if (visit_size > 0) __builtin_memset(visit_sums, 0, visit_size);
         place(point, stage_time(n, 0), true);
         pass.backward(accumulators, true, [&](int i) {
             const T r = residual_at(i, n, loss), r_bar = call.loss_scale * r;
@@ -258,6 +286,7 @@ struct FlowRunner {
             const T* c = call.coefficients + k * num_coefficients;
             return pass.mapping.pull_back(i, residual_backward(c, pass.mapping.scalars(i), r_bar, accumulators.coefficients), stage_bar.row(i));
         });
+        if (visit_size > 0) all.add(net, accumulators);
         add_bias_bar(stage_time(n, 0));
     }
 
@@ -298,8 +327,9 @@ struct FlowRunner {
             const PointRows<T>& end = adjoint;
             for_vectors([&](int i, int c) { store<T>(end.row(i) + c, get(point, i, c)); });
             solve(point, T(1), [&] {
-                make_increment(call.steps - 1 - m, false);
-                for_vectors([&](int i, int c) { store<T>(trial.row(i) + c, get(end, i, c) - get(increment, i, c)); });
+                make_increment(call.steps - 1 - m, false, [&](int i, int c, Vec<T> increment) {
+                    store<T>(trial.row(i) + c, get(end, i, c) - increment);
+                });
             });
             for (int i = 0; i < tile.n; ++i) {
                 copy(point.row(i), path(i, m + 1), dim);
@@ -320,7 +350,7 @@ struct FlowRunner {
             const int n = call.steps - m;
             add_path_bar(m, mu);
             read(m, point);
-            make_increment(n, false);
+            make_increment(n, false, [](int, int, Vec<T>) {});
             for_vectors([&](int i, int c) { store<T>(given.row(i) + c, get(mu, i, c)); });
             const auto apply = [&](const PointRows<T>& sum, Accumulators<T>* into) {
                 for_vectors([&](int i, int c) { store<T>(increment_bar.row(i) + c, -get(mu, i, c)); });

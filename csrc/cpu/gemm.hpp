@@ -152,15 +152,23 @@ struct Panels {
         });
     }
 
-    // From the transpose, (columns, depth) with rows `stride` apart; some rows of the panel at a time, which stay in the cache.
+    // From the transpose, (columns, depth) with rows `stride` apart.
     void pack_transposed(const T* source, std::ptrdiff_t stride) {
-        constexpr int some = 64;
         for_panels([&](T* panel, int first, int width, int used) {
-            for (int from = 0; from < depth; from += some) {
-                const int end = from + some < depth ? from + some : depth;
-                for (int column = 0; column < width; ++column)
-                    for (int row = from; row < end; ++row)
-                        panel[static_cast<std::ptrdiff_t>(row) * width + column] = column < used ? source[(first + column) * stride + row] : T(0);
+            for (int column = 0; column < width; column += lanes<T>) {
+                const T* from = source + (first + column) * stride;
+                const int left = used - column;  // of the source's rows
+                int row = 0;
+                for (; row + lanes<T> <= depth; row += lanes<T>) {
+                    Vec<T> square[lanes<T>];
+#pragma GCC unroll 16
+                    for (int i = 0; i < lanes<T>; ++i) square[i] = i < left ? load(from + i * stride + row) : Vec<T>{};
+                    transpose<T>(square);
+#pragma GCC unroll 16
+                    for (int i = 0; i < lanes<T>; ++i) store<T>(panel + static_cast<std::ptrdiff_t>(row + i) * width + column, square[i]);
+                }
+                for (; row < depth; ++row)
+                    for (int i = 0; i < lanes<T>; ++i) panel[static_cast<std::ptrdiff_t>(row) * width + column + i] = i < left ? from[i * stride + row] : T(0);
             }
         });
     }

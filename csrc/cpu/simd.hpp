@@ -84,6 +84,31 @@ inline T sum_lanes(Vec<T> v) {
         return v[0];
 }
 
+// Lane i of lower or upper: the lanes of `lower` where i has no bit `Distance`, those of `upper` where it has, each the
+// other's neighbour at that distance where it must change sides.
+template <class T, int Distance, bool Upper, int... I>
+inline Vec<T> gather_side(Vec<T> lower, Vec<T> upper, Indices<I...>) {
+#if defined(__clang__)
+    return __builtin_shufflevector(lower, upper, ((I & Distance) != 0 ? lanes<T> + I - (Upper ? 0 : Distance) : I + (Upper ? Distance : 0))...);
+#else
+    return __builtin_shuffle(lower, upper, typename Simd<T>::Int{((I & Distance) != 0 ? lanes<T> + I - (Upper ? 0 : Distance) : I + (Upper ? Distance : 0))...});
+#endif
+}
+
+// Lane j of row i changes places with lane i of row j.
+template <class T, int Distance = lanes<T> / 2>
+inline __attribute__((always_inline)) void transpose(Vec<T> (&rows)[lanes<T>]) {
+    constexpr typename CountTo<lanes<T>>::type all;
+#pragma GCC unroll 16
+    for (int i = 0; i < lanes<T>; ++i) {
+        if ((i & Distance) != 0) continue;
+        const Vec<T> lower = rows[i], upper = rows[i + Distance];
+        rows[i] = gather_side<T, Distance, false>(lower, upper, all);
+        rows[i + Distance] = gather_side<T, Distance, true>(lower, upper, all);
+    }
+    if constexpr (Distance > 1) transpose<T, Distance / 2>(rows);
+}
+
 template <class T>
 constexpr T round_up(T n, T multiple) {
     return (n + multiple - 1) / multiple * multiple;

@@ -108,7 +108,8 @@ struct Tile {
             for (int order = 0; order < (timed ? 3 : 1); ++order) {
                 const T* source = net.bias_jets[l] + (slot * 3 + order) * level.width;
                 T* target = level.bias + at(row, level.bias_step) + at(order, level.stride);
-                for (int j = 0; j < level.columns; ++j) target[j] = j < level.width ? source[j] : T(0);
+                for (int j = 0; j < level.width; ++j) target[j] = source[j];
+                for (int j = level.width; j < level.columns; ++j) target[j] = 0;
             }
         }
     }
@@ -133,7 +134,8 @@ struct Tile {
                 }
             multiply_panels(n, chain(l), level.stride, potential.down[l], levels[l - 1].delta, levels[l - 1].stride, no_start<T>);
         }
-        reduce_outputs();
+        reduce_value();
+        if constexpr (Order > 1) reduce_derivatives();  // which a flow alone has no use for
     }
 
     // From the cotangents of the samples' scalars and of gamma (in delta_bar(0), zero unless `has_gamma_bar`): adds to the
@@ -196,16 +198,23 @@ struct Tile {
             }
     }
 
-    // v, |gamma|^2, v_t, v_tt, and the part of the Laplacian that needs no tangents, layer 1's.
-    void reduce_outputs() {
+    void reduce_value() {
+        const Level<T>& last = levels[depth];
+        for (int i = 0; i < n; ++i) {
+            Vec<T> v{};
+            for (int c = 0; c < last.columns; c += lanes<T>) v += load(outputs(depth) + at(i, last.stride) + c) * load(potential.out_weight + c);
+            value[i] = *potential.out_bias + sum_lanes<T>(v);
+        }
+    }
+
+    // |gamma|^2, v_t, v_tt, and the part of the Laplacian that needs no tangents, layer 1's.
+    void reduce_derivatives() {
         const Level<T>& last = levels[depth];
         const Level<T>& front = levels[1];
         for (int i = 0; i < n; ++i) {
-            Vec<T> v{}, vt{}, vtt{}, squares{}, curvature{};
-            for (int c = 0; c < last.columns; c += lanes<T>) {
-                v += load(outputs(depth) + at(i, last.stride) + c) * load(potential.out_weight + c);
-                if (accelerated) vt += load(chain(depth) + at(i, last.stride) + c) * load(last.tangent + at(i, last.stride) + c);
-            }
+            Vec<T> vt{}, vtt{}, squares{}, curvature{};
+            for (int c = 0; c < last.columns && accelerated; c += lanes<T>)
+                vt += load(chain(depth) + at(i, last.stride) + c) * load(last.tangent + at(i, last.stride) + c);
             for (int l = 1; l <= depth && timed; ++l)
                 for (int c = 0; c < levels[l].columns; c += lanes<T>) {
                     const std::ptrdiff_t e = at(i, levels[l].stride) + c;
@@ -223,7 +232,6 @@ struct Tile {
             if (curved)
                 for (int c = 0; c < front.columns; c += lanes<T>)
                     curvature += load(delta(1, i) + c) * load(front.second + at(i, front.stride) + c) * load(norms(1, i) + c);
-            value[i] = *potential.out_bias + sum_lanes<T>(v);
             square[i] = sum_lanes<T>(squares);
             laplacian[i] = curved ? sum_lanes<T>(curvature) : T(0);
             v_t[i] = timed ? sum_lanes<T>(vt) : T(0);

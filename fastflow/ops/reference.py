@@ -192,9 +192,14 @@ class Visits(NamedTuple):
 def visits(path: Tensor, index: Tensor, slots: Tensor, method: Method) -> Visits:
     """The points at which a path (B, steps + 1, D) was continued, with their potentials and bias rows."""
     steps = path.shape[1] - 1
-    stride = 2 if method == "rk4" else 1
     points = path[:, :-1].transpose(0, 1).flatten(0, 1)
-    return Visits(points, index.repeat(steps), slots[: steps * stride : stride][:, index].flatten())
+    return Visits(points, index.repeat(steps), at_visits(slots, steps, method)[:, index].flatten())
+
+
+def at_visits(stages: Tensor, steps: int, method: Method) -> Tensor:
+    """Of what is given for each of a path's stage times (T, ...), that of the points at which it was continued."""
+    stride = 2 if method == "rk4" else 1
+    return stages[: steps * stride : stride]
 
 
 def num_times(steps: int, method: Method) -> int:
