@@ -51,7 +51,7 @@ def pde_loss(
         pieces, coefficients = bank.pieces(z, t, index), bank.coefficients(pde, index)
         if len(pieces) == 1:
             return part(z, t, index, source, coefficients)[0]
-        return Piecewise(part, 4, pieces).mean(z, t, index, source, coefficients, *bank.parameters())
+        return Piecewise(part, 4, pieces).mean(z, t, index, source, coefficients, *bank.tensors().values())
     jet = bank.jet(z, t, index, laplacian=laplacian, num_probes=num_probes, generator=generator)
     return residual(pde, jet, z, sample_times(t, z), check_index(index, bank.num_potentials, z)).square().mean()
 

@@ -81,7 +81,9 @@ class _Gradients:
         # This graph is its own: a checkpoint around the call has no part in it.
         with torch.enable_grad(), saved_tensors_hooks(lambda x: x, lambda x: x):
             results = self.call.function(*leaves)
-        gradients = _gradients(results, leaves, self.wanted, bars)
+            # As a backward after the call would be: out of the reach of an autocast around it.
+            with torch.autocast(results[0].device.type, enabled=False):
+                gradients = _gradients(results, leaves, self.wanted, bars)
         for i, (total, gradient) in enumerate(zip(self.totals, gradients, strict=True)):
             if total is not None and gradient is not None:
                 (total[piece] if i < self.call.num_each else total).add_(gradient)

@@ -36,6 +36,8 @@ from fastflow.pieces import Piecewise
 # once more: that begins at more.
 MAX_BIASES = 3 * 2**17
 MAX_BIASES_KEPT = 9 * 2**16
+# Of a piece, for each potential: smaller ones would be padding more than samples.
+MIN_ROWS = 8
 
 TimeInput = Literal["sinusoidal", "linear", "none"]
 
@@ -155,7 +157,7 @@ class PotentialBank(nn.Module):
         pieces = self.pieces(z, t, index)
         if len(pieces) == 1:
             return part(z, t, index)
-        return Jet(*Piecewise(part, 3, pieces).each(z, t, index, *self.parameters()))
+        return Jet(*Piecewise(part, 3, pieces).each(z, t, index, *self.tensors().values()))
 
     def pieces(self, z: Tensor, t: Times, index: int | Tensor) -> list[slice]:
         """Samples z (B, D) with their times and potentials: all together, or in pieces where that bounds the memory.
@@ -176,7 +178,8 @@ class PotentialBank(nn.Module):
         return self._halved(index, everything)
 
     def _halved(self, index: int | Tensor, piece: slice) -> list[slice]:
-        if piece.stop - piece.start <= 1 or self._num_biases(index, piece) <= MAX_BIASES:
+        least = MIN_ROWS * (1 if isinstance(index, int) else self.num_potentials)
+        if piece.stop - piece.start <= least or self._num_biases(index, piece) <= MAX_BIASES:
             return [piece]
         middle = (piece.start + piece.stop) // 2
         halves = slice(piece.start, middle), slice(middle, piece.stop)
@@ -196,9 +199,9 @@ class PotentialBank(nn.Module):
 
         A grid of times without places is that of a path, all of whose samples are at one of them at once. One index
         for all samples selects that network alone, so nothing is computed for the others. `parameters` stand in for the
-        bank's own, in the order of `parameters()`.
+        bank's own, in the order of `tensors`.
         """
-        own = dict(self.named_parameters())
+        own = self.tensors()
         check_parameters(own.items())
         given = dict(zip(own, parameters, strict=True)) if parameters else own
         potential = check_index(index, self.num_potentials, z)
@@ -221,6 +224,19 @@ class PotentialBank(nn.Module):
         settings = (self.activation, self.out_activation, self.time != "none")
         mlp = MLP(weights, bias_jets, out_weight, out_bias, *settings)
         return Networks(mlp, network, slot, potential)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What the networks are made of, each stacked along a first axis, by the parameters' names."""
+        times = {
+            "sinusoidal": ("time_weight_in", "time_bias_in", "time_weight_out", "time_bias_out"),
+            "linear": ("time_weight",),
+            "none": (),
+        }
+        return {
+            **{f"weights.{layer}": weight for layer, weight in enumerate(self.weights)},
+            **{f"biases.{layer}": bias for layer, bias in enumerate(self.biases)},
+            **{name: getattr(self, name) for name in ("out_weight", "out_bias", *times[self.time])},
+        }
 
     def coefficients(self, pde: LinearQuadratic, index: int | Tensor) -> Tensor:
         """The equation's coefficients for each network that `networks` gives for this index, (K, 5)."""

@@ -163,6 +163,7 @@ def in_pieces(monkeypatch, biases: int = 50) -> Iterator[None]:
     with monkeypatch.context() as patch:
         patch.setattr("fastflow.potentials.MAX_BIASES", biases)
         patch.setattr("fastflow.potentials.MAX_BIASES_KEPT", biases)
+        patch.setattr("fastflow.potentials.MIN_ROWS", 1)
         yield
 
 
@@ -211,6 +212,45 @@ def test_pieces_of_samples_are_of_the_parameters_that_were_lent(monkeypatch):
     expected = gradients()
     with in_pieces(monkeypatch):
         torch.testing.assert_close(gradients(), expected)
+
+
+def test_pieces_of_samples_keep_their_precision_under_autocast(monkeypatch):
+    bank, (z, t, index) = bank_of().float(), [x.float() if x.is_floating_point() else x for x in samples()]
+    leaves = list(bank.parameters())
+
+    def gradients() -> tuple[Tensor, ...]:
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = ff.pde_loss(bank, z, t, index)
+        return torch.autograd.grad(loss, leaves)
+
+    expected = gradients()
+    with in_pieces(monkeypatch):
+        torch.testing.assert_close(gradients(), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("way", ["tied", "parametrised", "buffer"])
+def test_parameters_of_a_bank_may_be_other_tensors(way, monkeypatch):
+    """Two layers with one weight, a weight that is computed, and one that isn't learned."""
+    bank, (z, t, index) = ff.PotentialBank(3, 4, (5, 5, 5)).double(), samples()
+    if way == "tied":
+        bank.weights[2] = bank.weights[1]
+    elif way == "parametrised":
+        nn.utils.parametrizations.weight_norm(bank, "out_weight")
+    else:
+        weight = bank.out_weight.detach()
+        del bank.out_weight
+        bank.register_buffer("out_weight", weight)
+    leaves = list(bank.parameters())
+    expected = torch.autograd.grad(ff.pde_loss(bank, z, t, index), leaves)
+    with in_pieces(monkeypatch):
+        torch.testing.assert_close(torch.autograd.grad(ff.pde_loss(bank, z, t, index), leaves), expected)
+
+
+def test_pieces_have_a_few_rows_for_each_potential():
+    bank = ff.PotentialBank(64, 3, (512, 512))
+    index = torch.arange(2048) % 64
+    pieces = bank.pieces(torch.zeros(2048, 3), torch.zeros(2048), index)
+    assert len(pieces) == 4  # and not 8, as the biases alone would have it
 
 
 def test_pieces_of_samples_inside_a_checkpoint(monkeypatch):

@@ -240,13 +240,6 @@ struct FlowRunner {
         }
     }
 
-    // Asks for the path's n-th points, which lie far apart, so that they have come when they are written.
-    void expect(int n) const {
-        constexpr int per_line = 64 / sizeof(T);
-        for (int i = 0; i < tile.n; ++i)
-            for (int c = 0; c < dim; c += per_line) __builtin_prefetch(path(i, n) + c, 1);
-    }
-
     T residual_at(int i, int n, double* loss) {
         const T source = call.source != nullptr ? call.source[visit_index(i, n)] : T(0);
         const T r = residual(call.coefficients + k * num_coefficients, pass.mapping.scalars(i), source);

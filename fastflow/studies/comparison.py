@@ -286,7 +286,9 @@ def _keep_descriptions(out: Path, settings: dict[str, Any], generator: Generator
     settings["generator"] = described
     if any(recorded.get(key) != settings[key] for key in ("attributes_from", "attribute_names")):
         return
-    values = recorded.get("attribute_values", [])
+    values = recorded.get("attribute_values")
+    if values is None:
+        return  # begun by another version, as `begin_folder` says
     if not measure_alike(values, settings["attribute_values"]):
         raise InputError(
             f"can't resume {str(out)!r}: its attributes {settings['attributes_from'] or ''}".rstrip()
