@@ -21,14 +21,13 @@ from torch import Tensor
 from fastflow import datasets
 from fastflow.datasets import Sequences
 from fastflow.metrics import equivariance_error, log_likelihood, straight_directions
-from fastflow.studies.variants import SIZES
+from fastflow.studies.variants import SIZES, VARIANTS
 from fastflow.training.vae_settings import VAEConfig
 from fastflow.trainings import train_vae
 
 SIZE = SIZES["small"]
 SEED = 10  # none of the study's
 TRAINED_ON, MEASURED_ON = 7200, 1300
-VARIANTS: dict[str, dict[str, Any]] = {"plain": {"flow_weight": 0.0}, "flows": {}, "companion": {"companion": True}}
 
 
 class Rows:
@@ -73,7 +72,7 @@ def config(base: VAEConfig, case: str) -> VAEConfig:
     variant, changes = ("flows", [first, *rest]) if "=" in first else (first, rest)
     readers = {int: int, float: float, str: str, tuple: lambda value: tuple(map(int, value.split("x")))}
     try:
-        settings = dict(VARIANTS[variant])
+        settings: dict[str, Any] = dict(VARIANTS[variant].changes)
         for name, value in (change.split("=") for change in changes):
             settings[name] = readers[type(getattr(base, name))](value)
     except (KeyError, AttributeError, ValueError):

@@ -84,14 +84,19 @@ inline T sum_lanes(Vec<T> v) {
         return v[0];
 }
 
-// Lane i of lower or upper: the lanes of `lower` where i has no bit `Distance`, those of `upper` where it has, each the
-// other's neighbour at that distance where it must change sides.
+// Of two vectors that lie `Distance` rows apart, where lane i of the lower (or, with Upper, the upper) row's next stage comes
+// from: lanes of the first are counted from 0, those of the second from lanes<T> on.
+template <class T, int Distance, bool Upper>
+constexpr int exchanged(int i) {
+    return (i & Distance) != 0 ? lanes<T> + i - (Upper ? 0 : Distance) : i + (Upper ? Distance : 0);
+}
+
 template <class T, int Distance, bool Upper, int... I>
-inline Vec<T> gather_side(Vec<T> lower, Vec<T> upper, Indices<I...>) {
+inline Vec<T> exchange(Vec<T> lower, Vec<T> upper, Indices<I...>) {
 #if defined(__clang__)
-    return __builtin_shufflevector(lower, upper, ((I & Distance) != 0 ? lanes<T> + I - (Upper ? 0 : Distance) : I + (Upper ? Distance : 0))...);
+    return __builtin_shufflevector(lower, upper, (exchanged<T, Distance, Upper>(I))...);
 #else
-    return __builtin_shuffle(lower, upper, typename Simd<T>::Int{((I & Distance) != 0 ? lanes<T> + I - (Upper ? 0 : Distance) : I + (Upper ? Distance : 0))...});
+    return __builtin_shuffle(lower, upper, typename Simd<T>::Int{exchanged<T, Distance, Upper>(I)...});
 #endif
 }
 
@@ -103,8 +108,8 @@ inline __attribute__((always_inline)) void transpose(Vec<T> (&rows)[lanes<T>]) {
     for (int i = 0; i < lanes<T>; ++i) {
         if ((i & Distance) != 0) continue;
         const Vec<T> lower = rows[i], upper = rows[i + Distance];
-        rows[i] = gather_side<T, Distance, false>(lower, upper, all);
-        rows[i + Distance] = gather_side<T, Distance, true>(lower, upper, all);
+        rows[i] = exchange<T, Distance, false>(lower, upper, all);
+        rows[i + Distance] = exchange<T, Distance, true>(lower, upper, all);
     }
     if constexpr (Distance > 1) transpose<T, Distance / 2>(rows);
 }
