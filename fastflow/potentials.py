@@ -249,14 +249,15 @@ class PotentialBank(nn.Module):
 
     def _bias_jets(self, times: Tensor, chosen: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """Each layer's bias with two time derivatives, (K * N, 3, H_l), at times (K, N) of the chosen potentials."""
-        jets = []
+        jets, nothing = [], times.new_zeros(())
         for layer in range(len(self.hidden)):
             value = chosen[f"biases.{layer}"][:, None].expand(*times.shape, -1)  # (K, N, H)
-            zero = value.new_zeros(()).expand_as(value)
+            zero = nothing.expand_as(value)
             jets.append([value, zero, zero])
         if self.time == "linear":
-            weight = chosen["time_weight"][:, None].expand_as(jets[0][0])
-            jets[0] = [jets[0][0] + times[..., None] * weight, weight, jets[0][2]]
+            value, zero, _ = jets[0]
+            weight = chosen["time_weight"][:, None]
+            jets[0] = [torch.addcmul(value, times[..., None], weight), weight.expand_as(value), zero]
         elif self.time == "sinusoidal":
             layer = min(1, len(jets) - 1)
             tau = self._time_network(times, chosen)

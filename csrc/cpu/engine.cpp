@@ -26,6 +26,18 @@ void for_runs(const Partition& parts, const std::int64_t* slot, F f) {
     }
 }
 
+// Whether a walk costs fewer multiplications in the first layer's coordinates, the Gram matrices themselves included.
+template <class T>
+bool wants_gram(const FlowCall<T>& call, double count) {
+    const bool jets_on_the_way = call.coefficients != nullptr && !call.backward;
+    if (call.z == nullptr || call.direction == FlowDirection::reverse || jets_on_the_way) return false;
+    const double dim = call.net.width[0], front = call.net.width[1];
+    const double stages = call.method == FlowMethod::euler ? 1 : call.method == FlowMethod::heun ? 2 : 4, passes = call.step_length < 0 ? 1 : 2;
+    const double plainly = call.steps * stages * 2 * dim * front;
+    const double projected = call.steps * (stages * front + passes * dim) * front + dim * front;
+    return count * projected + static_cast<double>(call.net.potentials) * front * front * dim < count * plainly;
+}
+
 }  // namespace
 
 template <class T>
@@ -59,6 +71,7 @@ double run_points(PointCall<T> call, std::int64_t count, const std::int64_t* ind
 
 template <class T>
 double run_flow(FlowCall<T> call, std::int64_t count, const std::int64_t* index, double loss_bar, int threads) {
+    call.net.gram = wants_gram(call, static_cast<double>(count));
     const Network<T>& net = call.net;
     const EngineKernels<T>& engine = engine_kernels<T>();
     const std::size_t chunk_bytes = call.backward ? engine.accumulators_size(net) + call.times * BiasRows<T>::row_width(net) * sizeof(T) : 0;

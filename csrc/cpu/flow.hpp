@@ -32,6 +32,7 @@ struct FlowRunner {
     PointRows<T> point, increment, increment_bar, adjoint, trial;  // trial: a second estimate, in fixed-point iterations
     PointRows<T> stage_points[max_stages], slopes[max_stages];     // where the field is evaluated, and its values there
     PointRows<T> stage_bar;
+    PointRows<T> projection, stage_sum, stage_move;  // of a walk in the first layer's coordinates
     T* lengths;   // of the increments before normalisation (capacity,)
     T *movements, *errors;  // of the fixed-point iterations (capacity,)
     T* bias_bar;  // gradients of the bias jets (times, layout.size())
@@ -50,7 +51,7 @@ struct FlowRunner {
         for (begin = chunk.begin; begin < chunk.end; begin += tile.capacity) {
             tile.n = static_cast<int>(chunk.end - begin < tile.capacity ? chunk.end - begin : tile.capacity);
             if (stages == 1) point.data = stage_points[0].data = tile.outputs(0);  // no other stage comes between
-            if (call.z != nullptr) call.direction == FlowDirection::reverse ? walk_back() : walk(out.loss);
+            if (call.z != nullptr) call.direction == FlowDirection::reverse ? walk_back() : net.gram ? walk_projected() : walk(out.loss);
             if (!call.backward) continue;
             call.direction == FlowDirection::reverse ? backward_of_reverse(accumulators) : backward(accumulators, out.loss);
         }
@@ -70,6 +71,10 @@ struct FlowRunner {
         const auto rows = [&] { return PointRows<T>{stride, arena.take<T>(static_cast<std::size_t>(tile.capacity) * stride)}; };
         point = rows(), increment = rows(), increment_bar = rows(), adjoint = rows(), trial = rows(), stage_bar = rows();
         for (int s = 0; s < stages; ++s) stage_points[s] = s == 0 ? point : rows(), slopes[s] = rows();
+        const int front = row_stride<T>(net.width[1]);
+        PointRows<T>* const projected[] = {&projection, &stage_sum, &stage_move};
+        for (PointRows<T>* rows : projected)
+            *rows = {front, arena.take<T>(net.gram ? static_cast<std::size_t>(tile.capacity) * front : 0)};
         lengths = arena.take<T>(tile.capacity);
         movements = arena.take<T>(tile.capacity);
         errors = arena.take<T>(tile.capacity);
@@ -131,11 +136,17 @@ struct FlowRunner {
     T stage_step(int s) const { return stages == 4 && s < 2 ? call.dt / 2 : call.dt; }
     T stage_weight(int s) const { return stages == 1 ? call.dt : stages == 2 ? call.dt / 2 : s == 0 || s == 3 ? call.dt / 6 : call.dt / 3; }
 
+    // stage_step / stage_weight
+    T stage_ratio(int s) const { return stages == 2 ? T(2) : s == 1 ? T(1.5) : T(3); }
+
     void place(const PointRows<T>& points, int time, bool with_jets) {
-        tile.curved = with_jets && net.laplacian != Laplacian::none;
-        tile.timed = tile.accelerated = with_jets && net.has_time;
         if (points.data != tile.outputs(0))
             for_vectors([&](int i, int c) { store<T>(tile.outputs(0) + tile.at(i, points.stride) + c, get(points, i, c)); });
+        set_time(time, with_jets);
+    }
+    void set_time(int time, bool with_jets) {
+        tile.curved = with_jets && net.laplacian != Laplacian::none;
+        tile.timed = tile.accelerated = with_jets && net.has_time;
         tile.load_bias(call.slots[time * net.potentials + k], 0, true);
     }
     static Vec<T> get(const PointRows<T>& rows, int i, int c) { return load(rows.row(i) + c); }
@@ -237,6 +248,72 @@ struct FlowRunner {
                 store<T>(point.row(i) + c, next);
                 store_columns(path(i, n + 1), c, next);
             });
+        }
+    }
+
+    // The same walk in the first layer's coordinates q = W_1 z: where z moves by W_1^T c, q moves by W_1 W_1^T c. Stages need
+    // no z then, and a step only to write it: of an Euler step's two products with W_1 one becomes a smaller one, and of a
+    // Runge-Kutta step's eight seven.
+    void walk_projected() {
+        begin_walk();
+        for (int n = 0; n < call.steps; ++n) {
+            for (int s = 0; s < stages; ++s) make_move(n, s);
+            if (call.step_length >= 0) set_length();
+            product(move(), potential.down[1], [&](int i, int c, Vec<T> moved) { store<T>(point.row(i) + c, get(point, i, c) + moved); });
+            for (int i = 0; i < tile.n; ++i) copy(point.row(i), path(i, n + 1), dim);
+        }
+    }
+
+    // Gives use(i, c, v) every vector of rows * panels. What a product adds to comes after it: on the way, each of its
+    // many additions would round at the size of that.
+    template <class Use>
+    void product(const PointRows<T>& rows, const Panels<T>& panels, Use use) {
+        multiply_panels(tile.n, rows.data, rows.stride, panels, tile.scratch, row_stride<T>(panels.columns), no_start<T>, use);
+    }
+
+    // c_1 of the tile's samples.
+    PointRows<T> chain() const { return {projection.stride, tile.chain(1)}; }
+    // The c in a step's W_1^T c.
+    PointRows<T> move() const { return stages == 1 ? chain() : stage_sum; }
+
+    // Stage s of step n: its share of the move, which begins with the step's first stage.
+    void make_move(int n, int s) {
+        set_time(stage_time(n, s), false);
+        enter_first_layer(n, s);
+        tile.template rise_from_first<1>();
+        pass.mapping.prepare();
+        const T weight = call.sign * stage_weight(s);
+        tile.fall_to_first([&](int i) { return weight * pass.mapping.first[i]; });
+        if (stages == 1) return;
+        for (int i = 0; i < tile.n; ++i)
+            for (int c = 0; c < tile.levels[1].columns; c += lanes<T>) {
+                const Vec<T> part = get(chain(), i, c);
+                store<T>(stage_sum.row(i) + c, s == 0 ? part : get(stage_sum, i, c) + part);
+                if (s < stages - 1) store<T>(stage_move.row(i) + c, stage_ratio(s) * part);
+            }
+    }
+
+    // a_1 = q + beta_1 at the stage's point; a step's first stage comes after the step before, if any, has moved q.
+    void enter_first_layer(int n, int s) {
+        const auto enter = [&](int i, int c, Vec<T> q) { store<T>(tile.outputs(1) + tile.at(i, projection.stride) + c, q + load(tile.bias(1, i, 0) + c)); };
+        const auto enter_at = [&](int i, int c, Vec<T> q) {
+            store<T>(projection.row(i) + c, q);
+            enter(i, c, q);
+        };
+        if (s > 0)
+            product(stage_move, potential.gram, [&](int i, int c, Vec<T> moved) { enter(i, c, get(projection, i, c) + moved); });
+        else if (n > 0)
+            product(move(), potential.gram, [&](int i, int c, Vec<T> moved) { enter_at(i, c, get(projection, i, c) + moved); });
+        else
+            product(point, potential.up[1], enter_at);
+    }
+
+    // Scales the moves so that z's get their length.
+    void set_length() {
+        product(move(), potential.down[1], [&](int i, int c, Vec<T> v) { store<T>(increment.row(i) + c, v); });
+        for (int i = 0; i < tile.n; ++i) {
+            const T length = norm(increment, i), scale = length > 0 ? call.step_length / length : T(0);
+            for (int c = 0; c < tile.levels[1].columns; c += lanes<T>) store<T>(move().row(i) + c, scale * get(move(), i, c));
         }
     }
 

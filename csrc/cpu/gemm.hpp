@@ -188,9 +188,10 @@ struct Panels {
 template <class T>
 constexpr auto no_start = [](int, int) { return Vec<T>{}; };
 
-// out (rows, panels.columns) = start + left (rows, panels.depth) * panels. start(row, column) gives a vector.
-template <class T, class Start>
-void multiply_panels(int rows, const T* left, int left_stride, const Panels<T>& panels, T* out, int out_stride, Start start) {
+// out (rows, panels.columns) = start + left (rows, panels.depth) * panels. start(row, column) gives a vector, and
+// finish(row, column, v) gets one of the result in place of `out`, which then only holds partial sums.
+template <class T, class Start, class Finish>
+void multiply_panels(int rows, const T* left, int left_stride, const Panels<T>& panels, T* out, int out_stride, Start start, Finish finish) {
     // The depth is cut so that a panel stays in the first-level cache while the rows pass by; partial sums wait in `out`.
     constexpr int cut = 32768 / (panel_columns<T> * sizeof(T));
     for (int from = 0; from < panels.depth; from += cut) {
@@ -205,10 +206,19 @@ void multiply_panels(int rows, const T* left, int left_stride, const Panels<T>& 
                 else
                     block.fill([&](int i, int c) { return load(target + static_cast<std::ptrdiff_t>(i) * out_stride + c); });
                 block.template multiply<false>(steps, left + static_cast<std::ptrdiff_t>(row) * left_stride + from, left_stride, right, width);
-                block.drain([&](int i, int c, Vec<T> v) { store<T>(target + static_cast<std::ptrdiff_t>(i) * out_stride + c, v); });
+                if (from + steps == panels.depth)
+                    block.drain([&](int i, int c, Vec<T> v) { finish(row + i, column + c, v); });
+                else
+                    block.drain([&](int i, int c, Vec<T> v) { store<T>(target + static_cast<std::ptrdiff_t>(i) * out_stride + c, v); });
             });
         });
     }
+}
+
+template <class T, class Start>
+void multiply_panels(int rows, const T* left, int left_stride, const Panels<T>& panels, T* out, int out_stride, Start start) {
+    multiply_panels(rows, left, left_stride, panels, out, out_stride, start,
+                    [&](int row, int column, Vec<T> v) { store<T>(out + static_cast<std::ptrdiff_t>(row) * out_stride + column, v); });
 }
 
 // out (rows, columns) += left^T right, with left (steps, rows) and right (steps, columns). Sums start at zero and are added

@@ -14,7 +14,8 @@ std::size_t packed_size(const Network<T>& net) {
 
 template <class T>
 std::size_t pack_scratch_size(const Network<T>& net) {
-    return rotation_scratch_size(net.width[1], net.width[0]);
+    const std::size_t rotation = rotation_scratch_size(net.width[1], net.width[0]), gram = Potential<T>::gram_scratch_size(net);
+    return rotation > gram ? rotation : gram;
 }
 
 template <class T>

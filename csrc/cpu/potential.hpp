@@ -22,6 +22,7 @@ struct Potential {
     Panels<T> down[max_depth + 1];  // W_l: rows of layer l to rows of layer l - 1
     T* out_weight;                  // (padded width[depth],)
     T* out_bias;                    // (1,)
+    Panels<T> gram;                 // W_1 W_1^T, where the network wants it
 
     // X_1 = W_1 basis. Exact and deep: basis is the Q of W_1 = R Q^T. Exact and one layer deep: the identity, and null.
     // Probes: their vectors over the square root of their number, which makes the sum over directions the mean over probes.
@@ -41,6 +42,8 @@ struct Potential {
         }
         out_weight = arena.take<T>(padded<T>(net.width[net.depth]));
         out_bias = arena.take<T>(1);
+        const int front = net.gram ? net.width[1] : 0;
+        gram = {arena.take<T>(static_cast<std::size_t>(front) * padded<T>(front)), front, front};
         directions = num_directions(net);
         triangular = net.laplacian == Laplacian::exact && net.depth > 1;
         seeds = seed_norms = basis = nullptr;
@@ -64,10 +67,22 @@ struct Potential {
         const int last = net.width[net.depth];
         for (int i = 0; i < padded<T>(last); ++i) out_weight[i] = i < last ? net.out_weight[k * last + i] : T(0);
         *out_bias = net.out_bias[k];
+        if (net.gram) pack_gram(net, net.weight[1] + k * net.width[0] * net.width[1], arena);
         if (directions > 0) pack_directions(net, net.weight[1] + k * net.width[0] * net.width[1], arena);
     }
 
+    static std::size_t gram_scratch_size(const Network<T>& net) {
+        return net.gram ? sizeof(T) * net.width[1] * row_stride<T>(net.width[1]) : 0;
+    }
+
    private:
+    void pack_gram(const Network<T>& net, const T* weight, Arena arena) {
+        const int front = net.width[1], stride = row_stride<T>(front);
+        T* product = arena.take<T>(static_cast<std::size_t>(front) * stride);
+        multiply_panels(front, weight, net.width[0], up[1], product, stride, no_start<T>);
+        gram.pack(product, stride);
+    }
+
     void pack_directions(const Network<T>& net, const T* weight, Arena arena) {
         const int dim = net.width[0], height = net.width[1], stride = row_stride<T>(height);
         if (triangular) rotate(height, dim, weight, seeds, stride, basis, arena);

@@ -117,25 +117,45 @@ struct Tile {
     // Up: h_l, derivatives of sigma up to `Order`, p_l. Then down: c_l and delta_l, to gamma.
     template <int Order>
     void forward() {
+        rise(1);
+        rise_from_first<Order>();
+        fall_to_first([](int) { return T(1); });
+        multiply_panels(n, chain(1), levels[1].stride, potential.down[1], gamma(), levels[0].stride, no_start<T>);
+        if constexpr (Order > 1) reduce_derivatives();  // which a flow alone has no use for
+    }
+
+    // Up from a_1 in outputs(1).
+    template <int Order>
+    void rise_from_first() {
         for (int l = 1; l <= depth; ++l) {
             Level<T>& level = levels[l];
-            const Level<T>& below = levels[l - 1];
-            multiply_panels(n, outputs(l - 1), below.stride, potential.up[l], outputs(l), level.stride,
-                            [&](int row, int column) { return load(bias(l, row, 0) + column); });
+            if (l > 1) rise(l);
             activate<T, Order>(net.activation, n, level.columns, level.stride, outputs(l), level.first, level.second, level.third);
             if (accelerated) forward_tangents(l);
         }
-        for (int l = depth; l >= 1; --l) {
-            const Level<T>& level = levels[l];
-            for (int i = 0; i < n; ++i)
-                for (int c = 0; c < level.columns; c += lanes<T>) {
-                    const std::ptrdiff_t e = at(i, level.stride) + c;
-                    store<T>(chain(l) + e, load(level.first + e) * load(delta(l, i) + c));
-                }
-            multiply_panels(n, chain(l), level.stride, potential.down[l], levels[l - 1].delta, levels[l - 1].stride, no_start<T>);
-        }
         reduce_value();
-        if constexpr (Order > 1) reduce_derivatives();  // which a flow alone has no use for
+    }
+
+    // Down to c_1, all of a sample's multiplied by factor(i).
+    template <class Factor>
+    void fall_to_first(Factor factor) {
+        const Level<T>& last = levels[depth];
+        for (int i = 0; i < n; ++i) {
+            const T scale = factor(i);
+            for (int c = 0; c < last.columns; c += lanes<T>) {
+                const std::ptrdiff_t e = at(i, last.stride) + c;
+                store<T>(chain(depth) + e, scale * load(last.first + e) * load(last.delta + c));
+            }
+        }
+        for (int l = depth - 1; l >= 1; --l) {
+            const Level<T>& level = levels[l];
+            multiply_panels(n, chain(l + 1), levels[l + 1].stride, potential.down[l + 1], level.delta, level.stride, no_start<T>,
+                            [&](int i, int c, Vec<T> delta) {
+                                const std::ptrdiff_t e = at(i, level.stride) + c;
+                                store<T>(level.delta + e, delta);
+                                store<T>(chain(l) + e, load(level.first + e) * delta);
+                            });
+        }
     }
 
     // From the cotangents of the samples' scalars and of gamma (in delta_bar(0), zero unless `has_gamma_bar`): adds to the
@@ -185,6 +205,12 @@ struct Tile {
     }
 
    private:
+    // a_l = W_l h_{l-1} + beta_l, in outputs(l)
+    void rise(int l) {
+        multiply_panels(n, outputs(l - 1), levels[l - 1].stride, potential.up[l], outputs(l), levels[l].stride,
+                        [&](int row, int column) { return load(bias(l, row, 0) + column); });
+    }
+
     // p_l = W_l (sigma'(a_{l-1}) p_{l-1}) + beta_l', and sigma'(a_l) p_l.
     void forward_tangents(int l) {
         const Level<T>& level = levels[l];

@@ -10,6 +10,7 @@ from torch import Tensor
 from fastflow.ops import reference
 from fastflow.ops.backends import backend_for
 from fastflow.ops.batching import map_slices
+from fastflow.ops.registration import operator
 from fastflow.ops.settings import Settings, any_requires_grad, empty_gradients, second_backward_may_follow
 from fastflow.ops.twin import differentiate_backward
 from fastflow.ops.types import MLP
@@ -31,7 +32,7 @@ def residual_loss(
     return _ResidualLoss.apply(*arguments)[0]
 
 
-@torch.library.custom_op("fastflow::residual_loss", mutates_args=())
+@operator("residual_loss")
 def _residual_loss(
     z: Tensor,
     index: Tensor,
@@ -54,7 +55,7 @@ def _(z: Tensor, *_: Any) -> Tensor:
     return z.new_empty(())
 
 
-@torch.library.custom_op("fastflow::residual_loss_and_gradient", mutates_args=())
+@operator("residual_loss_and_gradient")
 def _residual_loss_and_gradient(
     z: Tensor,
     index: Tensor,

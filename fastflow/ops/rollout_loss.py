@@ -12,6 +12,7 @@ from fastflow.ops.backends import backend_for
 from fastflow.ops.batching import map_slices, slice_by_slice
 from fastflow.ops.flow import Path, flow
 from fastflow.ops.residual_loss import residual_loss
+from fastflow.ops.registration import operator
 from fastflow.ops.settings import Settings, any_requires_grad, empty_gradients, second_backward_may_follow
 from fastflow.ops.twin import differentiate_backward
 from fastflow.ops.types import MLP, Method
@@ -46,7 +47,7 @@ def rollout_loss(
     return loss, points
 
 
-@torch.library.custom_op("fastflow::rollout_loss", mutates_args=())
+@operator("rollout_loss")
 def _rollout_loss(
     z0: Tensor,
     index: Tensor,
@@ -80,7 +81,7 @@ def _(
     return [*result, *(torch.empty_like(x, memory_format=torch.contiguous_format) for x in inputs)]
 
 
-@torch.library.custom_op("fastflow::rollout_loss_backward", mutates_args=())
+@operator("rollout_loss_backward")
 def _rollout_loss_backward(
     points: Tensor,
     index: Tensor,
