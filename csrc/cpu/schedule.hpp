@@ -156,7 +156,8 @@ void run_chunks(const Network<T>& net, const Partition& parts, std::size_t scrat
         const auto bytes = [&](std::int64_t end) {
             return packed_size * (end - first) + accumulators_size * chunks_of(first, end) + bias.bytes(first_chunk, parts.first_chunk[end]);
         };
-        for (last = first + 1; last < net.potentials && bytes(last + 1) <= wave_bytes;) ++last;
+        // One thread takes one potential at a time, which then is in its cache when its chunks run.
+        for (last = first + 1; threads > 1 && last < net.potentials && bytes(last + 1) <= wave_bytes;) ++last;
         const std::int64_t most_tasks = std::max(last - first, chunks_of(first, last));
         char* const packed = workspaces().packed.get(packed_size * (last - first));
         char* const scratch = workspaces().scratch.get(scratch_step * std::min<std::int64_t>(threads, most_tasks));
