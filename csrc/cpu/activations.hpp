@@ -226,21 +226,6 @@ inline Derivatives<T> gelu_derivatives(Vec<T> x) {
     return {x * distribution, distribution + bounded * density, density * (T(2) - square), density * bounded * (square - T(4))};
 }
 
-// For `rows` rows of `columns` pre-activations: overwrites them with the activation and writes the first `Order`
-// derivatives, each in a matrix of the same row stride.
-template <class T, int Order, class Function>
-inline void activate_rows(int rows, int columns, int stride, T* a, T* first, T* second, T* third, Function function) {
-    for (int row = 0; row < rows; ++row)
-        for (int column = 0; column < columns; column += lanes<T>) {
-            const std::ptrdiff_t at = static_cast<std::ptrdiff_t>(row) * stride + column;
-            const Derivatives<T> d = function(load(a + at));
-            store<T>(a + at, d.value);
-            store<T>(first + at, d.first);
-            if constexpr (Order >= 2) store<T>(second + at, d.second);
-            if constexpr (Order >= 3) store<T>(third + at, d.third);
-        }
-}
-
 template <class T>
 inline bool all_within(int columns, const T* a, T limit) {
     Vec<T> largest{};
@@ -253,11 +238,13 @@ inline bool all_within(int columns, const T* a, T limit) {
     return true;
 }
 
-template <class T, int Order>
-void activate(Activation activation, int rows, int columns, int stride, T* a, T* first, T* second, T* third) {
+// Of `rows` rows of `columns` pre-activations gives use(row, column, Derivatives) every vector.
+template <class T, class Use>
+void activate(Activation activation, int rows, int columns, int stride, const T* a, Use use) {
     const auto run = [&](int from, int count, auto function) {
-        const std::ptrdiff_t at = static_cast<std::ptrdiff_t>(from) * stride;
-        activate_rows<T, Order>(count, columns, stride, a + at, first + at, second + at, third + at, function);
+        for (int row = from; row < from + count; ++row)
+            for (int column = 0; column < columns; column += lanes<T>)
+                use(row, column, function(load(a + static_cast<std::ptrdiff_t>(row) * stride + column)));
     };
     switch (activation) {
         case Activation::tanh:

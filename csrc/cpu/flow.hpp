@@ -32,7 +32,8 @@ struct FlowRunner {
     PointRows<T> point, increment, increment_bar, adjoint, trial;  // trial: a second estimate, in fixed-point iterations
     PointRows<T> stage_points[max_stages], slopes[max_stages];     // where the field is evaluated, and its values there
     PointRows<T> stage_bar;
-    PointRows<T> projection, stage_sum, stage_move;  // of a walk in the first layer's coordinates
+    PointRows<T> projection, rest, stage_sum, stage_move;  // of a walk in the first layer's coordinates
+    T* scales;                                             // of its moves (capacity,)
     T* lengths;   // of the increments before normalisation (capacity,)
     T *movements, *errors;  // of the fixed-point iterations (capacity,)
     T* bias_bar;  // gradients of the bias jets (times, layout.size())
@@ -72,9 +73,10 @@ struct FlowRunner {
         point = rows(), increment = rows(), increment_bar = rows(), adjoint = rows(), trial = rows(), stage_bar = rows();
         for (int s = 0; s < stages; ++s) stage_points[s] = s == 0 ? point : rows(), slopes[s] = rows();
         const int front = row_stride<T>(net.width[1]);
-        PointRows<T>* const projected[] = {&projection, &stage_sum, &stage_move};
+        PointRows<T>* const projected[] = {&projection, &rest, &stage_sum, &stage_move};
         for (PointRows<T>* rows : projected)
             *rows = {front, arena.take<T>(net.gram ? static_cast<std::size_t>(tile.capacity) * front : 0)};
+        scales = arena.take<T>(tile.capacity);
         lengths = arena.take<T>(tile.capacity);
         movements = arena.take<T>(tile.capacity);
         errors = arena.take<T>(tile.capacity);
@@ -256,10 +258,11 @@ struct FlowRunner {
     // Runge-Kutta step's eight seven.
     void walk_projected() {
         begin_walk();
+        project();
         for (int n = 0; n < call.steps; ++n) {
             for (int s = 0; s < stages; ++s) make_move(n, s);
             if (call.step_length >= 0) set_length();
-            product(move(), potential.down[1], [&](int i, int c, Vec<T> moved) { store<T>(point.row(i) + c, get(point, i, c) + moved); });
+            product(move(), potential.down[1], [&](int i, int c, Vec<T> v) { store<T>(point.row(i) + c, get(point, i, c) + scales[i] * v); });
             for (int i = 0; i < tile.n; ++i) copy(point.row(i), path(i, n + 1), dim);
         }
     }
@@ -273,7 +276,7 @@ struct FlowRunner {
 
     // c_1 of the tile's samples.
     PointRows<T> chain() const { return {projection.stride, tile.chain(1)}; }
-    // The c in a step's W_1^T c.
+    // The c of a step, but for each sample's factor in `scales`.
     PointRows<T> move() const { return stages == 1 ? chain() : stage_sum; }
 
     // Stage s of step n: its share of the move, which begins with the step's first stage.
@@ -282,38 +285,52 @@ struct FlowRunner {
         enter_first_layer(n, s);
         tile.template rise_from_first<1>();
         pass.mapping.prepare();
-        const T weight = call.sign * stage_weight(s);
-        tile.fall_to_first([&](int i) { return weight * pass.mapping.first[i]; });
-        if (stages == 1) return;
-        for (int i = 0; i < tile.n; ++i)
-            for (int c = 0; c < tile.levels[1].columns; c += lanes<T>) {
-                const Vec<T> part = get(chain(), i, c);
+        tile.fall_to_first();
+        for (int i = 0; i < tile.n; ++i) {
+            const T factor = call.sign * stage_weight(s) * pass.mapping.first[i];
+            scales[i] = stages == 1 ? factor : T(1);
+            for (int c = 0; stages > 1 && c < tile.levels[1].columns; c += lanes<T>) {
+                const Vec<T> part = factor * get(chain(), i, c);
                 store<T>(stage_sum.row(i) + c, s == 0 ? part : get(stage_sum, i, c) + part);
                 if (s < stages - 1) store<T>(stage_move.row(i) + c, stage_ratio(s) * part);
             }
+        }
+    }
+
+    // q at the walk's start.
+    void project() {
+        constexpr int part = 16;
+        multiply_in_parts(
+            tile.n, point.data, point.stride, potential.up[1], part, [](int, int, int) { return Vec<T>{}; },
+            [&](int i, int c, int to, Vec<T> v) {
+                if (to <= part) store<T>(projection.row(i) + c, Vec<T>{}), store<T>(rest.row(i) + c, Vec<T>{});
+                add_to_projection(i, c, v);
+            });
+    }
+
+    // q += v, and what that rounds off goes into the next addition: each point's error would be in all that follow.
+    Vec<T> add_to_projection(int i, int c, Vec<T> v) {
+        const Vec<T> q = get(projection, i, c), addend = v + get(rest, i, c), sum = q + addend;
+        store<T>(projection.row(i) + c, sum);
+        store<T>(rest.row(i) + c, addend - (sum - q));
+        return sum;
     }
 
     // a_1 = q + beta_1 at the stage's point; a step's first stage comes after the step before, if any, has moved q.
     void enter_first_layer(int n, int s) {
         const auto enter = [&](int i, int c, Vec<T> q) { store<T>(tile.outputs(1) + tile.at(i, projection.stride) + c, q + load(tile.bias(1, i, 0) + c)); };
-        const auto enter_at = [&](int i, int c, Vec<T> q) {
-            store<T>(projection.row(i) + c, q);
-            enter(i, c, q);
-        };
-        if (s > 0)
-            product(stage_move, potential.gram, [&](int i, int c, Vec<T> moved) { enter(i, c, get(projection, i, c) + moved); });
-        else if (n > 0)
-            product(move(), potential.gram, [&](int i, int c, Vec<T> moved) { enter_at(i, c, get(projection, i, c) + moved); });
-        else
-            product(point, potential.up[1], enter_at);
+        if (s > 0) return product(stage_move, potential.gram, [&](int i, int c, Vec<T> v) { enter(i, c, get(projection, i, c) + v); });
+        if (n > 0) return product(move(), potential.gram, [&](int i, int c, Vec<T> v) { enter(i, c, add_to_projection(i, c, scales[i] * v)); });
+        for (int i = 0; i < tile.n; ++i)
+            for (int c = 0; c < tile.levels[1].columns; c += lanes<T>) enter(i, c, get(projection, i, c));
     }
 
     // Scales the moves so that z's get their length.
     void set_length() {
-        product(move(), potential.down[1], [&](int i, int c, Vec<T> v) { store<T>(increment.row(i) + c, v); });
+        product(move(), potential.down[1], [&](int i, int c, Vec<T> v) { store<T>(increment.row(i) + c, scales[i] * v); });
         for (int i = 0; i < tile.n; ++i) {
-            const T length = norm(increment, i), scale = length > 0 ? call.step_length / length : T(0);
-            for (int c = 0; c < tile.levels[1].columns; c += lanes<T>) store<T>(move().row(i) + c, scale * get(move(), i, c));
+            const T length = norm(increment, i);
+            scales[i] *= length > 0 ? call.step_length / length : T(0);
         }
     }
 

@@ -188,31 +188,35 @@ struct Panels {
 template <class T>
 constexpr auto no_start = [](int, int) { return Vec<T>{}; };
 
-// out (rows, panels.columns) = start + left (rows, panels.depth) * panels. start(row, column) gives a vector, and
-// finish(row, column, v) gets one of the result in place of `out`, which then only holds partial sums.
+// left (rows, panels.depth) * panels, the depth cut into parts of `cut`. Of each part [from, to), start(row, column, from) gives
+// the vectors that its sums begin with, and finish(row, column, to, v) gets them.
 template <class T, class Start, class Finish>
-void multiply_panels(int rows, const T* left, int left_stride, const Panels<T>& panels, T* out, int out_stride, Start start, Finish finish) {
-    // The depth is cut so that a panel stays in the first-level cache while the rows pass by; partial sums wait in `out`.
-    constexpr int cut = 32768 / (panel_columns<T> * sizeof(T));
+void multiply_in_parts(int rows, const T* left, int left_stride, const Panels<T>& panels, int cut, Start start, Finish finish) {
     for (int from = 0; from < panels.depth; from += cut) {
-        const int steps = panels.depth - from < cut ? panels.depth - from : cut;
+        const int to = panels.depth - from < cut ? panels.depth : from + cut;
         for_columns<T>(padded<T>(panels.columns), [&](int column, auto vecs, int panel, int width) {
             const T* right = panels.at(panel, column) + static_cast<std::ptrdiff_t>(from) * width;
             for_rows(rows, [&](int row, auto height) {
                 Block<T, decltype(height)::value, decltype(vecs)::value> block;
-                T* target = out + static_cast<std::ptrdiff_t>(row) * out_stride + column;
-                if (from == 0)
-                    block.fill([&](int i, int c) { return start(row + i, column + c); });
-                else
-                    block.fill([&](int i, int c) { return load(target + static_cast<std::ptrdiff_t>(i) * out_stride + c); });
-                block.template multiply<false>(steps, left + static_cast<std::ptrdiff_t>(row) * left_stride + from, left_stride, right, width);
-                if (from + steps == panels.depth)
-                    block.drain([&](int i, int c, Vec<T> v) { finish(row + i, column + c, v); });
-                else
-                    block.drain([&](int i, int c, Vec<T> v) { store<T>(target + static_cast<std::ptrdiff_t>(i) * out_stride + c, v); });
+                block.fill([&](int i, int c) { return start(row + i, column + c, from); });
+                block.template multiply<false>(to - from, left + static_cast<std::ptrdiff_t>(row) * left_stride + from, left_stride, right, width);
+                block.drain([&](int i, int c, Vec<T> v) { finish(row + i, column + c, to, v); });
             });
         });
     }
+}
+
+// out (rows, panels.columns) = start + left (rows, panels.depth) * panels. start(row, column) gives a vector, and
+// finish(row, column, v) gets one of the result in place of `out`, which then only holds partial sums.
+template <class T, class Start, class Finish>
+void multiply_panels(int rows, const T* left, int left_stride, const Panels<T>& panels, T* out, int out_stride, Start start, Finish finish) {
+    // A panel's part stays in the first-level cache while the rows pass by.
+    constexpr int cut = 32768 / (panel_columns<T> * sizeof(T));
+    const auto target = [&](int row, int column) { return out + static_cast<std::ptrdiff_t>(row) * out_stride + column; };
+    multiply_in_parts(
+        rows, left, left_stride, panels, cut,
+        [&](int row, int column, int from) { return from == 0 ? start(row, column) : load(target(row, column)); },
+        [&](int row, int column, int to, Vec<T> v) { to == panels.depth ? finish(row, column, v) : store<T>(target(row, column), v); });
 }
 
 template <class T, class Start>

@@ -39,11 +39,13 @@ struct Tile {
     T* z_bar;      // (n, stride of level 0)
     T* scratch;    // (2 n, largest stride)
 
+    static constexpr int most_rows = 8 * block_rows;
+
     static int choose_capacity(const Network<T>& net) {
         std::size_t bytes = 0;
         for (int l = 0; l <= net.depth; ++l) bytes += sizeof(T) * row_stride<T>(net.width[l]) * (l == 0 ? 4 : 14);
         const int fit = static_cast<int>((256 * 1024) / bytes) / block_rows * block_rows;
-        return fit < 2 * block_rows ? 2 * block_rows : fit > 8 * block_rows ? 8 * block_rows : fit;
+        return fit < 2 * block_rows ? 2 * block_rows : fit > most_rows ? most_rows : fit;
     }
 
     Tile(const Network<T>& net_, const Potential<T>& potential_, Arena& arena)
@@ -119,34 +121,34 @@ struct Tile {
     void forward() {
         rise(1);
         rise_from_first<Order>();
-        fall_to_first([](int) { return T(1); });
+        fall_to_first();
         multiply_panels(n, chain(1), levels[1].stride, potential.down[1], gamma(), levels[0].stride, no_start<T>);
         if constexpr (Order > 1) reduce_derivatives();  // which a flow alone has no use for
     }
 
-    // Up from a_1 in outputs(1).
+    // Up from a_1 in outputs(1), to the value and c_L. The last layer's outputs and sigma' are kept for a second derivative only.
     template <int Order>
     void rise_from_first() {
-        for (int l = 1; l <= depth; ++l) {
-            Level<T>& level = levels[l];
-            if (l > 1) rise(l);
-            activate<T, Order>(net.activation, n, level.columns, level.stride, outputs(l), level.first, level.second, level.third);
+        for (int l = 1; l < depth; ++l) {
+            activate<T>(net.activation, n, levels[l].columns, levels[l].stride, outputs(l),
+                        [&](int i, int c, const Derivatives<T>& d) { keep<Order>(l, i, c, d); });
             if (accelerated) forward_tangents(l);
+            rise(l + 1);
         }
-        reduce_value();
+        const Level<T>& last = levels[depth];
+        Vec<T> sums[most_rows] = {};
+        activate<T>(net.activation, n, last.columns, last.stride, outputs(depth), [&](int i, int c, const Derivatives<T>& d) {
+            const Vec<T> weight = load(last.delta + c);
+            sums[i] += d.value * weight;
+            store<T>(chain(depth) + at(i, last.stride) + c, d.first * weight);
+            if constexpr (Order > 1) keep<Order>(depth, i, c, d);
+        });
+        if (accelerated) forward_tangents(depth);
+        for (int i = 0; i < n; ++i) value[i] = *potential.out_bias + sum_lanes<T>(sums[i]);
     }
 
-    // Down to c_1, all of a sample's multiplied by factor(i).
-    template <class Factor>
-    void fall_to_first(Factor factor) {
-        const Level<T>& last = levels[depth];
-        for (int i = 0; i < n; ++i) {
-            const T scale = factor(i);
-            for (int c = 0; c < last.columns; c += lanes<T>) {
-                const std::ptrdiff_t e = at(i, last.stride) + c;
-                store<T>(chain(depth) + e, scale * load(last.first + e) * load(last.delta + c));
-            }
-        }
+    // Down from c_L to c_1.
+    void fall_to_first() {
         for (int l = depth - 1; l >= 1; --l) {
             const Level<T>& level = levels[l];
             multiply_panels(n, chain(l + 1), levels[l + 1].stride, potential.down[l + 1], level.delta, level.stride, no_start<T>,
@@ -205,6 +207,16 @@ struct Tile {
     }
 
    private:
+    template <int Order>
+    void keep(int l, int i, int c, const Derivatives<T>& d) {
+        const Level<T>& level = levels[l];
+        const std::ptrdiff_t e = at(i, level.stride) + c;
+        store<T>(outputs(l) + e, d.value);
+        store<T>(level.first + e, d.first);
+        if constexpr (Order >= 2) store<T>(level.second + e, d.second);
+        if constexpr (Order >= 3) store<T>(level.third + e, d.third);
+    }
+
     // a_l = W_l h_{l-1} + beta_l, in outputs(l)
     void rise(int l) {
         multiply_panels(n, outputs(l - 1), levels[l - 1].stride, potential.up[l], outputs(l), levels[l].stride,
@@ -222,15 +234,6 @@ struct Tile {
                 if (l == 1) store<T>(level.tangent + e, start(i, c));
                 store<T>(scaled_tangents(l) + e, load(level.first + e) * load(level.tangent + e));
             }
-    }
-
-    void reduce_value() {
-        const Level<T>& last = levels[depth];
-        for (int i = 0; i < n; ++i) {
-            Vec<T> v{};
-            for (int c = 0; c < last.columns; c += lanes<T>) v += load(outputs(depth) + at(i, last.stride) + c) * load(potential.out_weight + c);
-            value[i] = *potential.out_bias + sum_lanes<T>(v);
-        }
     }
 
     // |gamma|^2, v_t, v_tt, and the part of the Laplacian that needs no tangents, layer 1's.
