@@ -11,8 +11,8 @@ from fastflow.ops import reference
 from fastflow.ops.backends import backend_for
 from fastflow.ops.batching import map_slices, slice_by_slice
 from fastflow.ops.flow import Path, flow
-from fastflow.ops.residual_loss import residual_loss
 from fastflow.ops.registration import operator
+from fastflow.ops.residual_loss import residual_loss
 from fastflow.ops.settings import Settings, any_requires_grad, empty_gradients, second_backward_may_follow
 from fastflow.ops.twin import differentiate_backward
 from fastflow.ops.types import MLP, Method

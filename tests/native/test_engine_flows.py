@@ -55,6 +55,43 @@ def test_shapes(method, hidden, out_activation):
     )
 
 
+WIDER_THAN_ITS_FIRST_LAYER = (37, (9, 8))  # which a walk of many samples goes in the first layer's coordinates
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("direction", ["forward", "descent"])
+@pytest.mark.parametrize(("dt", "step_length"), [(0.4, None), (0.4, 0.3), (0.4, 0.0), (0.0, None)])
+@pytest.mark.parametrize("hidden", [(9,), (9, 8), (21, 8, 30)], ids=str)
+def test_flow_in_the_first_layers_coordinates(method, direction, dt, step_length, hidden):
+    arguments = case(method, 37, hidden, 300)
+    check_flow(*arguments, dt=dt, method=method, direction=direction, step_length=step_length)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_few_samples_go_where_many_go(method):
+    mlp, z0, index, slots = case(method, *WIDER_THAN_ITS_FIRST_LAYER, 300)
+    engine = Engine(path={"dt": 0.4, "method": method, "direction": "forward", "step_length": None})
+    many, _ = engine.flow(mlp, z0, index, slots, STEPS)
+    few, _ = engine.flow(mlp, z0[:2].contiguous(), index[:2].contiguous(), slots, STEPS)
+    check_all([few], [many[:2]], 1e-13)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_float32_is_more_exact_than_the_plain_formula_on_wide_latents(method):
+    """Where the first layer bends so much that a rounding of its coordinates, kept for the whole path, would show."""
+    mlp, z0, index, slots = case(method, 512, (64, 64), 900, activation="sin")
+    mlp = mlp._replace(weights=(3 * mlp.weights[0], mlp.weights[1]), out_weight=3 * mlp.out_weight)
+    single = rebuild(mlp, [p.float() for p in parameters(mlp)])
+    exact_of_single = rebuild(mlp, [p.float().double() for p in parameters(mlp)])
+    z0, options = z0.float(), {"dt": 0.2, "method": method, "step_length": None, "direction": "forward"}
+    exact, _ = reference.flow(exact_of_single, z0.double(), index, slots, **options)
+    plain, _ = reference.flow(single, z0, index, slots, **options)
+    path, _ = Engine(path=options).flow(single, z0, index, slots, STEPS)
+    # Of the samples' errors the geometric mean: a few paths that part ways would make up any other.
+    error, plain_error = ((p - exact)[:, -1].norm(dim=1).log().mean().exp() for p in (path, plain))
+    assert error <= 0.9 * plain_error
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("step_length", [None, 0.05])
 def test_reverse_flow(method, step_length):
@@ -86,11 +123,15 @@ WIDE = (260, 250)  # whose gradients are too large to be gathered for each step 
 
 
 @pytest.mark.parametrize(
-    ("method", "step_length", "hidden"),
-    [*((method, length, (7, 9, 6)) for method in METHODS for length in (None, 0.2)), ("euler", None, WIDE)],
+    ("method", "step_length", "dim", "hidden", "batch"),
+    [
+        *((method, length, 5, (7, 9, 6), 30) for method in METHODS for length in (None, 0.2)),
+        *((method, None, *WIDER_THAN_ITS_FIRST_LAYER, 300) for method in METHODS),
+        ("euler", None, 5, WIDE, 30),
+    ],
 )
-def test_rollout_loss(method, step_length, hidden):
-    mlp, z0, index, slots = case(method, hidden=hidden)
+def test_rollout_loss(method, step_length, dim, hidden, batch):
+    mlp, z0, index, slots = case(method, dim, hidden, batch)
     rng = torch.Generator().manual_seed(4)
     coefficients = torch.randn(3, 5, generator=rng, dtype=torch.float64)
     source = torch.randn(len(z0), STEPS, generator=rng, dtype=torch.float64)
