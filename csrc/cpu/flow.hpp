@@ -287,10 +287,12 @@ struct FlowRunner {
         pass.mapping.prepare();
         tile.fall_to_first();
         for (int i = 0; i < tile.n; ++i) {
-            const T factor = call.sign * stage_weight(s) * pass.mapping.first[i];
-            scales[i] = stages == 1 ? factor : T(1);
-            for (int c = 0; stages > 1 && c < tile.levels[1].columns; c += lanes<T>) {
-                const Vec<T> part = factor * get(chain(), i, c);
+            scales[i] = call.sign * stage_weight(s) * pass.mapping.first[i];
+            if (stages == 1) continue;
+            const T scale = scales[i];
+            scales[i] = 1;
+            for (int c = 0; c < tile.levels[1].columns; c += lanes<T>) {
+                const Vec<T> part = scale * get(chain(), i, c);
                 store<T>(stage_sum.row(i) + c, s == 0 ? part : get(stage_sum, i, c) + part);
                 if (s < stages - 1) store<T>(stage_move.row(i) + c, stage_ratio(s) * part);
             }

@@ -23,7 +23,7 @@ struct Network {
     bool has_time;
     Laplacian laplacian;
     int num_probes;
-    bool gram;  // whether potentials are packed with W_1 W_1^T
+    bool gram;                          // whether potentials are packed with W_1 W_1^T
     const T* weight[max_depth + 1];     // (potentials, width[l], width[l - 1])
     const T* bias_jets[max_depth + 1];  // (slots, 3, width[l]): beta, d beta / dt, d2 beta / dt2
     const T* out_weight;                // (potentials, width[depth])
