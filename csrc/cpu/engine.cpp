@@ -32,9 +32,9 @@ bool wants_gram(const FlowCall<T>& call, double count) {
     const bool jets_on_the_way = call.coefficients != nullptr && !call.backward;
     if (call.z == nullptr || call.direction == FlowDirection::reverse || jets_on_the_way) return false;
     const double dim = call.net.width[0], front = call.net.width[1];
-    const double stages = call.method == FlowMethod::euler ? 1 : call.method == FlowMethod::heun ? 2 : 4, passes = call.step_length < 0 ? 1 : 2;
+    const double stages = call.method == FlowMethod::euler ? 1 : call.method == FlowMethod::heun ? 2 : 4;
     const double plainly = call.steps * stages * 2 * dim * front;
-    const double projected = call.steps * (stages * front + passes * dim) * front + dim * front;
+    const double projected = call.steps * (stages * front + dim) * front + dim * front;
     return count * projected + static_cast<double>(call.net.potentials) * front * front * dim < count * plainly;
 }
 

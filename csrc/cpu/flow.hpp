@@ -261,8 +261,7 @@ struct FlowRunner {
         project();
         for (int n = 0; n < call.steps; ++n) {
             for (int s = 0; s < stages; ++s) make_move(n, s);
-            if (call.step_length >= 0) set_length();
-            product(move(), potential.down[1], [&](int i, int c, Vec<T> v) { store<T>(point.row(i) + c, get(point, i, c) + scales[i] * v); });
+            call.step_length < 0 ? step() : step_of_length();
             for (int i = 0; i < tile.n; ++i) copy(point.row(i), path(i, n + 1), dim);
         }
     }
@@ -301,16 +300,13 @@ struct FlowRunner {
 
     // q at the walk's start.
     void project() {
-        constexpr int part = 16;
-        multiply_in_parts(
-            tile.n, point.data, point.stride, potential.up[1], part, [](int, int, int) { return Vec<T>{}; },
-            [&](int i, int c, int to, Vec<T> v) {
-                if (to <= part) store<T>(projection.row(i) + c, Vec<T>{}), store<T>(rest.row(i) + c, Vec<T>{});
-                add_to_projection(i, c, v);
-            });
+        multiply_in_short_sums(tile.n, point.data, point.stride, potential.up[1], [&](int i, int c, bool first, Vec<T> v) {
+            if (first) store<T>(projection.row(i) + c, Vec<T>{}), store<T>(rest.row(i) + c, Vec<T>{});
+            add_to_projection(i, c, v);
+        });
     }
 
-    // q += v, and what that rounds off goes into the next addition: each point's error would be in all that follow.
+    // q += v, and what that rounds off, to first order, goes into the next addition: it would stay for the whole path.
     Vec<T> add_to_projection(int i, int c, Vec<T> v) {
         const Vec<T> q = get(projection, i, c), addend = v + get(rest, i, c), sum = q + addend;
         store<T>(projection.row(i) + c, sum);
@@ -327,12 +323,18 @@ struct FlowRunner {
             for (int c = 0; c < tile.levels[1].columns; c += lanes<T>) enter(i, c, get(projection, i, c));
     }
 
-    // Scales the moves so that z's get their length.
-    void set_length() {
+    // z's step by its move.
+    void step() {
+        product(move(), potential.down[1], [&](int i, int c, Vec<T> v) { store<T>(point.row(i) + c, get(point, i, c) + scales[i] * v); });
+    }
+
+    // The same rescaled to the step's length, and the move with it.
+    void step_of_length() {
         product(move(), potential.down[1], [&](int i, int c, Vec<T> v) { store<T>(increment.row(i) + c, scales[i] * v); });
         for (int i = 0; i < tile.n; ++i) {
-            const T length = norm(increment, i);
-            scales[i] *= length > 0 ? call.step_length / length : T(0);
+            const T length = norm(increment, i), scale = length > 0 ? call.step_length / length : T(0);
+            for (int c = 0; c < columns; c += lanes<T>) store<T>(point.row(i) + c, get(point, i, c) + scale * get(increment, i, c));
+            scales[i] *= scale;
         }
     }
 

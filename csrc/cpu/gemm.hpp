@@ -189,7 +189,7 @@ template <class T>
 constexpr auto no_start = [](int, int) { return Vec<T>{}; };
 
 // left (rows, panels.depth) * panels, the depth cut into parts of `cut`. Of each part [from, to), start(row, column, from) gives
-// the vectors that its sums begin with, and finish(row, column, to, v) gets them.
+// the vectors that its sums begin with, and finish(row, column, to, v) takes those sums.
 template <class T, class Start, class Finish>
 void multiply_in_parts(int rows, const T* left, int left_stride, const Panels<T>& panels, int cut, Start start, Finish finish) {
     for (int from = 0; from < panels.depth; from += cut) {
@@ -204,6 +204,15 @@ void multiply_in_parts(int rows, const T* left, int left_stride, const Panels<T>
             });
         });
     }
+}
+
+// For what must be more exact than long sums are: left * panels in parts that round little, add(row, column, first, v) for each.
+template <class T, class Add>
+void multiply_in_short_sums(int rows, const T* left, int left_stride, const Panels<T>& panels, Add add) {
+    constexpr int cut = 16;
+    multiply_in_parts(
+        rows, left, left_stride, panels, cut, [](int, int, int) { return Vec<T>{}; },
+        [&](int row, int column, int to, Vec<T> v) { add(row, column, to <= cut, v); });
 }
 
 // out (rows, panels.columns) = start + left (rows, panels.depth) * panels. start(row, column) gives a vector, and

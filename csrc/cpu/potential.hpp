@@ -78,9 +78,12 @@ struct Potential {
    private:
     void pack_gram(const Network<T>& net, const T* weight, Arena arena) {
         const int front = net.width[1], stride = row_stride<T>(front);
-        T* product = arena.take<T>(static_cast<std::size_t>(front) * stride);
-        multiply_panels(front, weight, net.width[0], up[1], product, stride, no_start<T>);
-        gram.pack(product, stride);
+        T* sums = arena.take<T>(static_cast<std::size_t>(front) * stride);
+        multiply_in_short_sums(front, weight, net.width[0], up[1], [&](int row, int column, bool first, Vec<T> v) {
+            T* sum = sums + static_cast<std::ptrdiff_t>(row) * stride + column;
+            store<T>(sum, first ? v : load(sum) + v);
+        });
+        gram.pack(sums, stride);
     }
 
     void pack_directions(const Network<T>& net, const T* weight, Arena arena) {

@@ -14,7 +14,6 @@ from fastflow.ops import reference
 from fastflow.ops.backends import backend_for, integrator_for
 from fastflow.ops.batching import map_slices, slice_by_slice
 from fastflow.ops.jet import jet
-from fastflow.ops.registration import operator
 from fastflow.ops.settings import Settings, any_requires_grad, empty_gradients, second_backward_may_follow
 from fastflow.ops.tracing import forward_mode
 from fastflow.ops.twin import differentiate_backward
@@ -71,7 +70,7 @@ def _converged(points: Tensor, error: Tensor, direction: str) -> Tensor:
     return points
 
 
-@operator("flow")
+@torch.library.custom_op("fastflow::flow", mutates_args=())
 def _flow(
     z0: Tensor,
     index: Tensor,
@@ -100,7 +99,7 @@ def _(z0: Tensor, index: Tensor, slots: Tensor, *rest: Any) -> Tensor:
 _flow.register_vmap(slice_by_slice(torch.ops.fastflow.flow))
 
 
-@operator("flow_backward")
+@torch.library.custom_op("fastflow::flow_backward", mutates_args=())
 def _flow_backward(
     points: Tensor,
     index: Tensor,

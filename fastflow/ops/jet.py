@@ -11,7 +11,6 @@ from torch import Tensor
 from fastflow.ops import reference
 from fastflow.ops.backends import backend_for
 from fastflow.ops.batching import Folded, fold, map_slices, slice_by_slice, unfold
-from fastflow.ops.registration import operator
 from fastflow.ops.settings import Settings, any_requires_grad, empty_gradients, second_backward_may_follow
 from fastflow.ops.twin import differentiate_backward
 from fastflow.ops.types import MLP, Jet, Laplacian
@@ -36,7 +35,7 @@ def jet(
     return Jet(*torch.ops.fastflow.jet(z, index, slot, tensors, probes, *settings, laplacian, with_u_tt))
 
 
-@operator("jet")
+@torch.library.custom_op("fastflow::jet", mutates_args=())
 def _jet(
     z: Tensor,
     index: Tensor,
@@ -86,7 +85,7 @@ def _fold(
     return fold(info.batch_size, dims[1:], index, slot, z, tensors)
 
 
-@operator("jet_backward")
+@torch.library.custom_op("fastflow::jet_backward", mutates_args=())
 def _jet_backward(
     z: Tensor,
     index: Tensor,

@@ -10,7 +10,6 @@ from torch import Tensor
 from fastflow.ops import reference
 from fastflow.ops.backends import backend_for
 from fastflow.ops.batching import map_slices
-from fastflow.ops.registration import operator
 from fastflow.ops.settings import Settings, any_requires_grad, empty_gradients, second_backward_may_follow
 from fastflow.ops.twin import differentiate_backward
 from fastflow.ops.types import MLP
@@ -32,7 +31,7 @@ def residual_loss(
     return _ResidualLoss.apply(*arguments)[0]
 
 
-@operator("residual_loss")
+@torch.library.custom_op("fastflow::residual_loss", mutates_args=())
 def _residual_loss(
     z: Tensor,
     index: Tensor,
@@ -55,7 +54,7 @@ def _(z: Tensor, *_: Any) -> Tensor:
     return z.new_empty(())
 
 
-@operator("residual_loss_and_gradient")
+@torch.library.custom_op("fastflow::residual_loss_and_gradient", mutates_args=())
 def _residual_loss_and_gradient(
     z: Tensor,
     index: Tensor,

@@ -11,7 +11,6 @@ from fastflow.ops import reference
 from fastflow.ops.backends import backend_for
 from fastflow.ops.batching import map_slices, slice_by_slice
 from fastflow.ops.flow import Path, flow
-from fastflow.ops.registration import operator
 from fastflow.ops.residual_loss import residual_loss
 from fastflow.ops.settings import Settings, any_requires_grad, empty_gradients, second_backward_may_follow
 from fastflow.ops.twin import differentiate_backward
@@ -47,7 +46,7 @@ def rollout_loss(
     return loss, points
 
 
-@operator("rollout_loss")
+@torch.library.custom_op("fastflow::rollout_loss", mutates_args=())
 def _rollout_loss(
     z0: Tensor,
     index: Tensor,
@@ -81,7 +80,7 @@ def _(
     return [*result, *(torch.empty_like(x, memory_format=torch.contiguous_format) for x in inputs)]
 
 
-@operator("rollout_loss_backward")
+@torch.library.custom_op("fastflow::rollout_loss_backward", mutates_args=())
 def _rollout_loss_backward(
     points: Tensor,
     index: Tensor,

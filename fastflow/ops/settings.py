@@ -50,8 +50,8 @@ def empty_gradients(*tensors: Tensor | None, like: Tensor) -> list[Tensor]:
 
 
 def plain(*tensors: Tensor) -> list[Tensor]:
-    """Contiguous, as backends take them; operators run without a graph."""
-    return [tensor.contiguous() for tensor in tensors]
+    """Contiguous and without a graph, as backends take them."""
+    return [tensor.detach().contiguous() for tensor in tensors]
 
 
 def any_requires_grad(*tensors: Tensor | None) -> bool:
