@@ -32,6 +32,7 @@ bool wants_gram(const FlowCall<T>& call, double count) {
     const bool jets_on_the_way = call.coefficients != nullptr && !call.backward;
     if (call.z == nullptr || call.direction == FlowDirection::reverse || jets_on_the_way) return false;
     const double dim = call.net.width[0], front = call.net.width[1];
+    if (front > dim) return false;  // there rounding would lead q to where no z is
     const double stages = call.method == FlowMethod::euler ? 1 : call.method == FlowMethod::heun ? 2 : 4;
     const double plainly = call.steps * stages * 2 * dim * front;
     const double projected = call.steps * (stages * front + dim) * front + dim * front;

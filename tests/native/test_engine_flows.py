@@ -93,6 +93,22 @@ def test_float32_is_more_exact_than_the_plain_formula_on_wide_latents(method):
     assert error <= 0.9 * plain_error
 
 
+def test_float32_where_the_first_layer_lacks_rank():
+    """Rounding then leads its coordinates to where no latents are; a Gram matrix of long sums erred fifteen-fold."""
+    mlp = random_mlp(1, 37, (9, 8), 1, out_activation="identity", dtype=torch.float32, seed=1)
+    rng = torch.Generator().manual_seed(6)
+    column, row = torch.randn(1, 9, 1, generator=rng), torch.randn(1, 1, 37, generator=rng)
+    mlp = mlp._replace(weights=(1.3 * 37**-0.5 * column @ row, mlp.weights[1]))
+    z0, zeros = torch.randn(40, 37, generator=rng), torch.zeros(100, 1, dtype=torch.int64)
+    options = {"dt": 0.1, "method": "euler", "step_length": None, "direction": "forward"}
+    exact_mlp = rebuild(mlp, [p.double() for p in parameters(mlp)])
+    exact, _ = reference.flow(exact_mlp, z0.double(), zeros[:40, 0], zeros, **options)
+    plain, _ = reference.flow(mlp, z0, zeros[:40, 0], zeros, **options)
+    path, _ = Engine(path=options).flow(mlp, z0, zeros[:40, 0], zeros, 100)
+    error, plain_error = ((p - exact)[:, -1].norm(dim=1).log().mean().exp() for p in (path, plain))
+    assert error <= 6 * plain_error
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("step_length", [None, 0.05])
 def test_reverse_flow(method, step_length):
