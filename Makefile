@@ -8,7 +8,7 @@ CONSTRAINTS ?= requirements/known-good.txt
 # Where `make gpu` and `make profile` build and write.
 OUT ?= gpu-results
 # Which tests the sanitizers run: those that reach native code.
-SANITIZE_TESTS ?= tests/native tests/cuda tests/ops/test_operators.py tests/test_flows.py tests/test_mlp.py
+SANITIZE_TESTS ?= tests/native tests/cuda tests/engine/operators/test_operators.py tests/engine/test_paths.py tests/engine/test_mlp.py
 # What the package is installed with.
 EXTRAS = dev,viz,logging,app
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fastflow import datasets
+from fastflow.core.errors import InputError
 from fastflow.datasets.dsprites import FACTORS
-from fastflow.errors import InputError
 from fastflow.generators.state_dicts import load_weights, read_state_dict
 from fastflow.metrics.regressor import FactorRegressor, factor_regressor
 from fastflow.metrics.strokes import stroke_attributes

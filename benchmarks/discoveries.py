@@ -18,8 +18,9 @@ from typing import Any
 import torch
 
 from fastflow.metrics.evaluation import evaluate, random_directions
-from fastflow.report.strips import save_strip
-from fastflow.runs import Run, load_run
+from fastflow.pictures.strips import save_strip
+from fastflow.runs.loading import load_run
+from fastflow.runs.run import Run
 
 PATHS = 6
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 import fastflow as ff
 from benchmarks.problem import JET_OUTPUTS, TIME, Prepared, Problem
-from fastflow.ops.jet import jet
-from fastflow.ops.residual_loss import residual_loss
+from fastflow.engine.operators.jet import jet
+from fastflow.engine.operators.residual_loss import residual_loss
 
 WAVE = ff.pde.Wave()
 

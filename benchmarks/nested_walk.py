@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fastflow.fields import DivergenceFreeField
-from fastflow.ops.types import Jet
-from fastflow.pde import normalized, residual_sums
-from fastflow.potentials import PotentialBank, sinusoidal_embedding
+from fastflow.engine.learned_fields import DivergenceFreeField
+from fastflow.engine.pde import normalized, residual_sums
+from fastflow.engine.potentials import PotentialBank, sinusoidal_embedding
+from fastflow.engine.types import Jet
+from fastflow.training.config import FlowSettings
 from fastflow.training.potentials import Potentials, Walked
-from fastflow.training.settings import FlowSettings
 
 
 def value(bank: PotentialBank, z: Tensor, t: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ def walk(potentials: Potentials, config: FlowSettings, z0: Tensor, index: Tensor
 def initial_loss(
     bank: PotentialBank, z0: Tensor, index: Tensor, *, companion: DivergenceFreeField | None = None
 ) -> Tensor:
-    """What `fastflow.objectives.initial_loss` gives."""
+    """What `fastflow.latents.losses.initial_loss` gives."""
     z = z0[torch.argsort(index, stable=True)].unflatten(0, (bank.num_potentials, -1))
     return velocity(bank, companion, z, torch.zeros_like(z[..., 0])).square().sum(-1).mean()
 

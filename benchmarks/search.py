@@ -17,12 +17,12 @@ import torch
 from torch.nn import functional
 
 import fastflow as ff
-from fastflow.files import read_json
+from fastflow.core.files import read_json
+from fastflow.latents.traversal import Traverses
 from fastflow.metrics.evaluation import measure_residual
 from fastflow.metrics.walks import walks
-from fastflow.studies.methods import FLOWS
+from fastflow.studies.comparison.methods import FLOWS
 from fastflow.studies.statistics import table_row, table_rows
-from fastflow.traversal import Traverses
 
 MEASURES = ("distinctness", "purity", "monotonicity", "vp", "curvature", "consistency")
 """Those that are printed, of a comparison's."""

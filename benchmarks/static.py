@@ -30,7 +30,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from benchmarks.sass import MULTIPROCESSORS, Busy, busy, busy_for_products, cuda_functions
-from fastflow.ops.backends import cuda_missing, cuda_module
+from fastflow.engine.backends.selection import cuda_missing, cuda_module
 
 # The most dynamic shared memory that one block may ask for, by compute capability.
 SHARED_LIMITS = {80: 163 * 1024, 90: 227 * 1024}

@@ -21,9 +21,9 @@ from torch import Tensor
 from fastflow import datasets
 from fastflow.datasets import Sequences
 from fastflow.metrics import equivariance_error, log_likelihood, straight_directions
-from fastflow.studies.variants import SIZES, VARIANTS
-from fastflow.training.vae_settings import VAEConfig
-from fastflow.trainings import train_vae
+from fastflow.runs.train import train_vae
+from fastflow.studies.likelihood.variants import SIZES, VARIANTS
+from fastflow.training.vae_config import VAEConfig
 
 SIZE = SIZES["small"]
 SEED = 10  # none of the study's

@@ -27,10 +27,10 @@ import torch
 from benchmarks import machine, vae_step
 from fastflow import generators
 from fastflow.generators import SNGAN, SNGAN64, Generator
+from fastflow.training.config import DiscoverConfig
 from fastflow.training.discover import Discovery
 from fastflow.training.loop import Trainer
-from fastflow.training.phases import PHASES, Phases
-from fastflow.training.settings import DiscoverConfig
+from fastflow.training.timers import PHASES, Phases
 
 SHARE = DiscoverConfig(
     num_potentials=32, hidden=(128, 128), batch_size=128, path_steps=10, classifier="lenet", log_every=1

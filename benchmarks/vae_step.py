@@ -13,10 +13,10 @@ from torch import Tensor
 
 from benchmarks.nested_walk import in_place_of_the_engine
 from fastflow import datasets
-from fastflow.training.phases import Phases
 from fastflow.training.presets import VAE_PRESETS
+from fastflow.training.timers import Phases
 from fastflow.training.vae import VAETraining, resolved, some_images
-from fastflow.training.vae_settings import VAEConfig
+from fastflow.training.vae_config import VAEConfig
 
 WIDTHS = (16, 32, 64, 128)
 """Of the latents, in the sweep."""
