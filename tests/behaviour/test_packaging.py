@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FOLDERS = ("fastflow", "kernels", "csrc", "cmake", "requirements", "tests", "benchmarks", "tools", "docs", "examples")
 
 

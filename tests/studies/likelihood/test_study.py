@@ -156,7 +156,7 @@ def stopped(out, size, sign, stop):
         f"sys.path.insert(0, {str(os.path.dirname(__file__))!r})\n"
         "if __name__ == '__main__':\n"
         "    signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored, where tests run in the background
-        f"    from test_likelihood import {size}, study\n"
+        f"    from test_study import {size}, study\n"
         f"    study({str(out)!r}, workers=2, size={size})\n"
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
