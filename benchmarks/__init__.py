@@ -26,10 +26,12 @@ _OLD_NAMES = {
     "gpu_profile_run": "gpu/profile_run",
     "gpu_tests": "gpu/tests",
     "static_table": "static/table",
-    **{
-        name: f"studies/{name}"
-        for name in ("comparison", "discoveries", "metrics", "search", "study_settings", "training")
-    },
+    "comparison": "studies/comparison",
+    "discoveries": "studies/discoveries",
+    "metrics": "studies/metrics",
+    "search": "studies/search",
+    "study_settings": "studies/study_settings",
+    "training": "studies/training",
 }
 """Commands by the names that they had when all lay in one folder: `python -m benchmarks.training` still works."""
 

@@ -84,9 +84,9 @@ def table(found: dict[str, tuple[VAEConfig, Measured]], where: str) -> str:
     )
     return (
         "# A VAE's training step with the engine and with nested autograd in its place\n\n"
-        f"{where} Written by `python -m benchmarks.studies.training vae`. Whole steps: images drawn and moved, the objective, "
-        "its backward and Adam, in CPU time, the least of several taken in turn. The exact Laplacian in both, all "
-        "potentials batched in both; losses and gradients are compared first. MNIST's images are random pixels here, "
+        f"{where} Written by `python -m benchmarks.studies.training vae`. Whole steps: images drawn and moved, the "
+        "objective, its backward and Adam, in CPU time, the least of several taken in turn. The exact Laplacian in "
+        "both, all potentials batched in both; losses and gradients are compared first. MNIST's images are random pixels here, "
         "of its size and transformations. The last column is the ratio of an engine that took no time: the rest of the "
         "step, which is the VAE's, stays.\n\n"
         "| | VAE | D | hidden | batch | T | with the engine, ms | engine's share | nested autograd, ms | ratio | "
