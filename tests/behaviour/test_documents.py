@@ -9,7 +9,7 @@ run of the reader's own, is in `GIVEN`. A block that can't run says why in a com
 import argparse
 import ast
 import functools
-import importlib
+import importlib.util
 import re
 import runpy
 import shlex
@@ -148,7 +148,10 @@ def _check_make(arguments):
 def _check_module(module, *arguments):
     """A benchmark up to the point where its arguments are read."""
     assert module.startswith("benchmarks."), module
-    main = importlib.import_module(module).main
+    spec = importlib.util.find_spec(module)
+    assert spec is not None, module
+    package = spec.submodule_search_locations is not None
+    main = importlib.import_module(f"{module}.__main__" if package else module).main
     if arguments:
         parse = argparse.ArgumentParser.parse_args
 
