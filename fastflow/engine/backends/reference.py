@@ -91,32 +91,6 @@ def jet(
     return Jet(*map(grouping.unpack, (u, delta, trace * scale if row_sum is None else row_sum, u_t, u_tt)))
 
 
-class _Layer(NamedTuple):
-    """What the gradient pass needs of one layer, in the names of the derivation's table."""
-
-    weight: Tensor
-    bias_tt: Tensor
-    sigma1: Tensor
-    sigma2: Tensor
-    tangents: Tensor
-    norms: Tensor
-    time_tangent: Tensor
-
-
-def _seeds(weight: Tensor, laplacian: Laplacian, probes: Tensor | None, rotate: bool) -> tuple[Tensor, float]:
-    """X_1 (K, H_1, r) from the first layer's weight (K, H_1, D), and the factor of the sum over its r directions."""
-    if laplacian == "exact":
-        if rotate and weight.shape[2] > weight.shape[1]:
-            return weight @ torch.linalg.qr(weight.detach().mT).Q, 1.0
-        return weight, 1.0
-    if laplacian == "hutchinson":
-        assert probes is not None
-        return weight @ probes.mT.to(weight.dtype), 1 / probes.shape[0]
-    if laplacian == "row_sum":
-        return weight.sum(2, keepdim=True), 1.0
-    return weight[:, :, :0], 1.0
-
-
 def residual(jet: Jet, coefficients: Tensor, source: Tensor | None = None) -> Tensor:
     """Compute c0 u + c1 u_t + c2 u_tt + c3 lap u + c4 |grad u|^2 + source, (B,), for coefficients (B, 5)."""
     terms = torch.stack((jet.u, jet.u_t, jet.u_tt, jet.laplacian, (jet.grad**2).sum(1)), 1)
@@ -221,6 +195,32 @@ def num_times(steps: int, method: Method) -> int:
 def num_steps(times: int, method: str) -> int:
     """Return how many steps a method takes with this many stage times."""
     return {"euler": times, "heun": times - 1, "rk4": (times - 1) // 2}[method]
+
+
+class _Layer(NamedTuple):
+    """What the gradient pass needs of one layer."""
+
+    weight: Tensor
+    bias_tt: Tensor
+    sigma1: Tensor
+    sigma2: Tensor
+    tangents: Tensor
+    norms: Tensor
+    time_tangent: Tensor
+
+
+def _seeds(weight: Tensor, laplacian: Laplacian, probes: Tensor | None, rotate: bool) -> tuple[Tensor, float]:
+    """Return X_1 (K, H_1, r) from the first layer's weight (K, H_1, D), and what to multiply sums over directions by."""
+    if laplacian == "exact":
+        if rotate and weight.shape[2] > weight.shape[1]:
+            return weight @ torch.linalg.qr(weight.detach().mT).Q, 1.0
+        return weight, 1.0
+    if laplacian == "hutchinson":
+        assert probes is not None
+        return weight @ probes.mT.to(weight.dtype), 1 / probes.shape[0]
+    if laplacian == "row_sum":
+        return weight.sum(2, keepdim=True), 1.0
+    return weight[:, :, :0], 1.0
 
 
 def _slope(field: Callable[[Tensor, int], Tensor], z: Tensor, step: int, dt: float, method: Method) -> Tensor:
