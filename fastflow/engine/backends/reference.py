@@ -210,7 +210,7 @@ class _Layer(NamedTuple):
 
 
 def _seeds(weight: Tensor, laplacian: Laplacian, probes: Tensor | None, rotate: bool) -> tuple[Tensor, float]:
-    """Return X_1 (K, H_1, r) from the first layer's weight (K, H_1, D), and what to multiply sums over directions by."""
+    """Return X_1 (K, H_1, r) from the first layer's weight (K, H_1, D), and the factor of sums over directions."""
     if laplacian == "exact":
         if rotate and weight.shape[2] > weight.shape[1]:
             return weight @ torch.linalg.qr(weight.detach().mT).Q, 1.0
