@@ -111,8 +111,8 @@ def _row(kernel: Shipped, compiled: Any, capability: int) -> Row:
     )  # fmt: skip
     if config is None or capability != 90:
         return row
-    directions = {"exact": min(config.widths[0].value, config.widths[1].value), "probes": 1, "none": 0}
-    sizes = {"directions": directions[config.laplacian.value], "partial_size": config.weights_at[-1].value}
+    directions = {"exact": min(config.widths[0].value, config.widths[1].value), "hutchinson": 1, "none": 0}
+    sizes = {"num_directions": directions[config.laplacian.value], "partial_size": config.weights_at[-1].value}
     units = busy(sass, compiled.asm["ttgir"], name, sizes, kernel.options["num_warps"])
     predicted = units.microseconds(SAMPLES / config.samples.value)
     return row._replace(predicted_us=round(predicted, 1), bound=units.bound)
