@@ -37,7 +37,7 @@ class RunCommand:
     folder: RunFolder
     """Folder of the run."""
     generator: str | None = None
-    """Generator that the run was trained on, such as FILE.py:FUNCTION. Needed if the run's record can't find it."""
+    """Generator that the run was trained on, such as FILE.py:FUNCTION. Needed if its recorded name can't find it."""
     latent_dim: int | None = None
     """Width of the latents, needed if FUNCTION or the archive of --generator maps latents to images itself."""
 

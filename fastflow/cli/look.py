@@ -27,7 +27,7 @@ class Traverse(RunCommand):
     """Draw the paths of a run's potentials as strips of images and animations, and save their latents."""
 
     out: str | None = None
-    """Folder to write to, by default FOLDER/traversals."""
+    """Folder to write to, by default the folder traversals in FOLDER."""
     potential: tuple[int, ...] | None = None
     """Numbers of the potentials to draw, by default all."""
     starts: int = 6
@@ -93,7 +93,7 @@ class Apply:
     retrained: bool = False
     """Apply the edit even if the run's potentials have changed since it was made, such as by more training."""
     generator: str | None = None
-    """Generator that the run was trained on, such as FILE.py:FUNCTION. Needed if the run's record can't find it."""
+    """Generator that the run was trained on, such as FILE.py:FUNCTION. Needed if its recorded name can't find it."""
     latent_dim: int | None = None
     """Width of the latents, needed if FUNCTION or the archive of --generator maps latents to images itself."""
     latents_format: LatentsFormat = "safetensors"
@@ -129,7 +129,7 @@ class Apply:
 
 @dataclass(frozen=True)
 class Evaluate(RunCommand):
-    """Measure strength, distinctness, smoothness and physics of a run's potentials. Writes FOLDER/evaluation.json."""
+    """Measure strength, distinctness, smoothness and physics of a run's potentials, and write evaluation.json."""
 
     samples: int = 4096
     """Number of image pairs. One half trains a new classifier, the other half tests it."""
@@ -137,7 +137,7 @@ class Evaluate(RunCommand):
     """Random seed for the starting latents and the classifier."""
     predictor: str | None = None
     """FILE.py:FUNCTION, which predicts attributes (B,) or (B, A) of images (B, C, H, W) in [0, 1].
-    FOLDER/attributes.json then tells how each attribute changes along each path."""
+    The file attributes.json in FOLDER then tells how each attribute changes along each path."""
     attributes: tuple[str, ...] | None = None
     """Names of the attributes that --predictor predicts. By default, they are attribute 0, attribute 1 and so on."""
 
@@ -186,9 +186,9 @@ class Name:
 
     folder: RunFolder
     """Folder of the run."""
-    potential: tyro.conf.Positional[Annotated[int | None, tyro.conf.arg(metavar="POTENTIAL")]] = None
+    potential: tyro.conf.Positional[Annotated[int | None, tyro.conf.arg(metavar="[POTENTIAL]")]] = None
     """Number of the potential. Without it, all names are shown."""
-    name: tyro.conf.Positional[Annotated[str | None, tyro.conf.arg(metavar="NAME")]] = None
+    name: tyro.conf.Positional[Annotated[str | None, tyro.conf.arg(metavar="[NAME]")]] = None
     """Name for the potential, such as rotation."""
     remove: bool = False
     """Remove the potential's name."""
@@ -207,7 +207,7 @@ class Name:
 
 @dataclass(frozen=True)
 class Report(RunCommand):
-    """Write the page FOLDER/report.html. Measurements and pictures that are missing or out of date are made first."""
+    """Write a run's page, report.html. Measurements and pictures that are missing or out of date are made first."""
 
     samples: int = 4096
     """Number of image pairs for the evaluation, if there is none yet."""

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import sys
+import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, NoReturn, cast
@@ -72,7 +73,7 @@ def _parse(arguments: list[str]) -> inputs.Command:
     options: dict[str, Any] = {} if defaults is None else {"default": defaults}
     explanation = io.StringIO()
     try:
-        with contextlib.redirect_stderr(explanation), _tidy_terminal():
+        with contextlib.redirect_stderr(explanation), _tidy_page():
             command: Any = tyro.cli(
                 cast(Any, Command),  # a type checker doesn't take a union of types for a type
                 prog="fastflow",
@@ -88,21 +89,54 @@ def _parse(arguments: list[str]) -> inputs.Command:
 
 
 @contextlib.contextmanager
-def _tidy_terminal() -> Iterator[None]:
-    """Have tyro write for a terminal of a sensible width, and without colours if NO_COLOR is set."""
-    variables = {"COLUMNS": str(min(max(shutil.get_terminal_size().columns, NARROWEST), WIDEST))}
+def _tidy_page() -> Iterator[None]:
+    """Print what tyro prints for a terminal of a sensible width, in plain text if NO_COLOR is set."""
+    columns = min(max(shutil.get_terminal_size().columns, NARROWEST), WIDEST)
+    variables = {"COLUMNS": str(columns)}
     if os.environ.get("NO_COLOR"):
         variables["TERM"] = "dumb"
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
+    page = _Page()
     try:
-        yield
+        with contextlib.redirect_stdout(page):
+            yield
     finally:
         for name, value in before.items():
             if value is None:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+        if text := page.getvalue():
+            if "utf" not in page.encoding.lower():
+                text = text.replace("•", "*").encode(page.encoding, "replace").decode(page.encoding)
+            print("\n".join(_wrapped(line, columns) for line in text.splitlines()), flush=True)
+
+
+class _Page(io.StringIO):
+    """Collects what is printed, and passes for the output that it will be printed to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.output = sys.stdout
+
+    @property
+    def encoding(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.output.encoding or "utf-8"
+
+    def isatty(self) -> bool:
+        return self.output.isatty()
+
+
+def _wrapped(line: str, columns: int) -> str:
+    """A line of help as tyro writes it, wrapped where tyro doesn't: in the usage and in a command's summary."""
+    plain = re.sub(r"\x1b\[[\d;]*m", "", line)  # without colours
+    if plain.startswith(("│", "|")) or len(plain) <= columns:
+        return line
+    indent = ""
+    if plain.startswith("usage:"):
+        line, indent = line.replace(",", ", "), " " * len("usage: ")
+    return textwrap.fill(line, columns, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False)
 
 
 def _one_line(explanation: str) -> str:

@@ -58,7 +58,7 @@ class FlowSettings:
     learning_rate: Annotated[float, Gt(0)] = 1e-3
     """Learning rate of the optimizer, Adam."""
     learning_rate_schedule: Schedule = ()
-    """Factors of the learning rate over the training, as pairs STEP FACTOR: 0 0.1 500 1 lets it rise for 500 steps.
+    """Factors of the learning rate over the training, as pairs STEP FACTOR, such as 0 0.1 500 1.
     Between the pairs, the factor follows straight lines; before the first and after the last, it is constant.
     Without pairs, it is always 1."""
     seed: Annotated[int, Ge(0), Lt(2**63)] = 0
