@@ -135,8 +135,8 @@ def _wrapped(line: str, columns: int) -> str:
         return line
     indent = ""
     if plain.startswith("usage:"):
-        line, indent = line.replace(",", ", "), " " * len("usage: ")
-    return textwrap.fill(line, columns, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False)
+        plain, indent = plain.replace(",", ", "), " " * len("usage: ")
+    return textwrap.fill(plain, columns, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False)
 
 
 def _one_line(explanation: str) -> str:
