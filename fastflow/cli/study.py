@@ -92,7 +92,7 @@ class Study:
     """Number of seeds, counted from 0."""
     variants: tuple[str, ...] = ()
     """Variants of the training to study, by default all. plain always takes part.
-    The others are beta, flows, light, no-pde, no-jacobian, no-matching, heat, hamilton-jacobi, row-sum and companion."""
+    The others are beta, flows, light, no-pde, no-jacobian, no-matching, heat, hamilton-jacobi, row-sum, companion."""
     workers: int = 1
     """Number of trainings at the same time, each in its own process."""
     resume: bool = False

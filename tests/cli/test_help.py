@@ -110,7 +110,8 @@ for columns in {WIDTHS}:
 def test_help_is_written_for_40_to_120_columns_in_any_terminal():
     # In a process of its own, as in a terminal of one column tyro would work for minutes.
     done = subprocess.run(
-        [sys.executable, "-c", EVERY_WIDTH], capture_output=True, text=True, timeout=120, check=True, stdin=subprocess.DEVNULL
+        [sys.executable, "-c", EVERY_WIDTH],
+        capture_output=True, text=True, timeout=120, check=True, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     pages = done.stdout.split("END\n")[:-1]
     widest = {columns: max(map(len, page.splitlines())) for columns, page in zip(WIDTHS, pages, strict=True)}

@@ -29,9 +29,7 @@ def test_reader_that_stops_reading_is_no_error():
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
-@pytest.mark.parametrize(
-    "arguments", [["discovr"], ["discover"], ["discover", "--out", "x", "--steps", "many"]], ids=" ".join
-)
+@pytest.mark.parametrize("arguments", [["discovr"], ["discover"], ["demo", "--steps", "many"]], ids=" ".join)
 def test_explanations_lose_their_frames(capsys, monkeypatch, arguments, encoding):
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding))
     said = fails(capsys, *arguments)
@@ -61,6 +59,7 @@ def test_warnings_are_one_line(tmp_path, capsys):
     words = ["--generator", f"{tmp_path}/mine.py:decode", "--latent-dim", "4", "--out", str(tmp_path / "run")]
     with warnings.catch_warnings():
         warnings.simplefilter("always")
+        warnings.filterwarnings("ignore", "`torch.jit.script`")  # torch's own, the first time
         main(["discover", *words, *options(steps=1)])
     output = capsys.readouterr().err
     assert output.startswith("fastflow: warning: forward-mode differentiation of the generator failed")
