@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from fastflow.core.errors import InputError
 from fastflow.engine.potentials import TimeInput
-from fastflow.engine.types import Method
+from fastflow.engine.types import Integration, Method
 from fastflow.latents.classifiers import check_classifier
 from fastflow.training.config_file import check_not_negative, check_positive, check_types
 from fastflow.training.schedules import Knots, check_knots, factor_at
@@ -146,6 +146,11 @@ class FlowSettings:
                 f"batch_size must be at least num_potentials, {self.num_potentials}, so that every step trains all of "
                 f"them; got {self.batch_size}"
             )
+
+    @property
+    def integration(self) -> Integration:
+        """How the potentials' paths are integrated."""
+        return Integration(self.dt, self.method, step_length=self.step_length)
 
     def weight(self, term: str, step: int) -> float:
         """A term's weight at a step."""
