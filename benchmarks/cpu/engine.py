@@ -28,7 +28,7 @@ def operator_training(problem: Problem) -> Prepared:
     networks = _networks(problem)
     mlp = networks.mlp.with_tensors([x.detach().requires_grad_() for x in networks.mlp.tensors()])
     leaves = mlp.tensors()
-    coefficients = problem.bank.coefficients(WAVE, problem.index)
+    coefficients = problem.bank.coefficients(WAVE, _samples(problem).potential)
 
     def call() -> tuple[Tensor, ...]:
         loss = residual_loss(mlp, problem.z, networks.network, networks.slot, coefficients)
@@ -107,4 +107,8 @@ def _index(problem: Problem) -> int | Tensor:
 
 
 def _networks(problem: Problem) -> Any:
-    return problem.bank.networks(problem.z.new_tensor(TIME), problem.index, problem.z)
+    return problem.bank.networks(_samples(problem), problem.bank.tensors())
+
+
+def _samples(problem: Problem) -> Any:
+    return problem.bank.samples(problem.z, TIME, problem.index)

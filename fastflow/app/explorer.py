@@ -16,7 +16,8 @@ from fastflow.baselines import PCA, Random
 from fastflow.core.checks import check_count, check_seed
 from fastflow.core.errors import ConvergenceError, InputError
 from fastflow.core.files import replacing, write_tensors
-from fastflow.engine.paths import mixed_flow
+from fastflow.engine.paths import integrate_mix
+from fastflow.engine.types import Direction
 from fastflow.generators import Generator
 from fastflow.latents.inversion import invert
 from fastflow.latents.traversal import decoded
@@ -237,12 +238,9 @@ class Explorer:
             words += f"{' ' + sign + ' ' if words else sign}{abs(weight):g} × {names.get(k, f'potential {k}')}"
         return words
 
-    def _walk(self, z: Tensor, mix: Mapping[int, float], steps: int, t0: float, direction: str) -> Tensor:
-        config = self.run.config
-        way = "reverse" if direction == "reverse" else "forward"
-        return mixed_flow(
-            self.run.bank, z, mix, steps, t0, config.dt, config.method, way, config.step_length, self.run.companion
-        )
+    def _walk(self, z: Tensor, mix: Mapping[int, float], steps: int, t0: float, direction: Direction) -> Tensor:
+        integration = self.run.config.integration._replace(direction=direction)
+        return integrate_mix(self.run.bank, z, mix, steps, t0, integration, companion=self.run.companion)
 
     def _film(self, latents: Tensor, middle: int, title: str, label: int | None) -> Film:
         labels = None if label is None else torch.tensor([label], device=latents.device)

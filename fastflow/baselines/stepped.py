@@ -74,7 +74,7 @@ class Stepped(ABC):
         if direction == "descent":
             walker = copy.copy(self)
             walker.step_length = -self.step_length
-        latents = walker.walk(z0, check_index(index, self.num_directions, z0), steps)
+        latents = walker.walk(z0, check_index(index, self.num_directions, z0).each, steps)
         decode = self.generator.conditioned(labels)
         images = torch.stack([decode(z) for z in latents.unbind(1)], 1)
         return Traversal(latents, images, 0)

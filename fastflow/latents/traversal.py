@@ -11,9 +11,9 @@ from fastflow.core.checks import check_count
 from fastflow.core.errors import InputError
 from fastflow.engine.inputs import check_latents
 from fastflow.engine.learned_fields import DivergenceFreeField
-from fastflow.engine.paths import flow
+from fastflow.engine.paths import integrate
 from fastflow.engine.potentials import PotentialBank
-from fastflow.engine.types import Method
+from fastflow.engine.types import Direction, Integration
 from fastflow.generators import Generator
 
 TraversalDirection = Literal["forward", "descent", "reverse", "both"]
@@ -71,33 +71,6 @@ class Traverses(Protocol):
         ...
 
 
-class PathSettings(Protocol):
-    """The settings that a traversal needs of a configuration."""
-
-    @property
-    def dt(self) -> float:
-        """A step's share of time."""
-        ...
-
-    @property
-    def method(self) -> Method:
-        """The integrator."""
-        ...
-
-    @property
-    def step_length(self) -> float | None:
-        """The length of every step in latent space, if it is fixed."""
-        ...
-
-
-class Pace(NamedTuple):
-    """Settings of a path."""
-
-    dt: float
-    method: Method
-    step_length: float | None
-
-
 def check_source(source: Traverses, path_steps: int | None = None) -> int:
     """The steps of a path that is to be measured, the source's own if None.
 
@@ -121,10 +94,10 @@ def traverse(
     z0: Tensor,
     potential: int | Tensor,
     steps: int,
-    settings: PathSettings,
+    *,
+    integration: Integration,
     direction: TraversalDirection = "forward",
     companion: DivergenceFreeField | None = None,
-    *,
     labels: Tensor | None = None,
 ) -> Traversal:
     """Let latents z0 (B, D) flow along a potential for `steps` steps, and decode every point.
@@ -132,6 +105,7 @@ def traverse(
     Args:
         potential: one for all latents, or one for each (B,) long.
         steps: the path's length in steps.
+        integration: how it is integrated; `direction` takes the place of its own.
         direction: "forward" from time 0; "descent" against the gradient; "reverse", the path that would end in z0, last
             point first; "both": the start stands in the middle, column steps // 2, and the path before it is the
             reverse flow's, so that the whole row is one forward path through times 0 .. steps.
@@ -144,11 +118,11 @@ def traverse(
     check_latents(z0, bank.dim, bank.out_bias)
     if labels is not None:
         generator.check_labels(labels, z0)  # before the path is walked
-    # A bank's potentials are known on the times they were trained on, 0 .. path_steps * dt.
-    dt, method, length = settings.dt, settings.method, settings.step_length
 
-    def go(count: int, t0: float, way: Literal["forward", "descent", "reverse"]) -> Tensor:
-        return flow(bank, z0, potential, count, t0, dt, method, way, length, companion)
+    # A bank's potentials are known on the times they were trained on, 0 .. path_steps * dt.
+    def go(count: int, t0: float, way: Direction) -> Tensor:
+        one_way = integration._replace(direction=way)
+        return integrate(bank, z0, potential, count, t0, one_way, companion=companion)
 
     start = 0
     if direction == "both":
@@ -156,7 +130,7 @@ def traverse(
             raise InputError(f"steps must be at least 2 to go both ways, got {steps!r}")
         start = steps // 2
         before = go(start, 0.0, "reverse").flip(1)
-        latents = torch.cat((before, go(steps - start, start * dt, "forward")[:, 1:]), 1)
+        latents = torch.cat((before, go(steps - start, start * integration.dt, "forward")[:, 1:]), 1)
     elif direction == "reverse":
         latents = go(steps, 0.0, "reverse")
     elif direction in ("forward", "descent"):

@@ -14,7 +14,7 @@ from fastflow.baselines import Random
 from fastflow.core.checks import check_seed
 from fastflow.core.errors import InputError
 from fastflow.core.files import write_json
-from fastflow.engine.paths import flow
+from fastflow.engine.paths import integrate
 from fastflow.engine.pde import normalized, residual_sums
 from fastflow.generators import Generator
 from fastflow.metrics.pairs import Pairs, draw_places, measure_distinctness, path_pairs
@@ -131,16 +131,7 @@ def measure_residual(potentials: Potentials, run: SavedRun, samples: int, seed: 
     bank, pde, companion = potentials
     config, count = run.config, bank.num_potentials
     z0, index, place = draw_places(run.generator, count, samples, config.path_steps, seed)
-    path = flow(
-        bank,
-        z0,
-        index,
-        config.path_steps,
-        dt=config.dt,
-        method=config.method,
-        step_length=config.step_length,
-        companion=companion,
-    )
+    path = integrate(bank, z0, index, config.path_steps, 0.0, config.integration, companion=companion)
     z, t = path[torch.arange(samples, device=z0.device), place], place.to(z0) * config.dt
 
     sums = residual_sums(pde, bank.jet(z, t, index), z, t, index, count)

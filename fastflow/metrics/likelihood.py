@@ -14,7 +14,7 @@ from fastflow.core.checks import check_count
 from fastflow.core.errors import InputError
 from fastflow.core.plugins import explaining
 from fastflow.core.rng import step_rng
-from fastflow.engine.paths import flow
+from fastflow.engine.paths import integrate
 from fastflow.generators.likelihoods import check_likelihood, log_density, normal_log_density
 from fastflow.saved.run import SavedVAE
 
@@ -147,10 +147,7 @@ def pair_log_likelihood(
         """Latents (M, D) after n (M,) steps."""
         if directions is not None:
             return z + (n / steps)[:, None].to(z) * directions.to(z)[k]
-        path = flow(
-            run.bank, z, k, steps, dt=config.dt, method=config.method, step_length=config.step_length,
-            companion=run.companion,
-        )  # fmt: skip
+        path = integrate(run.bank, z, k, steps, 0.0, config.integration, companion=run.companion)
         return path[torch.arange(len(z), device=z.device), n]
 
     device = next(vae.parameters()).device

@@ -9,7 +9,7 @@ from annotated_types import Ge, Gt, Lt
 
 from fastflow.core.errors import InputError
 from fastflow.engine.potentials import TimeInput
-from fastflow.engine.types import Method
+from fastflow.engine.types import Integration, Method
 from fastflow.latents.classifiers import check_classifier
 from fastflow.training.config_file import check_settings
 from fastflow.training.schedules import Schedule, factor_at
@@ -151,6 +151,11 @@ class FlowSettings:
                 f"batch_size must be at least num_potentials, {self.num_potentials}, so that every step trains all of "
                 f"them; got {self.batch_size}"
             )
+
+    @property
+    def integration(self) -> Integration:
+        """How the potentials' paths are integrated."""
+        return Integration(self.dt, self.method, step_length=self.step_length)
 
     def weight(self, term: str, step: int) -> float:
         """The weight of a term of the loss at a training step."""

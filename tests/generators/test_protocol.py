@@ -5,12 +5,13 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from support.runs import WEIGHT, metrics, sigmoid_generator, sigmoid_images, small_config, small_run
+from support.runs import WEIGHT, metrics, sigmoid_generator, sigmoid_images, small_run
 from torch import nn
 
 from fastflow.cli.main import main
 from fastflow.core.errors import InputError
 from fastflow.engine.potentials import PotentialBank
+from fastflow.engine.types import Integration
 from fastflow.generators import from_callable, load
 from fastflow.generators.change import generator_change
 from fastflow.latents.traversal import traverse
@@ -234,9 +235,11 @@ def test_labels_of_a_traversal_are_checked(labels, message):
     generator = from_callable(striped, 4, classes=(0, 2))
     bank = PotentialBank(3, 4, (8,))
     with pytest.raises(InputError, match=message):
-        traverse(bank, generator, generator.sample(2), 0, 2, small_config(), labels=labels)
+        traverse(bank, generator, generator.sample(2), 0, 2, integration=Integration(), labels=labels)
     short = torch.tensor([0, 2], dtype=torch.int16)
-    assert len(traverse(bank, generator, generator.sample(2), 0, 2, small_config(), labels=short).images) == 2
+    assert (
+        len(traverse(bank, generator, generator.sample(2), 0, 2, integration=Integration(), labels=short).images) == 2
+    )
 
 
 @pytest.mark.parametrize("sample", [lambda n, rng: np.zeros((n, 4)), lambda n, rng: torch.zeros(n, 3)])

@@ -29,7 +29,8 @@ def z0():
 
 
 def go(bank, generator, z0, direction="forward", steps=STEPS, potential=1, **settings):
-    return traverse(bank, generator, z0, potential, steps, small_config(**settings), direction)
+    integration = small_config(**settings).integration
+    return traverse(bank, generator, z0, potential, steps, integration=integration, direction=direction)
 
 
 SETTINGS = {"euler": {}, "heun": {"method": "heun"}, "dt": {"dt": 0.5}, "step-length": {"step_length": 0.1}}

@@ -19,7 +19,14 @@ LAPLACIANS = {"exact": "exact", "hutchinson": "probes", "none": "none"}
 
 
 def jet(
-    mlp: MLP, z: Tensor, index: Tensor, slot: Tensor, laplacian: str, probes: Tensor | None, with_u_tt: bool
+    mlp: MLP,
+    z: Tensor,
+    index: Tensor,
+    slot: Tensor,
+    laplacian: str,
+    probes: Tensor | None,
+    with_u_tt: bool,
+    precision: str,
 ) -> Jet:
     """See `reference.jet`."""
     z, index, slot = plain(z, index, slot)
@@ -41,6 +48,7 @@ def jet_backward(
     probes: Tensor | None,
     jet_bar: Sequence[Tensor | None],
     with_z: bool,
+    precision: str,
 ) -> list[Tensor]:
     """Gradients for z (empty unless with_z) and the network's tensors, from cotangents of the jet's five parts."""
     z, index, slot = plain(z, index, slot)
@@ -54,7 +62,7 @@ def jet_backward(
 
 
 def residual_loss(
-    mlp: MLP, z: Tensor, index: Tensor, slot: Tensor, coefficients: Tensor, source: Tensor | None
+    mlp: MLP, z: Tensor, index: Tensor, slot: Tensor, coefficients: Tensor, source: Tensor | None, precision: str
 ) -> Tensor:
     """See `reference.residual_loss`."""
     z, index, slot, coefficients = plain(z, index, slot, coefficients)
@@ -66,7 +74,14 @@ def residual_loss(
 
 
 def residual_loss_and_gradient(
-    mlp: MLP, z: Tensor, index: Tensor, slot: Tensor, coefficients: Tensor, source: Tensor | None, with_z: bool
+    mlp: MLP,
+    z: Tensor,
+    index: Tensor,
+    slot: Tensor,
+    coefficients: Tensor,
+    source: Tensor | None,
+    with_z: bool,
+    precision: str,
 ) -> list[Tensor]:
     """The loss, then its gradients: for z (empty unless with_z), coefficients, source (empty if None), the network."""
     z, index, slot, coefficients = plain(z, index, slot, coefficients)
