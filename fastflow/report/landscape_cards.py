@@ -10,7 +10,7 @@ import numpy as np
 from markupsafe import Markup
 
 from fastflow.report.charts import short
-from fastflow.report.contours import landscape_svg
+from fastflow.report.landscape_svg import landscape_svg
 from fastflow.report.run_files import RunFiles, at, number, whole
 
 
