@@ -12,7 +12,7 @@ from fastflow.baselines.stepped import Stepped
 from fastflow.core.errors import InputError
 from fastflow.generators import from_callable
 from fastflow.metrics.attributes import AttributeCorrelation
-from fastflow.metrics.walks import walks
+from fastflow.metrics.held_out import held_out_paths
 
 MATRIX = torch.randn(4, 12, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
 
@@ -136,7 +136,7 @@ def test_cosines_are_averaged_over_pairs_of_different_starts(generator):
     ]
     source = Walks(generator, rules)
     found = ff.metrics.consistency(source, path_steps=1, samples=12)
-    changes = [walk.images.diff(dim=1).flatten(1) for _, walk in walks(source, 1, 12, 1)]
+    changes = [path.images.diff(dim=1).flatten(1) for _, path in held_out_paths(source, 1, 12, 1)]
 
     def mean(pairs):
         cosines = [torch.nn.functional.cosine_similarity(u, v, dim=0) for u, v in pairs if u.any() and v.any()]
