@@ -37,7 +37,7 @@ class PathLength:
     standard_error: float
     """The standard error of `score`, from the spread over the starts; NaN for a single start."""
     space: str
-    """"pixels" or "features"."""
+    """The space of the distances, "pixels" or "features"."""
     epsilon: float
     samples: int
 
@@ -51,7 +51,7 @@ class Curvature:
     per_path: list[float | None]
     """(K,): the value for each path; None for a path whose images don't move."""
     space: str
-    """"pixels" or "features"."""
+    """The space of the distances, "pixels" or "features"."""
     samples: int
 
 
@@ -66,7 +66,7 @@ class Consistency:
     across: float | None
     """The same for changes along different paths from different starts; None if fewer than two paths move."""
     space: str
-    """"pixels" or "features"."""
+    """The space of the distances, "pixels" or "features"."""
     samples: int
 
 

@@ -27,7 +27,7 @@ class LatentModel(Protocol):
 
     @property
     def likelihood(self) -> str:
-        """ "bernoulli", "gaussian" or "discretized-logistic"; with the last two the model also has a `noise_std`."""
+        """The name "bernoulli", "gaussian" or "discretized-logistic"; the last two also need a `noise_std`."""
         ...
 
     def encode(self, x: Tensor, /) -> tuple[Tensor, Tensor]:

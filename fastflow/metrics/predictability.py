@@ -30,7 +30,7 @@ class Predictability:
     """How well a network that saw a few steps of each path names the path of others."""
 
     network: str
-    """"published" or "small". Scores of the two can't be compared with each other."""
+    """The network, "published" or "small". Scores of the two can't be compared with each other."""
     score: float
     """The accuracy on the test part, averaged over the seeds; 1 / K by guessing."""
     standard_error: float | None

@@ -27,7 +27,7 @@ class Measure(NamedTuple):
 
     title: str
     better: str
-    """"higher" or "lower"; empty for a number that methods aren't compared by."""
+    """Which is better, "higher" or "lower"; empty for a number that methods aren't compared by."""
     digits: int
     """How many digits tables show after the decimal point."""
     what: str

@@ -167,9 +167,10 @@ def about(record: Record) -> str:
     return (
         f"`{name}`: {config['num_potentials']} paths of {config['path_steps']} steps; {config['steps']} training steps "
         f"of batch {config['batch_size']}; seeds {seeds[0]} to {seeds[-1]}; {record['pairs']} pairs of images for the "
-        f"classifiers, {record['starts']} starts for each path. Steps change the pixels {strength} in the mean. Mean "
-        "and standard error over the seeds, the best in bold. p: two-sided, of the paired differences from the flows, "
-        f"after Holm over the methods; ▲ better, ▼ worse than the flows with p < {SIGNIFICANT}."
+        f"classifiers, {record['starts']} starts for each path. Steps change the pixels {strength} in the mean. The "
+        "table shows the mean and the standard error over the seeds, the best mean in bold. p is that of the paired "
+        "difference from the flows, two-sided, corrected by Holm's method for the number of methods; ▲ is better, ▼ is "
+        f"worse than the flows with p < {SIGNIFICANT}."
     )
 
 

@@ -54,13 +54,14 @@ The last is made for variants with flows only: one latent that a flow carries, a
 """
 
 _LEGEND = (
-    "Likelihoods are importance-weighted bounds in nats on held-out images: at their start, moved, the sum of these "
-    "(two latents that know nothing of each other), and of a start with its moved image under one latent, given which "
-    "transformation it was. What moves that latent is the transformation's flow or, in a VAE without flows, its best "
-    "straight direction. `path error` is the mean absolute difference of pixels between transformed images and what is "
-    "decoded along the same flow or direction, `agreement` how often the one that fits best is the transformation's "
-    "own, `reconstruction` the error of each image's own reconstruction, `still` that of not moving. `share` is the "
-    "engine's of a training step, CPU the training's."
+    "Likelihoods are importance-weighted bounds in nats on held-out images: of images at their start, of moved images, "
+    "the sum of these two (which has two independent latents), and of a start together with its moved image under one "
+    "latent, given which transformation it was. That latent is moved by the transformation's flow or, in a VAE without "
+    "flows, along its best straight direction. `path error` is the mean absolute difference of pixels between "
+    "transformed images and the images decoded along that flow or direction. `agreement` is how often the path that "
+    "fits best is the transformation's own. `reconstruction` is the error of each image's own reconstruction, and "
+    "`still` the error of not moving. `share` is the engine's share of a training step, and `CPU s` the training's CPU "
+    "time."
 )
 
 Key = tuple[str, str, int]
