@@ -113,6 +113,7 @@ class Actions:
             return f"# {error}"
 
     def _start(self, kind: str, number: int, label: int | None) -> Start:
+        """The real image or sample with this number."""
         return (self._explorer.held_out if kind == "real" else self._explorer.sample)(number, label)
 
     def _names(self, chosen: int) -> list[Any]:

@@ -168,7 +168,7 @@ def _compare_tab() -> dict[str, Any]:
 def _save_tab() -> dict[str, Any]:
     """The button that makes files, the files, and the lines of Python."""
     return {
-        "save": gr.Button("Make files of what is seen", size="md"),
+        "save": gr.Button("Make files of what is shown", size="md"),
         "saved": gr.Files(label="Files", interactive=False),
         "lines": gr.Code(language="python", label="In Python", interactive=False, wrap_lines=True),
     }

@@ -44,6 +44,7 @@ def measure_distinctness(pairs: Pairs, num_classes: int, seed: int, epochs: int 
 
 
 def _train_classifier(classifier: nn.Module, train: Pairs, seed: int, epochs: int) -> None:
+    """Train by Adam, in batches of 128."""
     optimizer = torch.optim.Adam(classifier.parameters(), lr=2e-3)
     rng = step_rng(seed, 1, stream=1)
     for _ in range(epochs):

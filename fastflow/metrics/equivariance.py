@@ -38,7 +38,7 @@ class Equivariance:
     confusion: list[list[int]]
     """The counts of images: rows for the true transformation, columns for the path that fits best."""
     assignment: list[int]
-    """For each transformation the number of its potential or direction.
+    """(K,): the number of the potential or direction of each transformation.
 
     With weak supervision nothing says which potential is which transformation: then it is the one-to-one assignment
     with the highest accuracy.

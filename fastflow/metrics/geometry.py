@@ -146,7 +146,7 @@ def curvature(
     """
     path_steps = check_source(source, path_steps)
     if path_steps < 2:
-        raise InputError(f"a path bends at 2 steps or more, path_steps is {path_steps}")
+        raise InputError(f"path_steps must be at least 2, so that a path can bend, got {path_steps}")
     total = torch.zeros(2, source.num_paths, dtype=torch.float64)
     for k, path in held_out_paths(source, path_steps, samples, seed):
         images = path.images
@@ -228,6 +228,7 @@ def _in_space(generator: Generator, images: Tensor, features: Features | None) -
 
 
 def _space(features: Features | None) -> str:
+    """The name of the space in which distances are measured."""
     return "pixels" if features is None else "features"
 
 
@@ -241,5 +242,5 @@ def _mean(per_path: list[float | None]) -> float:
     """The mean over the paths that move."""
     moving = [value for value in per_path if value is not None]
     if not moving:
-        raise InputError("no path moves: there is nothing to measure")
+        raise InputError("no path changes the images, so that there is nothing to measure: take longer steps or more starts")
     return sum(moving) / len(moving)

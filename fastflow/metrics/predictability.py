@@ -42,7 +42,7 @@ class Predictability:
     per_path: list[float]
     """(K,): the accuracy on the test part for each path, averaged over the seeds."""
     epoch: list[int]
-    """For each seed the epoch, counted from 1, that was best on the validation part."""
+    """The epoch, counted from 1, that was best on the validation part, for each seed."""
     strength: float
     """The mean absolute pixel change of a step; compare methods at equal strength."""
     sizes: Sizes
@@ -161,6 +161,7 @@ def _score(
     seeds: int,
     progress: bool,
 ) -> Predictability:
+    """Train and measure a network for each seed."""
     path_steps = check_source(source, path_steps)
     check_count(samples, "samples")
     check_count(seeds, "seeds")

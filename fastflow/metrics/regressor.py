@@ -66,7 +66,7 @@ class FactorRegressor(nn.Module):
         return torch.cat(parts, 1)
 
     def outputs(self, images: Tensor) -> list[Tensor]:
-        """For each factor the logits (B, values) of its values, or its value (B, 1) if it has an order."""
+        """The logits (B, values) of each factor, or its value (B, 1) if it has an order."""
         return list(self.layers(images).split(self.widths, 1))
 
 

@@ -49,8 +49,8 @@ def stroke_attributes(images: Tensor) -> Tensor:
         return values.sum((-2, -1))
 
     area = total(grey)
-    drawn = area > 1e-6
-    mass = torch.where(drawn, area, 1.0)
+    filled = area > 1e-6
+    mass = torch.where(filled, area, 1.0)
     cx, cy = total(grey * x) / mass, total(grey * y) / mass
     dx, dy = x - cx[:, None, None], y - cy[:, None, None]
     sxx, sxy, syy = (total(grey * product) / mass for product in (dx * dx, dx * dy, dy * dy))
@@ -68,4 +68,4 @@ def stroke_attributes(images: Tensor) -> Tensor:
         cx,
         cy,
     ]
-    return torch.where(drawn[:, None], torch.stack(measured, 1), 0.0).to(images.dtype)
+    return torch.where(filled[:, None], torch.stack(measured, 1), 0.0).to(images.dtype)

@@ -124,11 +124,11 @@ class _Plot:
     log: bool
 
     def x(self, value: float) -> float:
-        """Where a value of the x axis lies in the view box."""
+        """The place of a value of the x axis in the view box."""
         return self.left + (value - self.x_low) / (self.x_high - self.x_low) * (self.right - self.left)
 
     def y(self, value: float) -> float:
-        """Where a value of the y axis lies in the view box."""
+        """The place of a value of the y axis in the view box."""
         scale = math.log if self.log else float
         low, high = scale(self.y_low), scale(self.y_high)
         return self.bottom - (scale(value) - low) / (high - low) * (self.bottom - self.top)

@@ -106,7 +106,7 @@ def _row(measure: Record, methods: list[str]) -> dict[str, Any]:
 
 
 def _attributes(record: Record, methods: list[str]) -> list[dict[str, Any]]:
-    """For each attribute a row with the share of each method's purest path; the share tints its cell."""
+    """A row for each attribute, with the share of each method's purest path; the share tints its cell."""
     rows = []
     for place, name in enumerate(record["attribute_names"]):
         cells = []

@@ -50,8 +50,8 @@ def landscape_svg(data: Mapping[str, Any], *, still: int, key: str, title: str, 
         parts.append(f'<g class="frame frame-{frame}{" standing" if frame == still else ""}">')
         for number, lines in enumerate(contour_lines(heights, levels)):
             opacity = 0.3 + 0.7 * number / (LEVELS - 1)
-            drawn = _line_path(lines, len(heights))
-            parts += [f'<path class="level" opacity="{opacity:.2f}" d="{drawn}"/>'] if drawn else []
+            path_data = _line_path(lines, len(heights))
+            parts += [f'<path class="level" opacity="{opacity:.2f}" d="{path_data}"/>'] if path_data else []
         parts.append(f'<path class="arrows" d="{_arrow_path(slopes, longest)}"/>')
         parts.append(f'<path class="trail" d="M{trail}"/>')
         parts.append(f'<circle class="here" cx="{x:.1f}" cy="{y:.1f}" r="5"/></g>')
@@ -60,7 +60,7 @@ def landscape_svg(data: Mapping[str, Any], *, still: int, key: str, title: str, 
 
 
 def contour_lines(heights: Floats, levels: Sequence[float]) -> list[list[Floats]]:
-    """For each level, the lines of equal height through a grid (N, N) of heights.
+    """The lines of equal height through a grid (N, N) of heights, for each level.
 
     Returns:
         Lines of points (x, y), each (P, 2), in grid units: x along columns, y along rows. Closed lines end where they
@@ -71,7 +71,7 @@ def contour_lines(heights: Floats, levels: Sequence[float]) -> list[list[Floats]
 
 
 def _place(x: float, y: float) -> Point:
-    """Where a point of the square [-1, 1]^2 lies in the view box."""
+    """The place of a point of the square [-1, 1]^2 in the view box."""
     return _SIZE / 2 * (1 + x), _SIZE / 2 * (1 - y)
 
 

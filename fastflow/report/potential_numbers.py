@@ -34,8 +34,8 @@ def potential_count(run: RunFiles) -> int:
     if configured is not None and 0 < configured <= 4096:
         return configured
     lists = [numbers(run.evaluation, *keys) for keys in _PER_POTENTIAL.values()]
-    drawn = at(run.traversals, "potentials")
-    return max([len(values) for values in lists] + [len(drawn) if isinstance(drawn, list) else 0])
+    listed = at(run.traversals, "potentials")
+    return max([len(values) for values in lists] + [len(listed) if isinstance(listed, list) else 0])
 
 
 def measured(run: RunFiles, index: int) -> list[Measured]:

@@ -89,10 +89,10 @@ def _series(run: RunFiles, key: str) -> Line:
 
 def _metric_keys(run: RunFiles) -> list[str]:
     """The metrics that can be drawn: known ones in their order, then others as they were logged."""
-    seen = dict.fromkeys(key for entry in run.metrics for key in entry if key not in _NOT_DRAWN)
-    drawable = {key for key in seen if any(math.isfinite(y) for y in _series(run, key).y)}
+    logged = dict.fromkeys(key for entry in run.metrics for key in entry if key not in _NOT_DRAWN)
+    drawable = {key for key in logged if any(math.isfinite(y) for y in _series(run, key).y)}
     order = [key for _, keys, _ in _CHARTS for key in keys]
-    return [key for key in order if key in drawable] + [key for key in seen if key in drawable and key not in order]
+    return [key for key in order if key in drawable] + [key for key in logged if key in drawable and key not in order]
 
 
 def _strength_target(run: RunFiles) -> tuple[float, float] | None:

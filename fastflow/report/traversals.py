@@ -79,12 +79,7 @@ def write_traversals(
             the package that encodes videos is missing.
         ConvergenceError: `direction` is "reverse", and a potential's flow can't be undone.
     """
-    count = run.bank.num_potentials
-    chosen = range(count) if potentials is None else potentials
-    if not chosen or not all(0 <= k < count for k in chosen):
-        raise InputError(
-            f"potential must be one or more of 0..{count - 1}, got {', '.join(map(str, chosen)) or 'none'}"
-        )
+    chosen = _choose_potentials(run, potentials)
     if starts < 1:
         raise InputError(f"starts must be at least 1, got {starts}")
     check_seed(seed)
@@ -129,6 +124,17 @@ def write_traversals(
             index["images"] = inversion.summary()
         write_json(temporary / "index.json", index)
     return sorted(folder.iterdir())
+
+
+def _choose_potentials(run: SavedRun, potentials: Sequence[int] | None) -> Sequence[int]:
+    """The numbers of these potentials, or of all; raise InputError unless the run has them."""
+    count = run.bank.num_potentials
+    chosen = range(count) if potentials is None else potentials
+    if not chosen or not all(0 <= k < count for k in chosen):
+        raise InputError(
+            f"potential must be one or more of 0..{count - 1}, got {', '.join(map(str, chosen)) or 'none'}"
+        )
+    return chosen
 
 
 class _Written(NamedTuple):
@@ -211,8 +217,8 @@ def _label(entry: dict[str, Any], names: Mapping[int, str], direction: Traversal
 
 def save_inversion(inversion: Inversion, run: SavedRun, file: Path) -> None:
     """Save a picture of images above those that their latents are decoded to."""
-    drawn = run.generator.scaled(decoded(run.generator, inversion.latents[:, None]))
-    images = torch.stack((inversion.images[:, None], drawn)).cpu()  # (2, N, 1, C, H, W)
+    inverted = run.generator.scaled(decoded(run.generator, inversion.latents[:, None]))
+    images = torch.stack((inversion.images[:, None], inverted)).cpu()  # (2, N, 1, C, H, W)
     save_grid(images, file, rows=["image", "inverted"], columns=[""], value_range=(0.0, 1.0))
 
 

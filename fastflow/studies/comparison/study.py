@@ -189,18 +189,7 @@ def compare(
             "pairs": pairs,
             "starts": starts,
         }
-        jobs = {
-            (name, seed): Job(
-                name=name,
-                chosen=method._replace(config=replace(method.config, seed=seed)),
-                seed=seed,
-                drawn=seed == all_seeds[0],
-                **shared,
-            )
-            for name, method in compared.items()
-            for seed in all_seeds
-        }
-        done = _do_all(jobs, workers, progress)
+        done = _do_all(_jobs(compared, all_seeds, shared), workers, progress)
         record = summarise(settings, {name: method.method.what for name, method in compared.items()}, all_seeds, done)
         record["device"] = device
         write_json(out / "results.json", record)
@@ -228,6 +217,21 @@ def _remove_comparison(out: Path) -> None:
     if (out / "comparison.json").exists():
         for path in (out / name for name in _FILES):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _jobs(compared: dict[str, Chosen], seeds: list[int], shared: dict[str, Any]) -> dict[tuple[str, int], Job]:
+    """A job for each method with each seed; `shared` are the fields that all jobs have in common."""
+    return {
+        (name, seed): Job(
+            name=name,
+            chosen=method._replace(config=replace(method.config, seed=seed)),
+            seed=seed,
+            drawn=seed == seeds[0],
+            **shared,
+        )
+        for name, method in compared.items()
+        for seed in seeds
+    }
 
 
 def _do_all(jobs: dict[tuple[str, int], Job], workers: int, progress: bool) -> dict[tuple[str, int], Found]:
