@@ -132,7 +132,9 @@ def _checked_names(attributes: Sequence[str] | None, width: int) -> list[str]:
     """The names of `width` attributes; raise InputError unless there are as many, all different."""
     names = [f"attribute {a}" for a in range(width)] if attributes is None else list(attributes)
     if len(names) != width:
-        raise InputError(f"the predictor gives {width} attributes, and {len(names)} names were given: name each of them")
+        raise InputError(
+            f"the predictor gives {width} attributes, and {len(names)} names were given: name each of them"
+        )
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise InputError(f"attribute {twice[0]!r} is named twice: give each a name of its own")

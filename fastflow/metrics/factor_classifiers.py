@@ -156,7 +156,9 @@ def factor_vae(
     spread = values.std(0)
     voting = np.flatnonzero(spread >= pruned_below)
     if not len(voting):
-        raise InputError(f"pruned_below must leave a code that can vote: take at most {spread.max():.3g}, the largest deviation")
+        raise InputError(
+            f"pruned_below must leave a code that can vote: take at most {spread.max():.3g}, the largest deviation"
+        )
     scaled = (values / spread)[:, voting]
     rows = split(len(values), seed)
     width = known.shape[1]

@@ -242,5 +242,7 @@ def _mean(per_path: list[float | None]) -> float:
     """The mean over the paths that move."""
     moving = [value for value in per_path if value is not None]
     if not moving:
-        raise InputError("no path changes the images, so that there is nothing to measure: take longer steps or more starts")
+        raise InputError(
+            "no path changes the images, so that there is nothing to measure: take longer steps or more starts"
+        )
     return sum(moving) / len(moving)
