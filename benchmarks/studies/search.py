@@ -20,7 +20,7 @@ import fastflow as ff
 from fastflow.core.files import read_json
 from fastflow.latents.traversal import Traverses
 from fastflow.metrics.evaluation import measure_residual
-from fastflow.metrics.walks import walks
+from fastflow.metrics.held_out import held_out_paths
 from fastflow.studies.comparison.methods import FLOWS
 from fastflow.studies.statistics import table_row, table_rows
 
@@ -61,7 +61,8 @@ def table(folder: Path, record: dict[str, Any], samples: int) -> str:
 @torch.no_grad()
 def straightness(source: Traverses, samples: int = 256) -> float:
     """The mean over paths of the cosine between the latent's whole changes along a path from two different starts."""
-    changes = [walk.latents[:, -1] - walk.latents[:, 0] for _, walk in walks(source, source.path_steps, samples, 1)]
+    paths = held_out_paths(source, source.path_steps, samples, 1)
+    changes = [path.latents[:, -1] - path.latents[:, 0] for _, path in paths]
     units = functional.normalize(torch.cat(changes).double(), dim=1).view(source.num_paths, samples, -1)
     # The sum over pairs of different starts is that over all, |sum u|^2, less each with itself.
     return float((units.sum(1).square().sum(1) - samples).mean() / (samples * (samples - 1)))

@@ -1,4 +1,4 @@
-"""The table of a study: means over seeds, paired differences from the plain VAE, and what follows from them."""
+"""The table of a study: means over seeds, paired differences from the plain VAE, and verdicts in words."""
 
 from __future__ import annotations
 
@@ -28,16 +28,18 @@ LIKELIHOODS = {
     "separate": "log p(x_0) + log p(x_n)",
     "pair": "log p(x_0, x_n \\| k)",
 }
-"""The measures of likelihood, as heads of the table: nats for an image, or for a pair of them."""
+"""The measures of likelihood with their heads in the table, in nats for an image or for a pair of images."""
 
 
 class Comparison(NamedTuple):
-    """A difference from the plain VAE."""
+    """A measure of a variant that is compared with a measure of the plain VAE."""
 
     measure: str
+    """The variant's measure."""
     against: str
     """The plain VAE's measure."""
     head: str
+    """The head of the column in the table."""
 
 
 COMPARISONS = (
@@ -46,43 +48,50 @@ COMPARISONS = (
     Comparison("pair", "pair", LIKELIHOODS["pair"]),
     Comparison("pair", "separate", f"{LIKELIHOODS['pair']} above plain's {LIKELIHOODS['separate']}"),
 )
-"""In the order of the table; the last is for variants with flows alone, what they know set against two latents."""
+"""The comparisons, in the order of the table.
+
+The last is made for variants with flows only: one latent that a flow carries, against two independent latents.
+"""
 
 _LEGEND = (
-    "Likelihoods are importance-weighted bounds in nats on held-out images: at their start, moved, the sum of these "
-    "(two latents that know nothing of each other), and of a start with its moved image under one latent, given which "
-    "transformation it was. What moves that latent is the transformation's flow or, in a VAE without flows, its best "
-    "straight direction. `path error` is the mean absolute difference of pixels between transformed images and what is "
-    "decoded along the same flow or direction, `agreement` how often the one that fits best is the transformation's "
-    "own, `reconstruction` the error of each image's own reconstruction, `still` that of not moving. `share` is the "
-    "engine's of a training step, CPU the training's."
+    "Likelihoods are importance-weighted bounds in nats on held-out images: of images at their start, of moved images, "
+    "the sum of these two (which has two independent latents), and of a start together with its moved image under one "
+    "latent, given which transformation it was. That latent is moved by the transformation's flow or, in a VAE without "
+    "flows, along its best straight direction. `path error` is the mean absolute difference of pixels between "
+    "transformed images and the images decoded along that flow or direction. `agreement` is how often the path that "
+    "fits best is the transformation's own. `reconstruction` is the error of each image's own reconstruction, and "
+    "`still` the error of not moving. `share` is the engine's share of a training step, and `CPU s` the training's CPU "
+    "time."
 )
 
 Key = tuple[str, str, int]
-"""Data set, variant, seed."""
+"""A training's data set, variant and seed."""
 
 
 class Results(NamedTuple):
-    """All that a study has found so far."""
+    """Everything that a study has found so far."""
 
     size: str
     seeds: int
     data: dict[str, dict[str, Any]]
-    """What each data set is, and the settings of its trainings."""
+    """The description of each data set, and the settings of its trainings."""
     found: dict[Key, dict[str, Any]]
-    """What each training's measurement found."""
+    """The measurements of each training."""
 
     def values(self, data: str, variant: str, measure: str) -> dict[int, float]:
-        """A measure of a variant by seed, of the seeds that have it."""
+        """The values of a variant's measure by seed, for the seeds that have it."""
         found = {seed: self.found.get((data, variant, seed), {}) for seed in range(self.seeds)}
         return {seed: values[measure] for seed, values in found.items() if measure in values}
 
 
 def differences(results: Results, data: str, measure: str, against: str = "") -> dict[str, Estimate]:
-    """Each variant's paired differences from the plain VAE, their p-values corrected for their number by Holm.
+    """Each variant's paired differences from the plain VAE, with p-values corrected by Holm for their number.
 
     Args:
-        against: the plain VAE's measure, the same if left out.
+        results: what the study has found.
+        data: the data set.
+        measure: the variant's measure.
+        against: the plain VAE's measure; the same if left out.
     """
     plain = results.values(data, PLAIN, against or measure)
     found = {}
@@ -95,7 +104,13 @@ def differences(results: Results, data: str, measure: str, against: str = "") ->
 
 
 def write_summary(results: Results, out: Path, *, drawn: bool = False) -> Path:
-    """Write results.json and table.md, with table.png where it was drawn, into a folder; return table.md's path."""
+    """Write results.json and table.md into a folder, and return the path of table.md.
+
+    Args:
+        results: what the study has found.
+        out: the folder.
+        drawn: whether the folder holds table.png, which table.md then shows.
+    """
     runs = [
         {"data": data, "variant": variant, "seed": seed, **found}
         for (data, variant, seed), found in sorted(results.found.items())
@@ -115,16 +130,17 @@ def write_summary(results: Results, out: Path, *, drawn: bool = False) -> Path:
 
 
 def table(results: Results, *, drawn: bool) -> str:
-    """All of it as Markdown."""
+    """The whole table as Markdown."""
     parts = [
         f"Size `{results.size}`, seeds 0 to {results.seeds - 1}; mean and standard error over the seeds. {_LEGEND}",
         *(["![Differences from the plain VAE](table.png)"] if drawn else []),
-        *(part for data in results.data for part in _of_data(results, data)),
+        *(part for data in results.data for part in _data_section(results, data)),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _of_data(results: Results, data: str) -> Iterator[str]:
+def _data_section(results: Results, data: str) -> Iterator[str]:
+    """The paragraphs and tables of one data set."""
     about = results.data[data]
     config = about["config"]
     moves = ", ".join(config["transformations"]) or "its own transformations"
@@ -146,7 +162,7 @@ def _of_data(results: Results, data: str) -> Iterator[str]:
     yield f"Paired differences from `{PLAIN}`, with two-sided p-values after Holm over the rows:"
     compared = [(c.head, differences(results, data, c.measure, c.against)) for c in COMPARISONS]
     rows = [
-        table_row(f"`{variant}`", *(cell for _, found in compared for cell in _difference(found.get(variant))))
+        table_row(f"`{variant}`", *(cell for _, found in compared for cell in _difference_cells(found.get(variant))))
         for variant in VARIANTS
         if any(variant in found for _, found in compared)
     ]
@@ -162,11 +178,11 @@ def _of_data(results: Results, data: str) -> Iterator[str]:
 
 
 def _verdicts(compared: list[tuple[str, dict[str, Estimate]]]) -> Iterator[str]:
-    """What the likelihoods say of the claim, in words."""
+    """Sentences on whether flows, and other variants, raise each likelihood."""
     for head, found in compared:
         if "flows" in found:
             flows = found["flows"]
-            sure = flows.p < SIGNIFICANT  # not where it is NaN
+            sure = flows.p < SIGNIFICANT  # False where p is NaN
             says = ("holds here" if flows.mean > 0 else "does not hold here, they lower it") if sure else "is undecided"
             yield (
                 f"- That the flows raise {_spoken(head)} {says}: {flows.mean:+.1f} ± {flows.standard_error:.1f} nats "
@@ -181,12 +197,12 @@ def _verdicts(compared: list[tuple[str, dict[str, Estimate]]]) -> Iterator[str]:
 
 
 def _spoken(head: str) -> str:
-    """A column's head within a sentence, which has no columns to keep apart."""
+    """A column's head as a sentence has it, without the escapes that a table needs."""
     return head.replace("\\|", "|")
 
 
 def _ratios(results: Results, data: str) -> Iterator[str]:
-    """How the flows' error compares with that of a plain VAE's straight directions, in words."""
+    """Sentences that compare the flows' error along paths with the error of a plain VAE's straight directions."""
     straight = results.values(data, PLAIN, "path_error")
     for variant in ("flows", "companion"):
         flow = results.values(data, variant, "path_error")
@@ -198,44 +214,8 @@ def _ratios(results: Results, data: str) -> Iterator[str]:
             )
 
 
-def draw(results: Results, file: Path) -> bool:
-    """Every variant's difference from the plain VAE with its standard error; False without matplotlib."""
-    try:
-        import matplotlib as mpl
-
-        mpl.use("Agg")
-        from matplotlib import pyplot as plt
-    except ImportError:
-        return False
-    shown = {(name, variant) for name, variant, _ in results.found}
-    names = [
-        variant for variant in VARIANTS if variant != PLAIN and any((data, variant) in shown for data in results.data)
-    ]
-    count = len(results.data)
-    figure, panels = plt.subplots(
-        count, len(COMPARISONS), figsize=(14, count * (1.1 + 0.22 * len(names))), layout="constrained", sharey=True,
-        squeeze=False,
-    )  # fmt: skip
-    for line, data in zip(panels, results.data, strict=True):
-        for panel, (measure, against, head) in zip(line, COMPARISONS, strict=True):
-            found = differences(results, data, measure, against)
-            for place, variant in enumerate(names):
-                if variant in found:
-                    error = 0.0 if math.isnan(found[variant].standard_error) else found[variant].standard_error
-                    panel.errorbar(found[variant].mean, place, xerr=error, fmt="o", color="C0", capsize=3)
-            panel.axvline(0, color="black", linewidth=0.8)
-            panel.set_title(f"{data}\n{head.replace(chr(92), '')}", fontsize=8)
-            panel.set_xlabel(f"nats above {PLAIN}")
-            panel.set_yticks(range(len(names)), names)
-            panel.grid(axis="x", alpha=0.3)
-    panels[0, 0].set_ylim(len(names) - 0.5, -0.5)  # of all: the first variant on top, as in the table
-    with replacing(file) as temporary:
-        figure.savefig(temporary, dpi=110, format="png")
-    plt.close(figure)
-    return True
-
-
-def _difference(found: Estimate | None) -> tuple[str, str]:
+def _difference_cells(found: Estimate | None) -> tuple[str, str]:
+    """A difference's cell and its p-value's; empty where there is no difference."""
     if found is None:
         return "", ""
     error = "" if math.isnan(found.standard_error) else f" ± {found.standard_error:.1f}"
@@ -243,4 +223,5 @@ def _difference(found: Estimate | None) -> tuple[str, str]:
 
 
 def _relation(p: float) -> str:
+    """The words that follow "p" in a sentence: "= 0.031" or "< 0.001"."""
     return p_cell(p) if p < 0.001 else f"= {p_cell(p)}"

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from fastflow.app import _listening, _where
+from fastflow.app.server import listen, page_address
 from fastflow.cli.main import main
 
 
@@ -53,7 +53,7 @@ def test_missing_extra(refused, monkeypatch):
 
 @pytest.mark.parametrize(("host", "shown"), [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "localhost"), ("0", "localhost")])
 def test_who_else_reaches_the_page_is_said_whatever_the_address_is_called(host, shown):
-    with _listening(host, 0) as listener:
-        said = _where(host, listener)
+    with listen(host, 0) as listener:
+        said = page_address(host, listener)
         open_to_all = "" if host == "127.0.0.1" else ", to everybody who reaches this machine"
         assert said == f"http://{shown}:{listener.getsockname()[1]}{open_to_all}"

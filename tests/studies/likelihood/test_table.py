@@ -1,47 +1,10 @@
-"""A study's statistics, against SciPy and published numbers."""
+"""The table of a study: paired differences, and verdicts that say what the numbers say."""
 
 import math
 
 import pytest
-import torch
-from scipy import stats
 
-from fastflow.studies.likelihood.summary import Results, differences, table
-from fastflow.studies.statistics import Estimate, estimate, holm
-
-VALUES = torch.randn(7, generator=torch.Generator().manual_seed(0), dtype=torch.float64).add(0.8).tolist()
-
-
-def test_estimate_is_students_test():
-    found, expected = estimate(VALUES), stats.ttest_1samp(VALUES, 0.0)
-    assert found.mean == pytest.approx(sum(VALUES) / 7)
-    assert found.standard_error == pytest.approx(float(stats.sem(VALUES)))
-    assert found.p == pytest.approx(float(expected.pvalue))
-    assert found.seeds == 7
-
-
-def test_one_seed_has_no_error():
-    found = estimate([3.0])
-    assert found.mean == 3.0
-    assert math.isnan(found.standard_error)
-    assert math.isnan(found.p)
-
-
-def test_values_without_spread_prove_nothing():
-    """Three seeds that each cover one attribute more: as counts may, by chance."""
-    for value in (1.0, 0.1):
-        found = estimate([value] * 3)
-        assert found.mean == pytest.approx(value)
-        assert math.isnan(found.p)
-    assert estimate([0.0] * 3).p == 1.0
-
-
-def test_holm():
-    """By hand: the smallest of four times 4, the next times 3, never below the one before, at most 1."""
-    given = [0.04, 0.01, 0.6, 0.02, math.nan]
-    corrected = [e.p for e in holm([Estimate(1.0, 1.0, p, 5) for p in given])]
-    assert corrected[:4] == pytest.approx([0.08, 0.04, 0.6, 0.06])
-    assert math.isnan(corrected[4])
+from fastflow.studies.likelihood.table import Results, differences, table
 
 
 def results(difference):
