@@ -167,6 +167,11 @@ class Generator(nn.Module):
         """See `decode`."""
         return self.decode(z, labels)
 
+    @property
+    def like(self) -> Tensor:
+        """A scalar tensor with the dtype and the device of the latents."""
+        return self._anchor
+
     @torch.no_grad()
     def sample(self, count: int, seed: int | torch.Generator = 0) -> Tensor:
         """`count` latents (count, D), the same for the same seed on every device; returned on the generator's."""

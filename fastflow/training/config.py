@@ -10,7 +10,7 @@ from fastflow.engine.potentials import TimeInput
 from fastflow.engine.types import Method
 from fastflow.latents.classifiers import check_classifier
 from fastflow.training.config_file import check_not_negative, check_positive, check_types
-from fastflow.training.schedules import Knots, check_knots, factor_at
+from fastflow.training.schedules import SchedulePoints, check_points, factor_at
 
 Equation = Literal[
     "wave", "damped-wave", "klein-gordon", "heat", "hamilton-jacobi", "viscous-hamilton-jacobi", "helmholtz", "poisson",
@@ -30,7 +30,7 @@ _FORCED = ("hamilton-jacobi", "poisson")
 
 
 @dataclass(frozen=True)
-class FlowSettings:
+class FlowConfig:
     """What every training of potentials is told: the loop, the potentials, their paths and equation."""
 
     terms: ClassVar[tuple[str, ...]] = ("pde", "initial", "jacobian")
@@ -44,7 +44,7 @@ class FlowSettings:
     """Samples in a step, over all processes, each with a potential and a time of its own."""
     learning_rate: float = 1e-3
     """Adam's."""
-    learning_rate_schedule: Knots = ()
+    learning_rate_schedule: SchedulePoints = ()
     """Factors of it: STEP FACTOR, as many pairs as wanted; straight lines between them, constant before and after."""
     seed: int = 0
     """Of everything random."""
@@ -80,18 +80,18 @@ class FlowSettings:
     """Rescale every step to this length in latent space."""
     pde_weight: float = 3.0
     """Weight of the equation's residual along the path."""
-    pde_schedule: Knots = ()
+    pde_schedule: SchedulePoints = ()
     """Factors of that weight over the steps, as for learning_rate_schedule."""
     residual: Literal["normalized", "square"] = "normalized"
     """"normalized", each potential's mean square over that of the equation's terms; "square", the paper's bare mean
     square, which a potential also lowers by becoming flat."""
     initial_weight: float = 1.0
     """Weight of starting at rest."""
-    initial_schedule: Knots = ()
+    initial_schedule: SchedulePoints = ()
     """Factors of that weight over the steps."""
     jacobian_weight: float = 0.1
     """Weight of the reward for a visible change."""
-    jacobian_schedule: Knots = ()
+    jacobian_schedule: SchedulePoints = ()
     """Factors of that weight over the steps."""
     jacobian: Literal["log", "square"] = "log"
     """The reward: "log" of the mean square, which doesn't fade as potentials shrink; "square", the paper's."""
@@ -114,7 +114,7 @@ class FlowSettings:
         check_types(self)
         object.__setattr__(self, "hidden", tuple(self.hidden))
         for name in ("learning_rate_schedule", *(f"{term}_schedule" for term in self.terms)):
-            object.__setattr__(self, name, check_knots(name, getattr(self, name)))
+            object.__setattr__(self, name, check_points(name, getattr(self, name)))
         check_positive(
             self, "steps", "batch_size", "learning_rate", "path_steps", "dt", "max_loss", "restart_factor",
             "log_every", "checkpoint_every",
@@ -153,21 +153,21 @@ class FlowSettings:
 
 
 @dataclass(frozen=True)
-class DiscoverConfig(FlowSettings):
+class DiscoverConfig(FlowConfig):
     """Settings of a discovery; the defaults suit small image generators."""
 
     terms = ("pde", "initial", "jacobian", "classifier", "guidance")
 
     classifier_weight: float = 1.0
     """Weight of the classifier's cross-entropy."""
-    classifier_schedule: Knots = ()
+    classifier_schedule: SchedulePoints = ()
     """Factors of that weight over the steps."""
     classifier: str = "small"
     """Who must tell the potentials apart: small, lenet, resnet18, or FILE.py:FUNCTION, called with the images' shape
     (C, H, W) and K, which returns a module of two image batches with logits (B, K)."""
     guidance_weight: float = 1.0
     """Weight of following a property predictor's gradient, where there is a predictor."""
-    guidance_schedule: Knots = ()
+    guidance_schedule: SchedulePoints = ()
     """Factors of that weight over the steps."""
     guidance: Literal["follow", "oppose"] = "follow"
     """Whether the guided potentials raise the predicted property or lower it."""

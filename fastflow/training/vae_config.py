@@ -7,16 +7,16 @@ from typing import ClassVar, Literal
 
 from fastflow.core.errors import InputError
 from fastflow.generators.likelihoods import Likelihood
-from fastflow.training.config import FlowSettings, check_widths
+from fastflow.training.config import FlowConfig, check_widths
 from fastflow.training.config_file import check_not_negative, check_positive
-from fastflow.training.schedules import Knots, check_knots
+from fastflow.training.schedules import SchedulePoints, check_points
 
 FLOW_TERMS = ("transport", "matching", "assignment", "pde", "initial", "jacobian")
 """The objective's terms that the potentials bring; all have the factor `flow_weight`."""
 
 
 @dataclass(frozen=True)
-class VAEConfig(FlowSettings):
+class VAEConfig(FlowConfig):
     """Settings of a VAE that is trained from scratch, with potential flows or without; they suit small images."""
 
     terms: ClassVar[tuple[str, ...]] = ("start", "moved", *FLOW_TERMS)
@@ -53,34 +53,34 @@ class VAEConfig(FlowSettings):
     """Whether the diffusion prior's coefficient is learned."""
     flow_weight: float = 1.0
     """Factor of all terms that the potentials bring; with 0 there are none, and a plain VAE is trained."""
-    flow_schedule: Knots = ()
+    flow_schedule: SchedulePoints = ()
     """Factors of that factor over the steps, as for learning_rate_schedule."""
     start_weight: float = 1.0
     """Weight of the negative evidence lower bound of the images at the paths' start."""
-    start_schedule: Knots = ()
+    start_schedule: SchedulePoints = ()
     """Factors of that weight over the steps."""
     moved_weight: float = 1.0
     """Weight of the same of moved images, each through its own posterior."""
-    moved_schedule: Knots = ()
+    moved_schedule: SchedulePoints = ()
     """Factors of that weight over the steps."""
     transport_weight: float = 1.0
     """Weight of the negative log-likelihood of moved images given the start's latent, moved by its potential."""
-    transport_schedule: Knots = ()
+    transport_schedule: SchedulePoints = ()
     """Factors of that weight over the steps."""
     matching_weight: float = 1.0
     """Weight of the squared distance between the moved latent and the moved image's own."""
-    matching_schedule: Knots = ()
+    matching_schedule: SchedulePoints = ()
     """Factors of that weight over the steps."""
     assignment_weight: float = 1.0
     """Weight of the inferred transformations' divergence from a uniform prior."""
-    assignment_schedule: Knots = ()
+    assignment_schedule: SchedulePoints = ()
     """Factors of that weight over the steps."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("transformations", "widths"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        object.__setattr__(self, "flow_schedule", check_knots("flow_schedule", self.flow_schedule))
+        object.__setattr__(self, "flow_schedule", check_points("flow_schedule", self.flow_schedule))
         check_widths("widths", self.widths)
         check_positive(self, "latent_dim", "temperature", "diffusion")
         check_not_negative(self, "num_potentials", "flow_weight", "beta")

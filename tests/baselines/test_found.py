@@ -90,7 +90,7 @@ def test_refuses():
     with pytest.raises(InputError, match="features must give finite values for each of 9 latents"):
         PCA(generator, 2, features=lambda z: z.mean(0, keepdim=True), samples=9)
     with pytest.raises(
-        InputError, match="num_directions must be at most 3, in as many directions do the features vary"
+        InputError, match="num_directions must be at most 3, the number of directions in which the features vary"
     ):
         PCA(generator, 4, features=lambda z: z[:, :3])
     with pytest.raises(InputError, match="num_directions must be at most 0"):

@@ -19,8 +19,8 @@ from fastflow.metrics.evaluation import evaluate
 from fastflow.runs.loading import load_run
 from fastflow.runs.train import discover
 from fastflow.training.discover import Discovery
-from fastflow.training.distributed import Team
-from fastflow.training.run_folder import About, train_in
+from fastflow.training.distributed import ProcessGroup
+from fastflow.training.run_folder import RunDescription, train_in
 
 
 def change_record(folder, change):
@@ -368,7 +368,7 @@ def test_resume_refuses_changed_settings(tmp_path, name, value):
     small_run(tmp_path / "run", steps=3)
     before = contents(tmp_path / "run")
     with pytest.raises(
-        InputError, match=f"can't resume .*: {name} was .* and is now .*; resume with the same settings"
+        InputError, match=f"can't resume .*: {name} was .* and is now .*; resume with the same configuration"
     ):
         small_run(tmp_path / "run", resume=True, **{name: value})
     assert contents(tmp_path / "run") == before
@@ -461,8 +461,18 @@ def test_batch_that_cannot_be_shared_leaves_the_run_that_overwrite_would_replace
     small_run(tmp_path / "run")
     before = contents(tmp_path / "run")
     generator = sigmoid_generator()
-    config, about = small_config(), About("discover", {"generator": describe(generator)}, lambda record, folder: None)
+    config = small_config()
+    description = RunDescription("discover", {"generator": describe(generator)}, lambda record, folder: None)
     task = Discovery(config, generator)
     with pytest.raises(InputError, match="batch_size must be a multiple of the 5 processes, got 12"):
-        train_in(tmp_path / "run", task, config, about, Team(0, 5), resume=False, overwrite=True, progress=False)
+        train_in(
+            tmp_path / "run",
+            task,
+            config,
+            description,
+            ProcessGroup(0, 5),
+            resume=False,
+            overwrite=True,
+            progress=False,
+        )
     assert contents(tmp_path / "run") == before

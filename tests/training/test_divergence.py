@@ -132,8 +132,11 @@ def test_predictor_that_fails_costs_no_checkpoint(tmp_path, monkeypatch, restart
     with pytest.raises(TrainingError) as error:
         small_run(tmp_path / "run", checkpoint_every=4, options=options, restarts=restarts)
     newest = tmp_path / "run" / "checkpoints" / "step-000004"
-    told = f"step 5: guidance is no longer finite; the last good checkpoint is '{newest}'; see what computes it"
-    assert told in str(error.value)
+    message = (
+        f"step 5: guidance is no longer finite; the last good checkpoint is '{newest}'; "
+        "check the function that computes guidance, and resume"
+    )
+    assert message in str(error.value)
     monkeypatch.undo()
     assert small_run(tmp_path / "run", checkpoint_every=4, options=options, resume=True).step == 6
 

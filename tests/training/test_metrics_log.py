@@ -7,12 +7,12 @@ import torch
 from support.runs import metrics, small_run
 
 from fastflow.core.errors import InputError
-from fastflow.training.timers import PHASES, Phases
+from fastflow.training.timers import PHASES, PhaseTimer
 
 
 def test_shares_are_those_of_the_time_between_marks():
     now = iter([0.0, 1.0, 4.0, 6.0, 10.0, 11.0])
-    phases = Phases(torch.device("cpu"), lambda: next(now))
+    phases = PhaseTimer(torch.device("cpu"), lambda: next(now))
     for name in ("engine", "generator", "engine", "optimizer", "other"):
         phases.mark(name)
     expected = {"engine": 0.3, "generator": 0.3, "classifier": 0.0, "optimizer": 0.4, "other": 0.0}
@@ -23,7 +23,7 @@ def test_shares_are_those_of_the_time_between_marks():
 
 def test_backward_belongs_to_the_phases_of_the_forward(monkeypatch):
     seen = []
-    phases = Phases(torch.device("cpu"))
+    phases = PhaseTimer(torch.device("cpu"))
     monkeypatch.setattr(phases, "mark", seen.append)
 
     class Noted(torch.autograd.Function):
@@ -48,7 +48,7 @@ def test_backward_belongs_to_the_phases_of_the_forward(monkeypatch):
 
 
 def test_marks_can_be_switched_off():
-    phases = Phases(torch.device("cpu"))
+    phases = PhaseTimer(torch.device("cpu"))
     phases.enabled = False
     phases.mark("engine")
     phases.mark("other")

@@ -20,9 +20,9 @@ from fastflow.training.schedules import factor_at
 
 
 def test_factors_lie_on_lines_between_knots():
-    knots = ((10, 0.0), (20, 1.0), (40, 0.5))
+    points = ((10, 0.0), (20, 1.0), (40, 0.5))
     steps = [1, 10, 15, 20, 30, 40, 99]
-    assert [factor_at(knots, step) for step in steps] == pytest.approx([0, 0, 0.5, 1, 0.75, 0.5, 0.5])
+    assert [factor_at(points, step) for step in steps] == pytest.approx([0, 0, 0.5, 1, 0.75, 0.5, 0.5])
     assert factor_at((), 7) == 1
 
 
@@ -53,7 +53,7 @@ def test_schedules_survive_json(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("knots", "message"),
+    ("points", "message"),
     [
         (((5, 1.0), (5, 2.0)), r"steps in rising order, got \[5, 5\]"),
         (((1, -1.0),), "factors of 0 or above"),
@@ -63,9 +63,9 @@ def test_schedules_survive_json(tmp_path):
     ],
     ids=["order", "negative", "half a step", "triple", "flat"],
 )
-def test_bad_schedules_are_refused(knots, message):
+def test_bad_schedules_are_refused(points, message):
     with pytest.raises(InputError, match=f"pde_schedule must.*{message}"):
-        small_config(pde_schedule=knots)
+        small_config(pde_schedule=points)
 
 
 # Guidance
@@ -228,7 +228,7 @@ def test_average_follows_the_weights(tmp_path):
     for step in range(1, 7):
         task.losses(task.draw(step)).loss.backward()
         optimizer.step()
-        task.stepped(step)
+        task.after_step(step)
         decay = min(0.8, (1 + step) / (10 + step))
         values = task.potentials.parameters()
         expected = [decay * a + (1 - decay) * p.detach() for a, p in zip(expected, values, strict=True)]
