@@ -37,7 +37,7 @@ class IntegratedPaths(NamedTuple):
     """Paths of latents along their potentials, and the equation's residual on them."""
 
     residual: Tensor
-    """The mean residual, a scalar: the objective's term "pde"."""
+    """The equation's term of the objective, a scalar: the normalized residual, or its mean square."""
     path: Tensor
     """(B, T + 1, D)"""
     laplacian: Tensor | None
@@ -47,7 +47,14 @@ class IntegratedPaths(NamedTuple):
 def build_potentials(config: FlowConfig, latent_dim: int) -> Potentials:
     """New potentials, initialized with torch's global random numbers."""
     count, hidden = config.num_potentials, config.hidden
-    bank = PotentialBank(count, latent_dim, hidden, config.activation, config.out_activation, config.time)
+    bank = PotentialBank(
+        count,
+        latent_dim,
+        hidden,
+        activation=config.activation,
+        out_activation=config.out_activation,
+        time=config.time,
+    )
     kind: Any = EQUATIONS[config.pde]
     if kind is PorousMedium:  # it has no constants to learn
         pde = kind()
@@ -103,7 +110,7 @@ def integrate_paths(
     laplacian = jet.laplacian.view(-1, steps) if with_laplacian else None
     if config.residual == "square":
         return IntegratedPaths(pde_residual(pde, jet, visited, times[place], each).square().mean(), path, laplacian)
-    sums = residual_sums(pde, jet, visited, times[place], each, config.num_potentials)
+    sums = residual_sums(pde, jet, visited, times[place], each, num_potentials=config.num_potentials)
     return IntegratedPaths(normalized(group.total(sums)).mean(), path, laplacian)
 
 

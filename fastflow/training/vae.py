@@ -121,7 +121,14 @@ class VAETraining:
         if self.learned.inference is not None:
             places.append(torch.full_like(place, config.path_steps))
         images = self.data.frames(rows, transformation, torch.stack(places, 1) / config.path_steps)
-        return Batch(images, transformation, place, noise.transpose(0, 1), uniform, send(weights, images))
+        return Batch(
+            images=images,
+            transformation=transformation,
+            place=place,
+            noise=noise.transpose(0, 1),
+            uniform=uniform,
+            weights=send(weights, images),
+        )
 
     def losses(self, batch: Batch) -> Losses:
         """The objective on a batch."""

@@ -317,7 +317,7 @@ def test_other_arrays_are_refused(tmp_path, changes, message):
 def test_damaged_file_is_one_line(tmp_path, save, damage):
     file = written(tmp_path, save)
     file.write_bytes(damage(file.read_bytes()))
-    with pytest.raises(InputError, match="is no npz archive, or damaged") as error:
+    with pytest.raises(InputError, match="isn't an npz archive, or is damaged") as error:
         SpritesFile(file, SMALL)
     assert "\n" not in str(error.value)
 

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from support.runs import sigmoid_generator, small_config
+from support.runs import sigmoid_generator
 
 from fastflow.core.errors import InputError
 from fastflow.engine.paths import flow
 from fastflow.engine.potentials import PotentialBank
-from fastflow.latents.traversal import traverse
+from fastflow.latents.traversal import PathConfig, traverse
 
 STEPS = 5
 
@@ -29,7 +29,8 @@ def z0():
 
 
 def go(bank, generator, z0, direction="forward", steps=STEPS, potential=1, **settings):
-    return traverse(bank, generator, z0, potential, steps, small_config(**settings), direction)
+    config = PathConfig(**{"dt": 1.0, "method": "euler", "step_length": None, **settings})
+    return traverse(bank, generator, z0, potential, steps, config, direction)
 
 
 SETTINGS = {"euler": {}, "heun": {"method": "heun"}, "dt": {"dt": 0.5}, "step-length": {"step_length": 0.1}}
@@ -49,13 +50,12 @@ def test_images_are_those_of_the_latents(bank, generator, z0, direction, setting
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 def test_forward_and_descent_follow_the_gradient(bank, generator, z0, settings):
-    config = small_config(**settings)
-    options = {"dt": config.dt, "method": config.method, "step_length": config.step_length}
+    options = {"dt": 1.0, "method": "euler", "step_length": None, **settings}
     forward, descent = (go(bank, generator, z0, way, **settings).latents for way in ("forward", "descent"))
     assert torch.equal(forward, flow(bank, z0, 1, STEPS, **options))
     assert torch.equal(descent, flow(bank, z0, 1, STEPS, direction="descent", **options))
     grad = bank.jet(z0, 0.0, 1).grad
-    if config.method == "euler":
+    if options["method"] == "euler":
         assert (((forward[:, 1] - z0) * grad).sum(1) > 0).all()
         assert (((descent[:, 1] - z0) * grad).sum(1) < 0).all()
 

@@ -172,7 +172,7 @@ def test_measures_are_seeded_and_refuse_what_cannot_be(measure, generator, tmp_p
     ):
         with pytest.raises(InputError, match=message):
             measure(run, **{"samples": 4, **options})
-    with pytest.raises(InputError, match="what is measured must traverse"):
+    with pytest.raises(InputError, match="the source must be a run"):
         measure(generator)
 
 

@@ -171,7 +171,7 @@ REFUSED = {
     "text": (lambda run: run.edit(0, "3"), "steps must be a number other than 0"),
     "t0": (lambda run: run.edit(0, 1, float("nan")), "t0 must be a finite number, got nan"),
     "name": (lambda run: run.edit("zoom", 1), "no potential is called 'zoom'; named is slant"),
-    "twice": (lambda run: run.edit({"slant": 1, 1: 2}, 1), "potential 1 stands in the mix twice"),
+    "twice": (lambda run: run.edit({"slant": 1, 1: 2}, 1), "potential 1 is in the mix twice"),
     "unknown": (lambda run: run.edit(3, 1), r"mix must name potentials in 0\.\.2, got 3"),
     "label": (lambda run: run.edit(0, 1, name="two\nlines"), "an edit's name must be at most 60 printable characters"),
     "latents": (lambda run: run.edit(0, 1).apply(run, torch.zeros(2, 3)), r"z0 must be a tensor of shape \(B, 4\)"),
