@@ -1,7 +1,7 @@
 """Directions and warps that are trained with the loop, the budget and the classifier of a discovery.
 
-They read these settings of a `DiscoverConfig`: steps, batch_size, learning_rate and its schedule, classifier, and what
-the loop needs. They ignore its settings of potentials and equations.
+They read these fields of a `DiscoverConfig`: steps, batch_size, learning_rate and its schedule, classifier, and what
+the loop needs. They ignore its fields for potentials and equations.
 """
 
 from __future__ import annotations

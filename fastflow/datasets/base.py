@@ -55,7 +55,7 @@ class First:
         return self._count
 
     def frames(self, rows: Tensor, transformation: Tensor, place: Tensor) -> Tensor:
-        """See `Sequences.frames`."""
+        """Images (B, P, C, H, W); see `Sequences.frames`."""
         check_request(self, rows, transformation, place)
         return self._data.frames(rows, transformation, place)
 

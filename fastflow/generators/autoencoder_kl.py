@@ -52,10 +52,10 @@ def load_autoencoder_kl(folder: str | Path, size: int = 64) -> Generator:
     """
     package = imported("diffusers", "diffusers", "generator autoencoder-kl")
     folder = Path(folder)
-    settings = read_json(folder / "config.json")
-    if not isinstance(settings, dict):
-        raise InputError(f"{str(folder / 'config.json')!r} must hold a JSON object, the AutoencoderKL's settings")
-    model = package.AutoencoderKL.from_config(settings)
+    config = read_json(folder / "config.json")
+    if not isinstance(config, dict):
+        raise InputError(f"{str(folder / 'config.json')!r} must hold a JSON object, the AutoencoderKL's configuration")
+    model = package.AutoencoderKL.from_config(config)
     file = folder / "diffusion_pytorch_model.safetensors"
     if not file.is_file():
         file = file.with_suffix(".bin")

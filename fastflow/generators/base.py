@@ -165,7 +165,7 @@ class Generator(nn.Module):
         return labels.long()
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        """See `decode`."""
+        """Images (B, C, H, W) of latents (B, D); see `decode`."""
         return self.decode(z, labels)
 
     @property

@@ -49,10 +49,10 @@ def load_biggan(folder: str | Path, classes: Sequence[int] = (207,), truncation:
     """
     package = imported("pytorch_pretrained_biggan", "biggan", "generator biggan")
     folder = Path(folder)
-    settings, file = read_json(folder / "config.json"), folder / "pytorch_model.bin"
-    if not isinstance(settings, dict):
-        raise InputError(f"{str(folder / 'config.json')!r} must hold a JSON object, BigGAN's settings")
-    model = package.BigGAN(package.BigGANConfig.from_dict(settings))
+    config, file = read_json(folder / "config.json"), folder / "pytorch_model.bin"
+    if not isinstance(config, dict):
+        raise InputError(f"{str(folder / 'config.json')!r} must hold a JSON object, BigGAN's configuration")
+    model = package.BigGAN(package.BigGANConfig.from_dict(config))
     load_weights(model, read_state_dict(file), f"weights file {str(file)!r}")
     return biggan(model, classes, truncation)
 

@@ -66,7 +66,7 @@ def discover(
     config = DiscoverConfig() if config is None else config
     if not isinstance(config, DiscoverConfig):
         raise InputError(
-            f"config must be a DiscoverConfig, got {type(config).__name__}: use DiscoverConfig(**settings)"
+            f"config must be a DiscoverConfig, got {type(config).__name__}: use DiscoverConfig(**options)"
         )
     folder = as_folder(out)
     predictor_name: str | bool = predictor is not None
@@ -115,7 +115,7 @@ def train_vae(
     """
     config = VAEConfig() if config is None else config
     if not isinstance(config, VAEConfig):
-        raise InputError(f"config must be a VAEConfig, got {type(config).__name__}: use VAEConfig(**settings)")
+        raise InputError(f"config must be a VAEConfig, got {type(config).__name__}: use VAEConfig(**options)")
     folder, where = as_folder(out), find_device(device)
     if data is None:
         names = config.transformations or None

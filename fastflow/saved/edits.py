@@ -249,7 +249,7 @@ class Edit:
 
 
 def make_edit(run: SavedRun, along: Along, steps: float, t0: float = 0.0, name: str = "") -> Edit:
-    """See `fastflow.runs.Run.edit`."""
+    """An edit of one part; for the arguments see `fastflow.runs.Run.edit`."""
     edited = EditedRun.of(run)
     return Edit((_part(edited, along, steps, t0),), edited, name)
 
