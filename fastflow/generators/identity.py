@@ -34,7 +34,7 @@ def is_description(value: object) -> bool:
     )
 
 
-def fits_description(expected: dict[str, Any], generator: Generator) -> bool:
+def draws_alike(expected: dict[str, Any], generator: Generator) -> bool:
     """Whether a generator makes the same images as the described one."""
     found = describe(generator)
     same = all(expected.get(key) == found[key] for key in ("latent_dim", "image_shape", "value_range"))

@@ -12,7 +12,7 @@ from fastflow.core.devices import find_device
 from fastflow.core.errors import InputError
 from fastflow.generators import Generator
 from fastflow.generators.base import as_generator
-from fastflow.generators.identity import fits_description, is_description
+from fastflow.generators.identity import draws_alike, is_description
 from fastflow.generators.loading import can_be_found
 from fastflow.runs.run import Run, VAERun
 from fastflow.training.checkpoint import Checkpoint, latest_checkpoint, read_checkpoint
@@ -131,7 +131,7 @@ def _restore_generator(record: Record, folder: Path) -> Generator:
 
 def check_generator(record: Record, generator: Generator, folder: Path) -> None:
     """Raise InputError unless the generator makes the same images as the run's."""
-    if not fits_description(record["generator"], generator):
+    if not draws_alike(record["generator"], generator):
         raise InputError(
             f"run {str(folder)!r} was trained on another generator than {generator.name or 'this one'}: pass the one "
             "that it was trained on"

@@ -12,7 +12,7 @@ SchedulePoints = tuple[tuple[int, float], ...]
 
 
 def factor_at(points: SchedulePoints, step: int) -> float:
-    """The factor at a step: linear between two points, constant before the first and after the last.
+    """The factor at a step: on the straight line between the points beside it, constant before and after all.
 
     >>> factor_at(((100, 0.0), (200, 1.0)), 150)
     0.5

@@ -19,7 +19,7 @@ from fastflow.core.errors import BusyError, InputError, TrainingError
 from fastflow.core.files import locked_folder, read_json, write_json
 from fastflow.generators import Generator
 from fastflow.generators.base import as_generator
-from fastflow.generators.identity import describe, fits_description, is_description
+from fastflow.generators.identity import describe, draws_alike, is_description
 from fastflow.generators.loading import can_be_found
 from fastflow.latents.predictors import Predictor
 from fastflow.latents.traversal import Traverses
@@ -181,7 +181,7 @@ def compare(
         if resume:
             _keep_descriptions(out, settings, generator)
         begin_folder(out, settings, name="comparison", resume=resume)
-        like = generator.like
+        like = generator.sample(1)
         known: Generator | str = generator
         if workers > 1:
             assert generator.name is not None
@@ -288,7 +288,7 @@ def _keep_descriptions(out: Path, settings: dict[str, Any], generator: Generator
         return
     recorded = read_json(file)
     described = recorded.get("generator")
-    if not (is_description(described) and fits_description(described, generator)):
+    if not (is_description(described) and draws_alike(described, generator)):
         return  # of another generator, as `begin_folder` says
     settings["generator"] = described
     if any(recorded.get(key) != settings[key] for key in ("attributes_from", "attribute_names")):
