@@ -65,9 +65,7 @@ def discover(
     generator = as_generator(generator)
     config = DiscoverConfig() if config is None else config
     if not isinstance(config, DiscoverConfig):
-        raise InputError(
-            f"config must be a DiscoverConfig, got {type(config).__name__}: use DiscoverConfig(**options)"
-        )
+        raise InputError(f"config must be a DiscoverConfig, got {type(config).__name__}: use DiscoverConfig(**options)")
     folder = as_folder(out)
     predictor_name: str | bool = predictor is not None
     if isinstance(predictor, str):
