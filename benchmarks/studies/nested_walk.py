@@ -19,8 +19,8 @@ from fastflow.engine.learned_fields import DivergenceFreeField
 from fastflow.engine.pde import normalized, residual_sums
 from fastflow.engine.potentials import PotentialBank, sinusoidal_embedding
 from fastflow.engine.types import Jet
-from fastflow.training.config import FlowSettings
-from fastflow.training.potentials import Potentials, Walked
+from fastflow.training.config import FlowConfig
+from fastflow.training.potentials import IntegratedPaths, Potentials
 
 
 def value(bank: PotentialBank, z: Tensor, t: Tensor) -> Tensor:
@@ -34,7 +34,7 @@ def value(bank: PotentialBank, z: Tensor, t: Tensor) -> Tensor:
     return torch.tanh(u) if bank.out_activation == "tanh" else u
 
 
-def walk(potentials: Potentials, config: FlowSettings, z0: Tensor, index: Tensor, *_: Any, **__: Any) -> Walked:
+def walk(potentials: Potentials, config: FlowConfig, z0: Tensor, index: Tensor, *_: Any, **__: Any) -> IntegratedPaths:
     """What `fastflow.training.potentials.walk` gives for the default settings: the same number of samples for each."""
     bank, pde, companion = potentials
     steps, count = config.path_steps, config.num_potentials
@@ -50,7 +50,7 @@ def walk(potentials: Potentials, config: FlowSettings, z0: Tensor, index: Tensor
     each = torch.arange(count).repeat_interleave(times.shape[1])
     sums = residual_sums(pde, jet, visited.flatten(0, 1), times.flatten(), each, count)
     back = torch.argsort(order)
-    return Walked(normalized(sums).mean(), torch.stack(path, 2).flatten(0, 1)[back], None)
+    return IntegratedPaths(normalized(sums).mean(), torch.stack(path, 2).flatten(0, 1)[back], None)
 
 
 def initial_loss(

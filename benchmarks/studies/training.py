@@ -31,7 +31,7 @@ from fastflow.generators import SNGAN, SNGAN64, Generator
 from fastflow.training.config import DiscoverConfig
 from fastflow.training.discover import Discovery
 from fastflow.training.loop import Trainer
-from fastflow.training.timers import PHASES, Phases
+from fastflow.training.timers import PHASES, PhaseTimer
 
 SHARE = DiscoverConfig(
     num_potentials=32, hidden=(128, 128), batch_size=128, path_steps=10, classifier="lenet", log_every=1
@@ -128,7 +128,7 @@ def _train(config: DiscoverConfig, generator: Generator) -> tuple[list[dict[str,
         return clock.intervals, [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
 
 
-class _Clock(Phases):
+class _Clock(PhaseTimer):
     """CPU time, of which other processes take none, interval by interval."""
 
     def __init__(self) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from benchmarks.studies.nested_walk import in_place_of_the_engine
 from fastflow import datasets
 from fastflow.training.presets import VAE_PRESETS
-from fastflow.training.timers import Phases
+from fastflow.training.timers import PhaseTimer
 from fastflow.training.vae import VAETraining, resolved, some_images
 from fastflow.training.vae_config import VAEConfig
 
@@ -59,12 +59,12 @@ def measure(config: VAEConfig, repeats: int) -> Measured:
     nested: list[float] = []
     optimizer = torch.optim.Adam(task.module.parameters(), fused=True)
     for step in range(1, repeats + 2):
-        task.phases = clock = Phases(torch.device("cpu"), time.process_time)
+        task.phases = clock = PhaseTimer(torch.device("cpu"), time.process_time)
         clock.mark("other")
         _take(task, optimizer, step)
         clock.mark("other")
         steps.append(clock.seconds())
-        task.phases = Phases(torch.device("cpu"))  # the clock's last mark would count this step to the next one
+        task.phases = PhaseTimer(torch.device("cpu"))  # the clock's last mark would count this step to the next one
         with in_place_of_the_engine():
             begun = time.process_time()
             _take(task, optimizer, step)

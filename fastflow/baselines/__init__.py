@@ -1,4 +1,4 @@
-"""Older ways to traverse a latent space, behind the same traversal protocol as potential flows."""
+"""Earlier methods of latent traversal, with the same traversal protocol as potential flows."""
 
 from fastflow.baselines.directions import PCA, Random, SeFa
 from fastflow.baselines.learned import HessianPenalty, LatentCLR, LinearClassifier, WarpedRBF

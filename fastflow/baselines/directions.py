@@ -1,4 +1,4 @@
-"""Straight directions in latent space: drawn, or found without training."""
+"""Straight directions in latent space, random or computed without training."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from fastflow.baselines.stepped import Stepped
+from fastflow.baselines.base import Baseline
 from fastflow.core.checks import check_count, check_seed
 from fastflow.core.errors import InputError
 from fastflow.core.plugins import explaining
 from fastflow.generators import Generator
 
 _CHUNK = 256
-"""Latents that are decoded at once."""
+"""How many latents are decoded at once."""
 
 
-class Straight(Stepped):
-    """Unit directions, each walked in steps of equal length.
+class Straight(Baseline):
+    """Straight paths along unit directions.
 
     Attributes:
         directions: (K, D), each of length 1.
@@ -26,20 +26,21 @@ class Straight(Stepped):
 
     directions: Tensor
 
-    def walk(self, z0: Tensor, index: Tensor, steps: int) -> Tensor:
-        """See `Stepped`."""
+    def path(self, z0: Tensor, index: Tensor, steps: int) -> Tensor:
+        """Latents (B, steps + 1, D) from z0 (B, D); see `Baseline.path`."""
         step = self.step_length * self.directions[index]
         return z0[:, None] + step[:, None] * torch.arange(steps + 1, device=z0.device, dtype=z0.dtype)[:, None]
 
 
 class Random(Straight):
-    """Random unit directions: what any learned direction has to beat.
+    """Random unit directions, the baseline that any learned directions have to beat.
 
     Args:
-        generator: whose latent space is traversed.
-        num_directions: K.
-        step_length: the latent distance of one step.
-        seed: of the directions. Normal latents sampled by the same seed lie along them: draw starts by another.
+        generator: the generator whose latent space is traversed.
+        num_directions: K, the number of directions.
+        step_length: the length of one step in latent space.
+        seed: random seed of the directions. Normal latents sampled with the same seed are parallel to them: sample
+            starts with another seed.
     """
 
     def __init__(self, generator: Generator, num_directions: int, step_length: float = 0.1, seed: int = 0) -> None:
@@ -47,21 +48,21 @@ class Random(Straight):
         check_seed(seed)
         rng = torch.Generator().manual_seed(seed)
         directions = torch.randn(num_directions, generator.latent_dim, generator=rng)
-        self.directions = unit(directions).to(generator.sample(1))
+        self.directions = unit(directions).to(generator.like)
 
 
 class PCA(Straight):
-    """Principal directions of a generator's features, carried back to the latents (GANSpace, Haerkoenen et al., 2020).
+    """Principal directions of a generator's features, mapped back to latents (GANSpace, Haerkoenen et al., 2020).
 
-    The features y of `samples` latents z are centred, and their K first principal coordinates x found; direction k is
-    the least-squares solution of z = u_k x_k over the samples, sum x_k z / sum x_k^2, scaled to length 1. (GANSpace
-    does so for BigGAN; where latents are themselves the features, as in StyleGAN's W, these are the principal axes.)
+    The features y of `samples` latents z are centred, and their first K principal coordinates x computed. Direction k
+    is the least-squares solution of z = u_k x_k over the samples, sum x_k z / sum x_k^2, scaled to length 1. (GANSpace
+    does this for BigGAN. If the latents themselves are the features, as in StyleGAN's W, these are the principal axes.)
 
     Args:
         generator, num_directions, step_length: as for `Random`.
-        seed: of the samples.
-        features: of latents (B, D), any shape (B, ...); where None, the images, pooled to 32 x 32 at most.
-        samples: how many latents.
+        seed: random seed of the samples.
+        features: a function from latents (B, D) to features (B, ...); if None, the images, pooled to 32 x 32 at most.
+        samples: the number of latents.
     """
 
     def __init__(
@@ -79,13 +80,19 @@ class PCA(Straight):
         z = generator.sample(samples, seed)
         most = min(samples - 1, generator.latent_dim)
         if num_directions > most:
-            raise InputError(f"num_directions must be at most {most}, the latents' width or samples - 1")
+            raise InputError(
+                f"num_directions must be at most {most}, the smaller of the latents' width and samples - 1, got "
+                f"{num_directions}"
+            )
         y = _features(generator, z) if features is None else _given_features(features, z)
         y = y - y.mean(0)
         spread, vectors = torch.linalg.eigh(y.T @ y if y.shape[1] <= samples else y @ y.T)
-        ways = int((spread > 1e-12 * spread.max().clamp_min(1e-300)).sum())
-        if num_directions > ways:
-            raise InputError(f"num_directions must be at most {ways}, in as many directions do the features vary")
+        rank = int((spread > 1e-12 * spread.max().clamp_min(1e-300)).sum())
+        if num_directions > rank:
+            raise InputError(
+                f"num_directions must be at most {rank}, the number of directions in which the features vary, got "
+                f"{num_directions}"
+            )
         first = vectors.flip(1)[:, :num_directions]
         x = y @ first if y.shape[1] <= samples else first  # [samples, K]; scale doesn't matter
         self.directions = unit(_signed((z - z.mean(0)).double().T @ x).T).to(z)
@@ -94,12 +101,13 @@ class PCA(Straight):
 class SeFa(Straight):
     """The directions that a generator's first layer stretches most (SeFa, Shen and Zhou, CVPR 2021), in closed form.
 
-    Direction k is the eigenvector with the k-th largest eigenvalue of A^T A, A being the layer's weight (outputs, D).
+    Direction k is the eigenvector with the k-th largest eigenvalue of A^T A, where A is the layer's weight
+    (outputs, D).
 
     Args:
         generator, num_directions, step_length: as for `Random`.
-        layer: the layer whose weight is meant, an nn.Linear or a convolution of 1 x 1 latents; where None, the first in
-            the generator that takes latents of its width.
+        layer: the layer whose weight is used, an nn.Linear or a convolution of 1 x 1 latents; if None, the generator's
+            first layer that takes latents of its width.
     """
 
     def __init__(
@@ -112,10 +120,10 @@ class SeFa(Straight):
         if matrix is None:
             raise InputError(
                 f"SeFa needs a layer that takes latents of width {generator.latent_dim}, an nn.Linear or a "
-                "convolution; name it as layer="
+                "convolution: pass the layer as layer="
             )
         _, vectors = torch.linalg.eigh((matrix.T @ matrix).double())
-        self.directions = _signed(vectors.flip(1)[:, :num_directions]).T.contiguous().to(generator.sample(1))
+        self.directions = _signed(vectors.flip(1)[:, :num_directions]).T.contiguous().to(generator.like)
 
 
 def unit(directions: Tensor) -> Tensor:
@@ -124,26 +132,27 @@ def unit(directions: Tensor) -> Tensor:
 
 
 def _signed(columns: Tensor) -> Tensor:
-    """Columns (D, K) whose largest entries are positive: eigenvectors have no sign of their own."""
+    """Columns (D, K) with signs that make their largest entries positive: the sign of an eigenvector is arbitrary."""
     largest = columns.gather(0, columns.abs().argmax(0, keepdim=True))
     return columns * largest.sign()
 
 
 def pooled(images: Tensor, largest: int) -> Tensor:
-    """Images (B, C, H, W) whose sides are at most `largest`, by averages."""
+    """Images (B, C, H, W), averaged down to sides of at most `largest`."""
     height, width = images.shape[-2:]
     return nn.functional.adaptive_avg_pool2d(images, (min(largest, height), min(largest, width)))
 
 
 @torch.no_grad()
 def _features(generator: Generator, z: Tensor) -> Tensor:
-    """Images in [0, 1] of latents (N, D), pooled, (N, F) float64."""
+    """The pooled images in [0, 1] of latents (N, D), as features (N, F) in float64."""
     images = (generator.scaled(generator.decode(chunk)) for chunk in z.split(_CHUNK))
     return torch.cat([pooled(part, 32).flatten(1).double() for part in images])
 
 
 @torch.no_grad()
 def _given_features(features: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
+    """The user's features of latents (N, D), (N, F) in float64."""
     with explaining("features"):
         y = torch.cat([features(chunk).flatten(1).double() for chunk in z.split(_CHUNK)])
     if len(y) != len(z) or not bool(y.isfinite().all()):
@@ -152,12 +161,13 @@ def _given_features(features: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
 
 
 def _first_matrix(generator: Generator) -> Tensor | None:
+    """The weight (outputs, D) of the generator's first linear layer on latents; None if there is no such layer."""
     matrices = (_matrix(module, generator.latent_dim) for module in generator.modules())
     return next((matrix for matrix in matrices if matrix is not None), None)
 
 
 def _matrix(layer: nn.Module, width: int) -> Tensor | None:
-    """A layer's weight as a matrix (outputs, D); None where it isn't a linear map of D inputs."""
+    """A layer's weight as a matrix (outputs, D); None if it isn't a linear map of D inputs."""
     weight = getattr(layer, "weight", None)
     if not isinstance(weight, Tensor):
         return None

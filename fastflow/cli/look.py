@@ -17,7 +17,7 @@ from fastflow.metrics.evaluation import check_evaluation
 from fastflow.pictures.videos import check_video
 from fastflow.report import write_edited, write_traversals
 from fastflow.report.traversals import LatentsFormat
-from fastflow.runs.loading import recorded_settings
+from fastflow.runs.loading import read_config
 from fastflow.saved.edits import load_edit
 from fastflow.saved.names import read_names, write_name
 
@@ -198,7 +198,7 @@ class Name:
         if (self.potential is not None) != (self.name is not None or self.remove) or (self.name and self.remove):
             raise InputError("give a potential and its name, a potential and --remove, or neither to see all names")
         folder = Path(self.folder)
-        count = recorded_settings(folder).num_potentials
+        count = read_config(folder).num_potentials
         if self.potential is not None:
             write_name(folder, count, self.potential, self.name)
         names = read_names(folder, count)

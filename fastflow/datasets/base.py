@@ -1,4 +1,4 @@
-"""What a data set of this package is: images that move along known transformations, and how they are split."""
+"""The protocol of data sets, images that move along known transformations, and their train and test splits."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ class Sequences(Protocol):
     """Starting images, each of which can move along each of a few transformations.
 
     Attributes:
-        name: the data set's. image_shape: (C, H, W). transformations: their names; a transformation's number is its
-            place among them. note: in one sentence, where the images come from and how they are split.
+        name: the data set's name. image_shape: (C, H, W).
+        transformations: the names of the transformations; a transformation's number is its place among them.
+        note: one sentence on the origin of the images and their split.
     """
 
     name: str
@@ -31,19 +32,19 @@ class Sequences(Protocol):
         ...
 
     def frames(self, rows: Tensor, transformation: Tensor, place: Tensor) -> Tensor:
-        """Images (B, P, C, H, W), float32 in [0, 1], on the device of `rows`, the same in every call.
+        """Images (B, P, C, H, W), float32 in [0, 1], on the device of `rows`; every call returns the same.
 
-        Image b, p is starting image rows[b], moved along transformation[b] to place[b, p].
+        Image (b, p) is starting image rows[b], moved along transformation[b] to place[b, p].
 
         Args:
-            rows: (B,) long. transformation: (B,) long. place: (B, P) float in [0, 1], a share of the whole
-                transformation: 0 is its start.
+            rows: (B,) long. transformation: (B,) long.
+            place: (B, P) float in [0, 1], a fraction of the whole transformation: 0 is its start.
         """
         ...
 
 
 class First:
-    """The first `count` starting images of a data set, or all if there are fewer; otherwise the same."""
+    """A data set reduced to its first `count` starting images, or to all if it has fewer."""
 
     def __init__(self, data: Sequences, count: int) -> None:
         self._data, self._count = data, min(count, len(data))
@@ -54,19 +55,19 @@ class First:
         return self._count
 
     def frames(self, rows: Tensor, transformation: Tensor, place: Tensor) -> Tensor:
-        """See `Sequences`."""
+        """Images (B, P, C, H, W); see `Sequences.frames`."""
         check_request(self, rows, transformation, place)
         return self._data.frames(rows, transformation, place)
 
 
 def check_split(split: str) -> None:
-    """Raise InputError unless this names a split."""
+    """Raise InputError unless `split` is the name of a split."""
     if split not in ("train", "test"):
         raise InputError(f"split must be 'train' or 'test', got {split!r}")
 
 
 def rows_of(split: Split, count: int) -> Tensor:
-    """Which of `count` images belong to a split, (n,) long: 15% are held out, drawn with seed 0, and at least one."""
+    """The images of a split, (n,) long, out of `count`: the test split is 15%, at least one, drawn with seed 0."""
     check_split(split)
     if count < 2:
         raise InputError(f"a data set needs at least 2 images, so that one can be held out; there are {count}")
@@ -76,7 +77,7 @@ def rows_of(split: Split, count: int) -> Tensor:
 
 
 def check_request(data: Sequences, rows: Tensor, transformation: Tensor, place: Tensor) -> None:
-    """Raise InputError unless these are what `data.frames` takes; what lies on a GPU is looked at in shape alone."""
+    """Raise InputError unless `data.frames` takes these arguments. The values of tensors on a GPU aren't checked."""
     batch = rows.shape[0] if isinstance(rows, Tensor) and rows.ndim else 0
     _check_numbers(rows, batch, len(data), "rows")
     _check_numbers(transformation, batch, len(data.transformations), "transformation")
@@ -88,11 +89,11 @@ def check_request(data: Sequences, rows: Tensor, transformation: Tensor, place: 
             f"{place.device}"
         )
     if place.device.type == "cpu" and place.numel() and not bool(((place >= 0) & (place <= 1)).all()):
-        raise InputError("place must lie in [0, 1], a share of the whole transformation")
+        raise InputError("place must lie in [0, 1]: it is a fraction of the whole transformation")
 
 
 def check_names(names: tuple[str, ...]) -> None:
-    """Raise InputError unless these are names, at least one, none of them twice."""
+    """Raise InputError unless there is at least one name, and no name twice."""
     if isinstance(names, str) or not names:
         raise InputError(f"transformations must be a tuple with at least one name, got {names!r}")
     if len(set(names)) < len(names):

@@ -1,4 +1,4 @@
-"""Handwritten digits: those of UCI out of scikit-learn, and any folder of IDX files, such as MNIST's."""
+"""Handwritten digits: UCI's, from scikit-learn, and any folder of IDX files, such as MNIST's."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from fastflow.datasets.base import Split, check_split, rows_of
 from fastflow.datasets.idx import read_pair
 from fastflow.datasets.images import IMAGE_TRANSFORMATIONS, ImageSequences
 
-_STEMS = {"train": "train", "test": "t10k"}  # what the files of a split begin with
+_STEMS = {"train": "train", "test": "t10k"}  # the first part of the file names of each split
 
 
 def digits(split: Split = "train", transformations: tuple[str, ...] = IMAGE_TRANSFORMATIONS) -> ImageSequences:
     """UCI's 1,797 digits of 8 x 8 pixels (E. Alpaydin, C. Kaynak; CC BY 4.0), from scikit-learn.
 
-    The test split is the fifth that the bundled digits VAE never saw.
+    The test split is the fifth of the images that the bundled digits VAE wasn't trained on.
 
     Raises:
         InputError: scikit-learn isn't installed, or an argument can't be used.
@@ -35,10 +35,10 @@ def digits(split: Split = "train", transformations: tuple[str, ...] = IMAGE_TRAN
 def mnist(
     root: Path | str, split: Split = "train", transformations: tuple[str, ...] = IMAGE_TRANSFORMATIONS
 ) -> ImageSequences:
-    """The images of a folder of IDX files: MNIST, Fashion-MNIST, KMNIST, or others of their names.
+    """The images in a folder of IDX files: MNIST, Fashion-MNIST, KMNIST, or others with the same file names.
 
-    With all four files, the splits are theirs. Where only two are there, the test split is 15% of their images, drawn
-    with seed 0, and the train split the rest, and `note` says so.
+    With all four files, the splits are those of the files. With only two files, the test split is 15% of their images,
+    drawn with seed 0, and the train split is the rest; `note` says so.
 
     Raises:
         InputError: files are missing or damaged, or an argument can't be used.
@@ -67,16 +67,17 @@ def mnist(
 
 
 def _pair(root: Path, stem: str) -> tuple[Path, Path] | None:
-    """The files of a split, images and labels; None where neither is there."""
+    """The files of a split, images and labels; None if both are missing."""
     images, labels = _find(root, f"{stem}-images", "idx3-ubyte"), _find(root, f"{stem}-labels", "idx1-ubyte")
     if images and labels:
         return images, labels
     if there := images or labels:
         missing = "labels" if images else "images"
-        raise InputError(f"{str(root)!r} has {there.name} but not the {missing} that belong to it")
+        raise InputError(f"{str(root)!r} has {there.name} but not the {missing} that belong to it: add that file")
     return None
 
 
 def _find(root: Path, stem: str, kind: str) -> Path | None:
+    """The file of this kind, under any of its usual names; None if there is none."""
     names = [f"{stem}{mark}{kind}{suffix}" for mark in "-." for suffix in ("", ".gz")]
     return next((root / name for name in names if (root / name).is_file()), None)

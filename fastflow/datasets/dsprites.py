@@ -1,7 +1,7 @@
 """dSprites: white sprites on black, one for each combination of shape, scale, orientation and position.
 
-The grid is that of github.com/google-deepmind/dsprites-dataset. Its images come from the official file where there is
-one, and are otherwise drawn here.
+The grid is that of github.com/google-deepmind/dsprites-dataset. Its images are read from the official file, or drawn
+here without it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from fastflow.datasets.factors import FactorSequences
 from fastflow.datasets.npy import member_rows
 
 FACTORS = {"color": 1, "shape": 3, "scale": 6, "orientation": 40, "position-x": 32, "position-y": 32}
-"""How many values each factor has, in the order of the file; the last changes fastest."""
+"""The number of values of each factor, in the order of the file; the last factor changes fastest."""
 SHAPES = ("square", "ellipse", "heart")
 SCALES, ORIENTATIONS = np.linspace(0.5, 1, FACTORS["scale"]), np.linspace(0, 2 * math.pi, FACTORS["orientation"])
 OFFICIAL_FILE = "dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz"
@@ -30,16 +30,16 @@ SIDE = 64
 TRANSFORMATIONS = ("orientation", "scale", "position-x", "position-y")
 
 _PIXELS = SIDE * SIDE
-_MARGIN = 16  # pixels between the frame and a sprite's centre, at the least
-_WINDOW = 2 * _MARGIN + 1  # a sprite's own pixels, its centre in the middle
+_MARGIN = 16  # the least distance in pixels between the frame and a sprite's centre
+_WINDOW = 2 * _MARGIN + 1  # the side of a sprite's own square of pixels, with its centre in the middle
 _SAMPLES = 5  # per pixel and axis; odd, so that no pixel is half covered
-_LAST = (FACTORS["position-y"] - 1) * SIDE + FACTORS["position-x"] - 1  # how far the last position is from the first
+_LAST = (FACTORS["position-y"] - 1) * SIDE + FACTORS["position-x"] - 1  # pixels from the first position to the last
 
 
 def dsprites(
     root: Path | str | None = None, split: Split = "train", transformations: tuple[str, ...] = TRANSFORMATIONS
 ) -> FactorSequences:
-    """dSprites, from the official file in the folder `root`, or drawn where no folder is named.
+    """dSprites, from the official file in the folder `root`, or drawn if `root` is None.
 
     Raises:
         InputError: the folder doesn't have the file, the file is damaged, or an argument can't be used.
@@ -55,12 +55,12 @@ def dsprites(
 
 
 class DrawnSprites:
-    """The grid's images, drawn: a pixel is white where the sprite covers more than half of it.
+    """The grid's images, drawn here: a pixel is white if the sprite covers more than half of it.
 
-    Scales are 0.5 to 1, orientations 0 to 360 degrees anticlockwise, both ends included; x goes right and y down. The
-    32 positions lie a pixel apart, so that a sprite of one shape, scale and orientation is the same everywhere: these
-    720 are drawn once, and an image is a copy of one of them. The shapes' sizes, equal in area, are ours: pixels differ
-    from those of the official images.
+    Scales are 0.5 to 1 and orientations 0 to 360 degrees anticlockwise, both ends included; x goes right and y down.
+    The 32 positions are a pixel apart, so that a sprite of one shape, scale and orientation has the same pixels at all
+    of them. These 720 sprites are drawn once, and each image is a copy of one of them. The shapes have equal areas, but
+    not the official sizes: pixels differ from those of the official images.
     """
 
     name, image_shape, factors = "dsprites", (1, SIDE, SIDE), FACTORS
@@ -70,23 +70,23 @@ class DrawnSprites:
         self._sprites = _first_images()
 
     def images(self, places: Tensor) -> Tensor:
-        """Images (N, 1, 64, 64), 0 or 1, at places (N,) in the grid."""
+        """Images (N, 1, 64, 64) of zeros and ones, at places (N,) in the grid."""
         if self._sprites.device != places.device:
             self._sprites = self._sprites.to(places.device)
         y, x = places % FACTORS["position-y"], places // FACTORS["position-y"] % FACTORS["position-x"]
         sprite = places // (FACTORS["position-x"] * FACTORS["position-y"])
-        # To move a sprite by some pixels is to begin as many pixels before its first image.
+        # A sprite moves by n pixels if its image begins n pixels earlier in memory.
         first = sprite * (_LAST + _PIXELS) + _LAST - (SIDE * y + x)
         return self._sprites.unfold(0, _PIXELS, 1)[first].float().view(-1, *self.image_shape)
 
 
 class SpritesFile:
-    """The grid's images out of the official npz file, kept as a bit per pixel: 377 MB for 737,280 images.
+    """The grid's images from the official npz file, stored in one bit per pixel: 377 MB for 737,280 images.
 
-    Of the file's other arrays only the factors' values are read, to see that the images stand in the published order.
+    The factors' values in the file are read too, to check that the images are in the published order.
 
     Attributes:
-        factors: those of the published grid, unless the file has a smaller one.
+        factors: the number of values of each factor; the published numbers unless others are given.
     """
 
     name, image_shape = "dsprites", (1, SIDE, SIDE)
@@ -99,22 +99,24 @@ class SpritesFile:
                 _check_classes(archive, tuple(self.factors.values()))
                 self._bits = _packed_images(archive, math.prod(self.factors.values()))
         except (zipfile.BadZipFile, EOFError, NotImplementedError, zlib.error) as error:
-            raise InputError(f"{str(file)!r} is no npz archive, or damaged ({error}): fetch it again") from error
+            raise InputError(
+                f"{str(file)!r} isn't an npz archive, or is damaged ({error}): download it again"
+            ) from error
         except OSError as error:
             raise InputError(f"{str(file)!r} can't be read: {error.strerror or error}") from error
         self._unpacked = torch.from_numpy(np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)).float()
 
     def images(self, places: Tensor) -> Tensor:
-        """Images (N, 1, 64, 64), 0 or 1, at places (N,) in the grid."""
+        """Images (N, 1, 64, 64) of zeros and ones, at places (N,) in the grid."""
         if self._bits.device != places.device:
             self._bits, self._unpacked = self._bits.to(places.device), self._unpacked.to(places.device)
         return self._unpacked[self._bits[places].int()].view(-1, *self.image_shape)
 
 
 def covers(shape: str, right: Tensor, up: Tensor) -> Tensor:
-    """Whether an upright shape of scale 1, its centroid at the origin, covers points, in pixels from there.
+    """Whether an upright shape of scale 1 with its centroid at the origin covers points, in pixels from the origin.
 
-    All three have an area of about 475 pixels and reach no further than 15.5 from their centroid.
+    All three shapes have an area of about 475 pixels, and their points are at most 15.5 pixels from the centroid.
     """
     if shape == "square":
         return torch.maximum(right.abs(), up.abs()) <= 10.9
@@ -126,7 +128,7 @@ def covers(shape: str, right: Tensor, up: Tensor) -> Tensor:
 
 
 def draw_sprite(shape: str, scale: float, angles: Tensor) -> Tensor:
-    """A sprite (A, 33, 33) uint8, 0 or 1, turned anticlockwise by angles (A,) in radians about the middle pixel."""
+    """Sprites (A, 33, 33) uint8 of zeros and ones, rotated anticlockwise by angles (A,) in radians."""
     samples = (torch.arange(_WINDOW * _SAMPLES, dtype=torch.float64) - (_WINDOW * _SAMPLES - 1) / 2) / _SAMPLES
     right, up = samples / scale, -samples[:, None] / scale  # [33 S], [33 S, 1]
     cos, sin = angles.double().cos()[:, None, None], angles.double().sin()[:, None, None]
@@ -137,9 +139,9 @@ def draw_sprite(shape: str, scale: float, angles: Tensor) -> Tensor:
 
 @cache
 def _first_images() -> Tensor:
-    """The 720 sprites' images at the first position, one after the other as bytes (720 (2015 + 4096),).
+    """The images of the 720 sprites at the first position, in one row of bytes (720 (2015 + 4096),).
 
-    Before each stands the black that enters the frame as the sprite moves to the last position.
+    Before each image are the black pixels that enter the frame as the sprite moves to the last position.
     """
     angles = torch.from_numpy(ORIENTATIONS)
     sprites = torch.stack([torch.stack([draw_sprite(shape, scale, angles) for scale in SCALES]) for shape in SHAPES])
@@ -149,7 +151,7 @@ def _first_images() -> Tensor:
 
 
 def _check_classes(archive: zipfile.ZipFile, sizes: tuple[int, ...]) -> None:
-    """Raise InputError unless the images are in the grid's order."""
+    """Raise InputError unless the images are in the published order."""
     first = 0
     for found in member_rows(archive, "latents_classes", (math.prod(sizes), len(sizes)), "iu"):
         expected = np.stack(np.unravel_index(np.arange(first, first + len(found)), sizes), -1)
@@ -159,7 +161,7 @@ def _check_classes(archive: zipfile.ZipFile, sizes: tuple[int, ...]) -> None:
 
 
 def _packed_images(archive: zipfile.ZipFile, count: int) -> Tensor:
-    """The images, a bit per pixel: (N, 512) uint8, in memory that grows with what is read."""
+    """The images with one bit per pixel, (N, 512) uint8. Memory grows with what is read, not with what is promised."""
     packed = bytearray()
     for images in member_rows(archive, "imgs", (count, SIDE, SIDE), "ub"):
         if images.max() > 1:

@@ -1,4 +1,4 @@
-"""Images that move by rotation, scale, translation and hue: any data set of plain images."""
+"""Any set of plain images as a data set: its images move by rotation, scale, translation and hue."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ IMAGE_TRANSFORMATIONS = ("rotation", "scale", "hue")
 
 
 class ImageSequences:
-    """Images at hand that move by transformations such as "rotation" or "scale+translation-x".
+    """Images in memory that move by transformations such as "rotation" or "scale+translation-x".
 
-    Where one of the transformations has a hue, grey images are all coloured. `frames` is differentiable in `place`.
+    If one of the transformations has a hue, all grey images are coloured. `frames` is differentiable in `place`.
 
     Attributes:
-        images: (N, C, H, W), uint8 or floats in [0, 1]. They move to the device of the first rows that are asked for.
+        images: (N, C, H, W), uint8 or floats in [0, 1]. `frames` moves them to the device of its arguments.
         labels: (N,) long, or None. name, image_shape, transformations, note: see `Sequences`.
     """
 
@@ -52,11 +52,11 @@ class ImageSequences:
         return len(self.images)
 
     def frames(self, rows: Tensor, transformation: Tensor, place: Tensor) -> Tensor:
-        """Images (B, P, C, H, W) that have moved to `place`; see `Sequences.frames`."""
+        """Images (B, P, C, H, W), moved to `place`; see `Sequences.frames`."""
         check_request(self, rows, transformation, place)
         if self.images.device != rows.device:
             self.images = self.images.to(rows.device)
         images = self.images[rows]
         images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
-        # Four weights of a pixel add up to 1 but for rounding.
+        # A pixel's four interpolation weights add up to 1 only up to rounding, so that values may exceed 1.
         return transform(images, self.transformations, transformation, place).clamp(0, 1)

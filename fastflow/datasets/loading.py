@@ -1,4 +1,4 @@
-"""Data sets by name."""
+"""Loading data sets by name."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ def load(
     size: int | None = None,
     color: bool | None = None,
 ) -> Sequences:
-    """A data set of starting images that move along transformations; docs/datasets.md has where to get the files.
+    """A data set of starting images that move along transformations; docs/datasets.md says where to get the files.
 
     Args:
         name: "digits", "mnist" (any folder of IDX files), "dsprites", "images" (a folder of image files), "shapes3d",
             "falcor3d" or "isaac3d".
-        root: the folder of its files. dSprites are drawn without one, and the digits come with scikit-learn.
+        root: the folder of the data set's files. dSprites are drawn without one, and the digits come with scikit-learn.
         split: "train" or "test".
-        transformations: which ones, by name, or None for those that the data set has by itself.
-        size: side to which images are resized, 64 unless said; for "images", "falcor3d" and "isaac3d".
-        color: whether images keep their colours, as they do unless said; for "images".
+        transformations: the names of the transformations; the data set's default if None.
+        size: for "images", "falcor3d" and "isaac3d": the side to which images are resized, 64 by default.
+        color: for "images": whether images keep their colours, which is the default.
 
     Raises:
         InputError: there is no such data set, its files are missing or damaged, or an argument can't be used.

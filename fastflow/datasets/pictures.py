@@ -1,4 +1,4 @@
-"""Image files: one at a time, whole or not at all, and a folder of them."""
+"""Image files, read one at a time, and data sets of the image files in a folder."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from fastflow.datasets.images import IMAGE_TRANSFORMATIONS, ImageSequences
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-# A small file may promise an image that no memory holds. Deflate makes at most 1,032 bytes of one, each of them at most
-# eight pixels; whatever the file's size, four million are little.
+# A small file may promise an image that no memory holds. Deflate expands a byte to 1,032 at most, and a byte holds at
+# most eight pixels; four million pixels are always allowed.
 _PIXELS_PER_BYTE, _ALWAYS_ALLOWED = 8 * 1032, 1 << 22
 
 
@@ -31,13 +31,13 @@ def image_folder(
     size: int = 64,
     color: bool = True,
 ) -> ImageSequences:
-    """The images in a folder and the folders below it, cut to a square and resized; all are read at once.
+    """The images in a folder and the folders below it, cropped to squares and resized, all in memory.
 
     Args:
-        size: their side in pixels. color: whether they keep their colours, or become grey.
+        size: the side of the images in pixels. color: whether they keep their colours, or become grey.
 
     Raises:
-        InputError: there are none, one of them can't be read, or an argument can't be used.
+        InputError: there are no images, one of them can't be read, or an argument can't be used.
     """
     check_count(size, "size")
     root = Path(root)
@@ -53,22 +53,26 @@ def image_folder(
 
 
 def read_picture(file: Path, size: int, *, color: bool = True) -> Tensor:
-    """An image file as (3 or 1, size, size) uint8: its middle square, resized; errors are `read_whole_picture`'s."""
+    """The middle square of an image file, resized, (3 or 1, size, size) uint8; for errors see `read_whole_picture`."""
     whole = _opened(file, "RGB" if color else "L")
     return _tensor(ImageOps.fit(whole, (size, size), Image.Resampling.BOX))
 
 
 def read_whole_picture(file: Path) -> Tensor:
-    """An image file as (C, H, W) uint8, C 1 where it is grey and otherwise 3.
+    """An image file as (C, H, W) uint8, with C = 1 for a grey image and C = 3 for others.
 
     Raises:
-        InputError: it isn't there, isn't an image, is damaged or promises more than it can hold.
+        InputError: the file is missing, isn't an image, is damaged, or promises more pixels than it can hold.
     """
     return _tensor(_opened(file))
 
 
 def _opened(file: Path, mode: str | None = None) -> Image.Image:
-    """An image file, upright, in this mode; in that of grey images or of colours, as it has it, if None."""
+    """The image in a file, turned upright.
+
+    Args:
+        mode: Pillow's mode; if None, "L" for a grey image and "RGB" for others.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -79,7 +83,7 @@ def _opened(file: Path, mode: str | None = None) -> Image.Image:
                     raise InputError(
                         f"{str(file)!r} promises {width} x {height} pixels, more than a file of its size holds"
                     )
-                image.verify()  # sums over the whole file, which loading leaves out
+                image.verify()  # checks the file's checksums, which loading doesn't
             with Image.open(file, formats=_FORMATS) as image:
                 if image.mode.startswith(("I", "F")):
                     raise InputError(f"{str(file)!r} has more than 8 bits per channel: convert it to 8 bits")
@@ -87,7 +91,7 @@ def _opened(file: Path, mode: str | None = None) -> Image.Image:
                 return ImageOps.exif_transpose(image).convert(mode)
     except InputError:
         raise
-    except Exception as error:  # what Pillow's many readers raise for a damaged file has no common type
+    except Exception as error:  # the errors of Pillow's readers have no common type
         raise InputError(f"{str(file)!r} isn't an image, or is damaged: {first_line(error)}") from error
 
 

@@ -1,4 +1,4 @@
-"""3D Shapes, Falcor3D and Isaac3D: rendered scenes, one for each combination of factors, out of their public files."""
+"""3D Shapes, Falcor3D and Isaac3D: rendered scenes, one for each combination of factors, read from public files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fastflow.core.errors import InputError
 from fastflow.core.plugins import first_line, imported
 from fastflow.datasets.base import Split
 from fastflow.datasets.factors import FactorSequences, check_labels
-from fastflow.datasets.npy import check_header
+from fastflow.datasets.npy import mapped_array
 from fastflow.datasets.pictures import read_picture
 
 SHAPES3D = {"floor-hue": 10, "wall-hue": 10, "object-hue": 10, "scale": 8, "shape": 4, "orientation": 15}
@@ -38,7 +38,8 @@ ISAAC3D = {
     "wall-color": 4,
 }
 LABELS = "train-rec.labels"
-# Bytes of an array that HDF5 reads at once. Deflate makes at most 1,032 of one; four million are little.
+# Limits of the bytes of an array that HDF5 reads at once: deflate expands a byte to 1,032 at most, and four million
+# bytes are always allowed.
 _LARGEST_CHUNK, _DEFLATE_LIMIT, _ALWAYS_ALLOWED = 1 << 28, 1032, 1 << 22
 
 
@@ -50,7 +51,7 @@ def shapes3d(
     """3D Shapes (C. Burgess, H. Kim): 480,000 images of 64 x 64, from 3dshapes.h5 in the folder `root`.
 
     Raises:
-        InputError: the file isn't there or isn't what it should be, h5py isn't installed, or an argument can't be used.
+        InputError: the file is missing or isn't the published one, h5py isn't installed, or an argument can't be used.
     """
     file = Path(root) / "3dshapes.h5"
     if not file.is_file():
@@ -64,10 +65,10 @@ def falcor3d(
     """Falcor3D (NVIDIA): 233,280 images of a living room, from the folder `root` with images/ and train-rec.labels.
 
     Args:
-        size: side to which the images are resized, in pixels.
+        size: the side in pixels to which the images are resized.
 
     Raises:
-        InputError: files are missing or not what they should be, or an argument can't be used.
+        InputError: files are missing or aren't the published ones, or an argument can't be used.
     """
     return FactorSequences(NumberedImages(Path(root), "falcor3d", FALCOR3D, size), split, transformations)
 
@@ -78,16 +79,16 @@ def isaac3d(
     """Isaac3D (NVIDIA): 737,280 images of a kitchen, from the folder `root` with images/ and train-rec.labels.
 
     Args:
-        size: side to which the images are resized, in pixels.
+        size: the side in pixels to which the images are resized.
 
     Raises:
-        InputError: files are missing or not what they should be, or an argument can't be used.
+        InputError: files are missing or aren't the published ones, or an argument can't be used.
     """
     return FactorSequences(NumberedImages(Path(root), "isaac3d", ISAAC3D, size), split, transformations)
 
 
 class HDF5Images:
-    """A grid's images in an HDF5 file: images (N, H, W, 3) uint8 and labels (N, F). Read when asked for, by rows."""
+    """A grid's images in an HDF5 file with images (N, H, W, 3) uint8 and labels (N, F). They are read on request."""
 
     def __init__(self, file: Path, name: str, factors: Mapping[str, int], side: int = 64) -> None:
         self.name, self.factors, self.image_shape = name, dict(factors), (3, side, side)
@@ -102,13 +103,13 @@ class HDF5Images:
             check_labels(labels[:], factors, str(file))
         except InputError:
             raise
-        except Exception as error:  # h5py raises OSError, KeyError, RuntimeError and others for what is damaged
+        except Exception as error:  # h5py raises OSError, KeyError, RuntimeError and others for damaged files
             raise InputError(f"{str(file)!r} can't be read as {name}'s HDF5 file: {first_line(error)}") from error
         self._images = images
 
     def images(self, places: Tensor) -> Tensor:
         """Images (N, 3, H, W) at places (N,) in the grid."""
-        # h5py reads rows in order, each once.
+        # h5py reads rows only in rising order, and each once.
         rows, place = np.unique(places.cpu().numpy(), return_inverse=True)
         try:
             read = self._images[rows]
@@ -118,9 +119,9 @@ class HDF5Images:
 
 
 def _check_array(array: Any, shape: tuple[int, ...], kind: type[np.generic], file: Path) -> None:
-    """Raise InputError unless an array of an HDF5 file is of this shape and kind, and can be read in small pieces.
+    """Raise InputError unless an array in an HDF5 file has this shape and kind, and can be read in small pieces.
 
-    Only its description is looked at. Data in other files, which such an array may name, are never read.
+    The check reads no values. An array may refer to data in other files: such data are refused.
     """
     what = f"{str(file)!r} has {array.name.strip('/')}"
     if array.shape != shape or not np.issubdtype(array.dtype, kind):
@@ -129,11 +130,11 @@ def _check_array(array: Any, shape: tuple[int, ...], kind: type[np.generic], fil
         raise InputError(f"{what} in another file: expected the data in this one")
     piece = math.prod(array.chunks or (0,)) * array.dtype.itemsize
     if piece > min(_LARGEST_CHUNK, max(_ALWAYS_ALLOWED, _DEFLATE_LIMIT * file.stat().st_size)):
-        raise InputError(f"{what} stored in pieces of {array.chunks}, too large to read one by one")
+        raise InputError(f"{what} stored in pieces of {array.chunks}, which are too large to be read one by one")
 
 
 class NumberedImages:
-    """A grid's images as files images/000000.png and so on, and labels (N, F) beside them. Read when asked for."""
+    """A grid's images in files images/000000.png and so on, with a file of labels (N, F). They are read on request."""
 
     def __init__(self, folder: Path, name: str, factors: Mapping[str, int], size: int) -> None:
         check_count(size, "size")
@@ -144,13 +145,8 @@ class NumberedImages:
         if not labels.is_file():
             raise InputError(f"{str(folder)!r} has no {LABELS}: expected it beside the folder images")
         count = math.prod(factors.values())
-        shape = (count, len(factors))
         try:
-            with labels.open("rb") as stream:
-                dtype = check_header(stream, f"{str(labels)!r}", shape, "f")
-                if labels.stat().st_size != stream.tell() + math.prod(shape) * dtype.itemsize:
-                    raise InputError(f"{str(labels)!r} is longer or shorter than its header says: fetch it again")
-                check_labels(np.frombuffer(stream.read(), dtype).reshape(shape), factors, str(labels))
+            check_labels(mapped_array(labels, (count, len(factors)), "f"), factors, str(labels))
         except OSError as error:
             raise InputError(f"{str(labels)!r} can't be read: {error.strerror or error}") from error
         for place in (0, count - 1):

@@ -1,4 +1,4 @@
-"""Generators: anything that maps latents to images. `load` one by name or file, or wrap a callable of your own."""
+"""Generators, which map latents to images. `load` one by name or file, or wrap a callable of your own."""
 
 from fastflow.generators.archives import archive
 from fastflow.generators.autoencoder_kl import autoencoder_kl, encode_kl

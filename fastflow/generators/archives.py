@@ -1,4 +1,4 @@
-"""Generators that come with their program: TorchScript and torch.export archives."""
+"""Generators from archives that hold their program: TorchScript and torch.export."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from fastflow.generators.state_dicts import is_torchscript
 def archive(
     file: str | Path, latent_dim: int, value_range: tuple[float, float] = (0.0, 1.0), name: str | None = None
 ) -> Generator:
-    """A generator out of an archive of torch.jit.save or torch.export.save; it maps (B, latent_dim) to (B, C, H, W).
+    """A generator from an archive of torch.jit.save or torch.export.save; it maps (B, latent_dim) to (B, C, H, W).
 
-    Export it with a dynamic batch dimension. Load archives only from those you trust with running code.
+    Export it with a dynamic batch dimension. An archive can run any code: load only those that you trust.
 
     Raises:
-        InputError: the file isn't there or isn't such an archive, or what is in it can't be used.
+        InputError: the file is missing or isn't such an archive, or its program can't be used.
     """
     file = Path(file)
     if not file.is_file():
@@ -31,7 +31,7 @@ def archive(
 
 
 class _Exported(nn.Module):
-    """An exported program, which has no modes to switch."""
+    """An exported program, whose mode can't be switched."""
 
     def __init__(self, program: nn.Module) -> None:
         super().__init__()
@@ -46,9 +46,10 @@ class _Exported(nn.Module):
 
 
 def _program(file: Path) -> nn.Module:
+    """The program in an archive."""
     try:
         if is_torchscript(file):
-            with warnings.catch_warnings():  # TorchScript is on its way out of torch, which the file's owner can't help
+            with warnings.catch_warnings():  # torch deprecates TorchScript, which the file's owner can't change
                 warnings.simplefilter("ignore", DeprecationWarning)
                 return torch.jit.load(file, map_location="cpu")
         return _Exported(torch.export.load(file).module())

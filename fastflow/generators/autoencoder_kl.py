@@ -16,17 +16,17 @@ from fastflow.generators.state_dicts import load_weights, read_state_dict
 
 
 def autoencoder_kl(model: nn.Module, size: int = 64, sample: Sampler | None = None) -> Generator:
-    """A generator from a `diffusers.AutoencoderKL`, images (B, 3, size, size) in [-1, 1].
+    """A generator from a `diffusers.AutoencoderKL`, with images (B, 3, size, size) in [-1, 1].
 
-    Its latents are the flattened feature maps that a diffusion model sees, scaled to unit variance. Those drawn from a
-    normal distribution decode to textures, not to things: `sample` says how to draw better ones, from encoded images
-    (`encode_kl`) or a diffusion model.
+    Its latents are the flattened feature maps that a diffusion model works on, scaled to unit variance. Latents from a
+    normal distribution decode to textures without objects.
 
     Args:
         size: the images' side in pixels.
+        sample: draws better latents, for example from encoded images (`encode_kl`) or a diffusion model.
 
     Raises:
-        InputError: a size that the model can't draw.
+        InputError: the model can't make images of this size.
     """
     decoder = _Decoder(model, size)
     return Generator(
@@ -39,7 +39,7 @@ def autoencoder_kl(model: nn.Module, size: int = 64, sample: Sampler | None = No
 
 
 def encode_kl(model: Any, images: Tensor) -> Tensor:
-    """Latents (B, D) for `autoencoder_kl` of images (B, 3, size, size) in [-1, 1]."""
+    """The latents (B, D) of images (B, 3, size, size) in [-1, 1], for a generator of `autoencoder_kl`."""
     shift = model.config.shift_factor or 0.0
     return ((model.encode(images).latent_dist.mode() - shift) * model.config.scaling_factor).flatten(1)
 
@@ -48,14 +48,14 @@ def load_autoencoder_kl(folder: str | Path, size: int = 64) -> Generator:
     """A generator from a folder with an AutoencoderKL's config.json and diffusion_pytorch_model.safetensors or .bin.
 
     Raises:
-        InputError: the package or a file is missing, or the weights are of another configuration.
+        InputError: the package or a file is missing, or the weights belong to another configuration.
     """
     package = imported("diffusers", "diffusers", "generator autoencoder-kl")
     folder = Path(folder)
-    settings = read_json(folder / "config.json")
-    if not isinstance(settings, dict):
-        raise InputError(f"{str(folder / 'config.json')!r} must hold a JSON object, the AutoencoderKL's settings")
-    model = package.AutoencoderKL.from_config(settings)
+    config = read_json(folder / "config.json")
+    if not isinstance(config, dict):
+        raise InputError(f"{str(folder / 'config.json')!r} must hold a JSON object, the AutoencoderKL's configuration")
+    model = package.AutoencoderKL.from_config(config)
     file = folder / "diffusion_pytorch_model.safetensors"
     if not file.is_file():
         file = file.with_suffix(".bin")
@@ -71,7 +71,9 @@ class _Decoder(nn.Module):
             raise InputError(f"size must be a multiple of {factor} for this AutoencoderKL, got {size!r}")
         self.model = model
         for module in model.decoder.modules():
-            if isinstance(module, nn.GroupNorm):  # whose forward mode needs what attention doesn't leave contiguous
+            if isinstance(
+                module, nn.GroupNorm
+            ):  # its forward mode needs contiguous inputs, which attention doesn't give
                 module.register_forward_pre_hook(_copied)
         self.shape = (model.config.latent_channels, size // factor, size // factor)
         self.latent_dim: int = self.shape[0] * self.shape[1] * self.shape[2]
@@ -83,5 +85,5 @@ class _Decoder(nn.Module):
 
 
 def _copied(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
-    # A copy, because `contiguous` would look at the value alone and leave its rate of change as it lies.
+    # `contiguous` would check the value's layout only, and leave its tangent as it is; a copy changes both.
     return (inputs[0].clone(memory_format=torch.contiguous_format),)

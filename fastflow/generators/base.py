@@ -1,4 +1,4 @@
-"""What fastflow needs of a generator: a latent width, latents to sample, a differentiable map from them to images."""
+"""The class `Generator`: a latent width, a sampler of latents, and a differentiable map from latents to images."""
 
 from __future__ import annotations
 
@@ -26,32 +26,33 @@ class Generator(nn.Module):
     """A frozen map from latents (B, D) to images (B, C, H, W).
 
     Args:
-        decode: the map; any callable that autograd can follow backwards, and better forwards too. A module, or the
-            module that a method belongs to, is put in eval mode and frozen; modules that a function merely uses are
+        decode: the map; any callable that autograd can differentiate backwards, and better forwards too. A module, or
+            the module that a method belongs to, is put in eval mode and frozen; modules that a function only uses are
             left as they are. With `classes` it takes labels (B,) long as well.
-        latent_dim: D.
+        latent_dim: D, the width of the latents.
         value_range: the images' darkest and brightest value.
-        sample: draws latents, (n, torch.Generator) -> (n, D); the standard normal if None. With `mapping`, what it
-            draws are the mapping's inputs. Evaluation asks it for latents by random numbers that no training has: where
-            it draws from finitely many, training has seen them all the same.
-        mapping: from inputs z (n, mapping_dim) to latents (n, D), as to the W space of a StyleGAN: latents are drawn
-            through it, and the potentials live behind it. A module is frozen as well.
+        sample: draws latents, (n, torch.Generator) -> (n, D); the standard normal if None. With `mapping` it draws the
+            mapping's inputs. Evaluation draws latents with other random numbers than training; a sampler that chooses
+            among finitely many latents gives both the same ones.
+        mapping: maps inputs z (n, mapping_dim) to latents (n, D), as to the W space of a StyleGAN. Sampled latents go
+            through it, and the potentials are functions of its outputs. A module is frozen as well.
         mapping_dim: the width of the mapping's inputs; D if None.
         encode: the way back, from images (B, C, H, W) in [0, 1] to latents (B, D), or to several tensors of which the
-            latents are the first, as a VAE's mean and log-variance; `ff.invert` uses it. A module is frozen as well.
-        classes: the classes that a class-conditional decode is asked for. Images whose class nobody names are of the
-            first; training and evaluation draw among all of them.
-        name: how a run's configuration names it; one made by `load` can be found again by this name.
-        device, dtype: of the latents, float32 or float64; those of the module if there is one, otherwise the CPU and
-            float32.
+            latents are the first, such as a VAE's mean and log-variance; `ff.invert` uses it. A module is frozen as
+            well.
+        classes: the classes that a class-conditional decode is asked for. Training and evaluation draw among all of
+            them; elsewhere images have the first class if no labels are given.
+        name: the generator's name in a run's config.json; a generator made by `load` can be found again by its name.
+        device, dtype: the device and dtype of the latents, float32 or float64; by default those of the module if there
+            is one, otherwise the CPU and float32.
 
     Attributes:
-        image_shape: (C, H, W). outside: the share of some images' pixels that lies outside value_range by more than a
-            twentieth of it.
+        image_shape: (C, H, W).
+        outside: the share of pixels, in some images, that lie outside value_range by more than a twentieth of it.
 
     Raises:
-        InputError: decode can't take such latents, doesn't give finite images (B, C, H, W), gives random ones, or ones
-            of quite another range.
+        InputError: decode fails on such latents, or its images aren't finite, aren't of shape (B, C, H, W), are random,
+            or have quite another range.
     """
 
     _anchor: Tensor
@@ -99,7 +100,7 @@ class Generator(nn.Module):
         for module in (self.module, self._mapping_module, self._encoder_module):
             if module is not None:
                 module.eval()
-                for parameter in module.parameters():  # one by one: scripted modules can't be told as a whole
+                for parameter in module.parameters():  # one by one: scripted modules have no requires_grad_
                     parameter.requires_grad_(False)
         if self.module is not None:
             anchor = next((p for p in self.module.parameters() if p.is_floating_point()), anchor)
@@ -110,7 +111,7 @@ class Generator(nn.Module):
                 f"a generator's latents must be float32 or float64, got {dtype}: convert the module, or wrap it in a "
                 "function that converts latents and images"
             )
-        # Latents are made like this; unlike a plain attribute it moves with the generator.
+        # It has the latents' device and dtype; as a buffer it moves with the generator.
         self.register_buffer("_anchor", torch.zeros((), device=device, dtype=dtype), persistent=False)
         self.image_shape, self.outside = self._probe()
 
@@ -128,10 +129,10 @@ class Generator(nn.Module):
         """Latents (B, D) of images (B, C, H, W) in [0, 1].
 
         Raises:
-            InputError: there is no encoder, the images have another shape, or what comes of them isn't such latents.
+            InputError: there is no encoder, the images have another shape, or the encoder doesn't return such latents.
         """
         if self.encoder is None:
-            raise InputError("this generator has no encoder: ff.invert finds an image's latents by optimisation")
+            raise InputError("this generator has no encoder: ff.invert finds an image's latents by optimization")
         if images.ndim != 4 or tuple(images.shape[1:]) != self.image_shape:
             expected = ", ".join(map(str, self.image_shape))
             raise InputError(f"images must have shape (B, {expected}), got {tuple(images.shape)}")
@@ -144,7 +145,7 @@ class Generator(nn.Module):
         return z.to(self._anchor)
 
     def conditioned(self, labels: Tensor | None) -> Decode:
-        """`decode` for one batch's labels, as `draw_labels` gives them."""
+        """`decode` with a batch's labels, as `draw_labels` gives them."""
         return self.decode if labels is None else partial(self.decode, labels=labels)
 
     def check_labels(self, labels: Tensor, z: Tensor) -> Tensor:
@@ -164,12 +165,17 @@ class Generator(nn.Module):
         return labels.long()
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        """See `decode`."""
+        """Images (B, C, H, W) of latents (B, D); see `decode`."""
         return self.decode(z, labels)
+
+    @property
+    def like(self) -> Tensor:
+        """A scalar tensor with the dtype and the device of the latents."""
+        return self._anchor
 
     @torch.no_grad()
     def sample(self, count: int, seed: int | torch.Generator = 0) -> Tensor:
-        """`count` latents (count, D), the same for the same seed on every device; returned on the generator's."""
+        """Draw `count` latents (count, D), on the generator's device; a seed gives the same latents on every device."""
         if isinstance(seed, torch.Generator):
             rng = seed
         else:
@@ -192,7 +198,7 @@ class Generator(nn.Module):
         return w.to(self._anchor)
 
     def draw_labels(self, count: int, rng: torch.Generator) -> Tensor | None:
-        """`count` labels (count,) long out of `classes`; None, and nothing drawn, for a generator without them."""
+        """Draw `count` labels (count,) long from `classes`; without classes, return None and draw no random numbers."""
         if self.classes is None:
             return None
         place = torch.randint(len(self.classes), (count,), generator=rng)
@@ -200,13 +206,13 @@ class Generator(nn.Module):
 
     @cached_property
     def forward_mode(self) -> bool:
-        """Whether torch's forward mode passes through `decode`; where only gradients do, a warning says so, once."""
+        """Whether torch's forward mode can differentiate `decode`; if only the backward mode can, it warns once."""
         z = self.sample(2)
         try:
             generator_change(self.decode, z, torch.ones_like(z))
         except Exception as error:  # whatever a user's code or operator raises
             if not self.decode(z.requires_grad_()).requires_grad:
-                return True  # no differences would help: who differentiates gets the error itself
+                return True  # finite differences wouldn't help: a training will raise the error itself
             warnings.warn(
                 f"forward-mode differentiation of the generator failed ({first_line(error)}): its rate of change is "
                 "taken by central finite differences instead, at three evaluations a step and two or three digits",
@@ -216,20 +222,20 @@ class Generator(nn.Module):
         return True
 
     def starts(self, count: int, seed: int = 0) -> Tensor:
-        """`count` latents (count, D) to start traversals from: samples, or encoded held-out images."""
+        """`count` latents (count, D) to start traversals from: samples, or the latents of held-out images."""
         return self.sample(count, seed)
 
     def eight_bit(self, images: Tensor) -> Tensor:
-        """Images in [0, 1] rounded to 256 levels: what is left of them in a file."""
+        """Images in [0, 1], rounded to 256 levels as in an image file."""
         return self.scaled(images).clamp(0, 1).mul(255).round() / 255
 
     def scaled(self, images: Tensor) -> Tensor:
-        """Images on the scale where 0 is darkest and 1 brightest."""
+        """Images on the scale from 0, darkest, to 1, brightest."""
         low, high = self.value_range
         return (images - low) / (high - low)
 
     def train(self, mode: bool = True) -> Generator:
-        """Stays in eval mode: a frozen generator has no training mode."""
+        """Stay in eval mode: a frozen generator has no training mode."""
         return super().train(False)
 
     @property
@@ -239,10 +245,10 @@ class Generator(nn.Module):
 
     @torch.no_grad()
     def _probe(self) -> tuple[tuple[int, int, int], float]:
-        """The images' shape, and the share of their pixels outside value_range, which pictures will clip."""
+        """Decode two latents, check the images, and return `image_shape` and `outside`."""
         z = self.sample(2)
         try:
-            # A network that normalises over the batch gives other images beside a third latent.
+            # A network that normalizes over the batch gives other images if a third latent is in the batch.
             images, again = self.decode(z), self.decode(torch.cat((z, z[:1])))[:2]
         except Exception as error:
             raise InputError(
@@ -254,18 +260,18 @@ class Generator(nn.Module):
         if not images.is_floating_point() or not bool(images.isfinite().all()):
             raise InputError("a generator's images must be finite floating-point numbers")
         low, high = self.value_range
-        # The order of a GPU's sums may differ from one call to the next; noise is larger than that.
+        # The order of sums on a GPU may differ between calls; noise makes larger differences.
         if again.shape != images.shape or bool(((again - images).abs() > 1e-4 * (high - low)).any()):
             raise InputError(
-                "a generator must give the same images for the same latents, whatever others are beside them, got "
-                "two different ones: switch its networks to evaluation with .eval(), and draw no noise in it"
+                "a generator must give the same images for the same latents in any batch, got two different ones: "
+                "switch its networks to evaluation with .eval(), and draw no noise in it"
             )
-        # How far a value is from the range, in widths of it: those of images in 0..255 are far off from [0, 1].
+        # The distance of values from the range, in widths of it; images in 0..255 are far outside [0, 1].
         distance = torch.maximum(low - images, images - high) / (high - low)
         if float((distance > 1).float().mean()) > 0.5:
             raise InputError(
                 f"the images span {float(images.min()):.4g} to {float(images.max()):.4g}, far outside value_range "
-                f"({low:g}, {high:g}): say what they span, value_range=(low, high)"
+                f"({low:g}, {high:g}): give the range that they span, value_range=(low, high)"
             )
         outside = float((distance > 0.05).float().mean())
         _, channels, height, width = images.shape
@@ -286,7 +292,10 @@ def from_callable(
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
 ) -> Generator:
-    """A generator from any callable latents (B, latent_dim) -> images (B, C, H, W); arguments as for `Generator`."""
+    """A generator from any callable, latents (B, latent_dim) -> images (B, C, H, W).
+
+    The arguments are those of `Generator`.
+    """
     return Generator(
         function,
         latent_dim,
@@ -303,13 +312,13 @@ def from_callable(
 
 
 def _module_of(decode: Callable[..., Any]) -> nn.Module | None:
-    """The module that a callable is, or is a method of."""
+    """The callable itself if it is a module, or the module that it is a method of; None otherwise."""
     owner = decode if isinstance(decode, nn.Module) else getattr(decode, "__self__", None)
     return owner if isinstance(owner, nn.Module) else None
 
 
 def _classless() -> InputError:
-    return InputError("labels are for a generator with classes; this one has none")
+    return InputError("labels are for a generator with classes; this one has none: leave labels out")
 
 
 def _checked_classes(classes: Sequence[int]) -> tuple[int, ...]:
@@ -330,7 +339,7 @@ def _checked_range(value_range: tuple[float, float]) -> tuple[float, float]:
 
 
 def as_generator(generator: Generator) -> Generator:
-    """The generator; raise InputError unless it is one."""
+    """The argument; raise InputError unless it is a generator."""
     if not isinstance(generator, Generator):
         raise InputError(
             f"generator must be a fastflow generator, got {type(generator).__name__}: wrap it in "

@@ -19,14 +19,14 @@ from fastflow.generators.state_dicts import load_weights, read_state_dict
 
 
 def biggan(model: Any, classes: Sequence[int] = (207,), truncation: float = 0.4) -> Generator:
-    """A generator from a `pytorch_pretrained_biggan.BigGAN`, images in [-1, 1].
+    """A generator from a `pytorch_pretrained_biggan.BigGAN`, with images in [-1, 1].
 
     Args:
-        classes: of ImageNet; every sample draws one, and keeps it along its path.
-        truncation: latents are normal draws within two standard deviations, times this.
+        classes: classes of ImageNet; every sample draws one of them, and keeps it along its path.
+        truncation: the factor of latents, which are normal numbers within two standard deviations.
 
     Raises:
-        InputError: a class that the model doesn't have, or a truncation outside (0, 1].
+        InputError: the model doesn't have a class, or truncation is outside (0, 1].
     """
     count = model.config.num_classes
     if not all(label < count for label in classes):
@@ -45,20 +45,20 @@ def load_biggan(folder: str | Path, classes: Sequence[int] = (207,), truncation:
     """A generator from a folder with BigGAN's config.json and pytorch_model.bin, as they are published.
 
     Raises:
-        InputError: the package or a file is missing, or the weights are of another configuration.
+        InputError: the package or a file is missing, or the weights belong to another configuration.
     """
     package = imported("pytorch_pretrained_biggan", "biggan", "generator biggan")
     folder = Path(folder)
-    settings, file = read_json(folder / "config.json"), folder / "pytorch_model.bin"
-    if not isinstance(settings, dict):
-        raise InputError(f"{str(folder / 'config.json')!r} must hold a JSON object, BigGAN's settings")
-    model = package.BigGAN(package.BigGANConfig.from_dict(settings))
+    config, file = read_json(folder / "config.json"), folder / "pytorch_model.bin"
+    if not isinstance(config, dict):
+        raise InputError(f"{str(folder / 'config.json')!r} must hold a JSON object, BigGAN's configuration")
+    model = package.BigGAN(package.BigGANConfig.from_dict(config))
     load_weights(model, read_state_dict(file), f"weights file {str(file)!r}")
     return biggan(model, classes, truncation)
 
 
 def truncated_normal(count: int, width: int, rng: torch.Generator) -> Tensor:
-    """Normal numbers (count, width) conditioned on lying in [-2, 2]."""
+    """Normal random numbers (count, width), conditioned on [-2, 2]."""
     edge = math.erf(math.sqrt(2))  # P(|x| < 2)
     uniform = 2 * torch.rand(count, width, generator=rng, dtype=torch.float64) - 1
     return (math.sqrt(2) * torch.erfinv(edge * uniform)).float()

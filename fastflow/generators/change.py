@@ -1,4 +1,4 @@
-"""How fast a generator's images change as a latent moves."""
+"""The rate of change of a generator's images along a direction in latent space."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ def generator_change(
 
     Args:
         decode: g, latents (B, D) -> images (B, C, H, W).
-        forward_mode: by one pass of torch's forward mode, exactly; if False by a central difference,
-            (g(z + h d) - g(z - h d)) / 2h, for a g that has no forward mode, to two or three digits in float32. Its
-            gradients reach the direction, and z only through the images: where g has corners, as with ReLU, a
-            difference's gradient with respect to z is noise.
+        forward_mode: if True, the rate is exact, by one pass of torch's forward mode. If False, for a g without forward
+            mode, it is a central difference, (g(z + h d) - g(z - h d)) / 2h, with two or three digits in float32. Its
+            gradients then reach the direction, and z only through the images: if g has corners, as with ReLU, the
+            gradient of a difference with respect to z is noise.
     """
     if forward_mode:
-        # Fused attention has no forward mode; attention in plain products has.
+        # Fused attention has no forward mode; attention by matrix products has one.
         with sdpa_kernel(SDPBackend.MATH):
             return torch.func.jvp(decode, (z,), (direction,))  # pyright: ignore[reportReturnType]
-    # Rounding asks for a larger h, corners for a smaller one: fewer of them lie within reach.
+    # A larger h makes rounding errors smaller; a smaller h makes it less likely that a corner lies between the points.
     reach = torch.finfo(z.dtype).eps ** 0.5 * z.detach().norm(dim=1, keepdim=True).clamp_min(1)  # (B, 1)
     h = reach / direction.detach().norm(dim=1, keepdim=True).clamp_min(torch.finfo(z.dtype).tiny ** 0.5)
     images, after, before = decode(z), decode(z.detach() + h * direction), decode(z.detach() - h * direction)

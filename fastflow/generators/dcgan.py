@@ -17,11 +17,11 @@ from fastflow.generators.state_dicts import StateDict, load_weights, read_state_
 class DCGAN(nn.Module):
     """Radford et al.'s generator (arXiv 1511.06434), latents (B, D) to images (B, C, S, S) in [-1, 1].
 
-    Key names are those of PyTorch's tutorial, main.0.weight and so on.
+    The names of its weights are those of PyTorch's tutorial, main.0.weight and so on.
 
     Args:
-        widths: channels of the layers: the first makes 4 x 4 pixels, each further one and the last doubles the side.
-        latent_dim: D. channels: C. bias: whether the convolutions have one.
+        widths: the channels of the layers; the first layer makes 4 x 4 pixels, and each further one doubles the side.
+        latent_dim: D, the width of the latents. channels: C, of the images. bias: whether convolutions have a bias.
     """
 
     def __init__(
@@ -44,10 +44,10 @@ class DCGAN(nn.Module):
 
 
 def dcgan_from(state: StateDict, where: str) -> DCGAN:
-    """The generator that a state dict in the tutorial's layout is of.
+    """The generator with the weights of a state dict in the tutorial's layout.
 
     Raises:
-        InputError: it is of another network; the error names the first key that tells.
+        InputError: the state dict belongs to another network; the message names the first key that shows it.
     """
     convolutions = {
         int(match[2]): match[1]
@@ -67,14 +67,14 @@ def dcgan_from(state: StateDict, where: str) -> DCGAN:
 
 
 def faces() -> Generator:
-    """Faces of 64 x 64 pixels: Chien Liu's DCGAN, whose weights the package gan-face-generate (MIT) ships.
+    """Chien Liu's DCGAN of faces of 64 x 64 pixels, with weights from the package gan-face-generate (MIT).
 
-    It was trained on DigiFace-1M: synthetic, rendered faces, whose own terms allow non-commercial research only.
+    It was trained on DigiFace-1M, synthetic, rendered faces, whose terms allow non-commercial research only.
 
     Raises:
         InputError: the package isn't installed.
     """
-    # Only its file is needed: importing the package would ask for torchvision and more.
+    # Only the package's file is needed; importing the package would need torchvision and more.
     package = find_spec("gan_face_generate")
     if package is None or not package.submodule_search_locations:
         raise InputError(

@@ -1,4 +1,4 @@
-"""The bundled generator: a small VAE of 8 x 8 handwritten digits, with the real digits that its training held out."""
+"""The bundled generator: a small VAE of 8 x 8 handwritten digits, with real digits held out from its training."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ IMAGE_SHAPE, LATENT_DIM, HIDDEN = (1, 8, 8), 8, (160, 160)
 
 
 class DigitsVAE(Generator):
-    """VAE of UCI's handwritten digits (E. Alpaydin, C. Kaynak; CC BY 4.0), trained by tools/train_digits_vae.py.
+    """A VAE of UCI's handwritten digits (E. Alpaydin, C. Kaynak; CC BY 4.0), trained by tools/train_digits_vae.py.
 
     Attributes:
-        held_out_images: (359, 1, 8, 8) real digits in [0, 1] that training never saw. held_out_labels: (359,) long.
+        held_out_images: (359, 1, 8, 8) real digits in [0, 1], held out from its training. held_out_labels: (359,) long.
     """
 
     held_out_images: Tensor
@@ -37,11 +37,11 @@ class DigitsVAE(Generator):
 
     @torch.no_grad()
     def starts(self, count: int, seed: int = 0) -> Tensor:
-        """Latents (count, 8) of held-out digits of different classes, as far as there are enough."""
+        """Latents (count, 8) of held-out digits, of as many different classes as possible."""
         rng = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(self.held_out_images), generator=rng)
         labels = self.held_out_labels.cpu()[order]
-        # The first of every class, then the second of every class, and so on; classes in a random order.
+        # The first image of every class, then the second of every class, and so on; classes in a random order.
         rank = torch.stack([(labels[: i + 1] == label).sum() for i, label in enumerate(labels)])
         chosen = order[torch.argsort(rank, stable=True)]
         if count > len(chosen):

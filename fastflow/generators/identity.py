@@ -1,4 +1,4 @@
-"""What tells a generator from another: besides its shapes, some pixels of some images."""
+"""Descriptions by which a generator is recognized: its shapes, and some pixels of some of its images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fastflow.generators.base import Generator
 
 @torch.no_grad()
 def describe(generator: Generator) -> dict[str, Any]:
-    """The generator's name, shapes and pixels, as JSON holds them."""
+    """A generator's name, shapes and some of its pixels, for JSON."""
     pixels = generator.decode(generator.sample(4)).flatten()
     return {
         "name": generator.name,
@@ -20,7 +20,7 @@ def describe(generator: Generator) -> dict[str, Any]:
         "image_shape": list(generator.image_shape),
         "value_range": list(generator.value_range),
         "classes": None if generator.classes is None else list(generator.classes),
-        "pixels": some_of(pixels),
+        "pixels": sampled_pixels(pixels),
     }
 
 
@@ -35,7 +35,7 @@ def is_description(value: object) -> bool:
 
 
 def draws_alike(expected: dict[str, Any], generator: Generator) -> bool:
-    """Whether a generator draws what the described one drew."""
+    """Whether a generator makes the same images as the described one."""
     found = describe(generator)
     same = all(expected.get(key) == found[key] for key in ("latent_dim", "image_shape", "value_range"))
     same = same and expected.get("classes") == found["classes"]
@@ -43,8 +43,8 @@ def draws_alike(expected: dict[str, Any], generator: Generator) -> bool:
     return same and look_alike(expected["pixels"], found["pixels"], high - low)
 
 
-def some_of(pixels: torch.Tensor) -> list[float]:
-    """64 of many pixels (N,), rounded."""
+def sampled_pixels(pixels: torch.Tensor) -> list[float]:
+    """64 of the pixels (N,), evenly spread and rounded."""
     chosen = torch.linspace(0, len(pixels) - 1, 64).long().to(pixels.device)
     return [round(pixel, 6) for pixel in pixels[chosen].tolist()]
 
@@ -55,6 +55,6 @@ def are_pixels(value: object) -> bool:
 
 
 def look_alike(expected: list[float], found: list[float], reach: float) -> bool:
-    """Whether pixels are the same: another machine's rounding may differ, another image's pixels do."""
+    """Whether pixels are equal, up to the rounding of another machine."""
     one, other = np.array(expected), np.array(found)
     return one.shape == other.shape and bool((abs(one - other) < 1e-3 * reach).all())

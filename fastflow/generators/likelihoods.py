@@ -19,7 +19,7 @@ LEVELS = 256
 
 
 def check_likelihood(likelihood: object) -> None:
-    """Raise InputError unless this names a likelihood."""
+    """Raise InputError unless the argument is the name of a likelihood."""
     if likelihood not in LIKELIHOODS:
         raise InputError(f"likelihood must be one of {', '.join(LIKELIHOODS)}, got {likelihood!r}")
 
@@ -29,23 +29,26 @@ def log_density(
 ) -> Tensor:
     """Log-density log p(x | parameters) in nats, summed over everything but the first axis, (B,).
 
-    "bernoulli": x log s(l) + (1 - x) log(1 - s(l)) of logits l, a likelihood of binary pixels; of grey ones it is the
-    cross-entropy that VAEs are commonly trained with, and no density. "gaussian": the density around the mean.
-    "discretized-logistic": the probability that a logistic variable around the mean gives to the pixel's bin of 256
-    levels, the outermost ones open, after Salimans et al. (PixelCNN++, ICLR 2017); pixels in [0, 1] are rounded to the
-    levels first.
+    "bernoulli" is x log s(l) + (1 - x) log(1 - s(l)) for logits l. It is a likelihood of binary pixels; for grey ones
+    it is the cross-entropy that VAEs are commonly trained with, and not a density. "gaussian" is the normal density
+    around the mean. "discretized-logistic" is the probability of the pixel's bin among 256 levels under a logistic
+    distribution around the mean, after Salimans et al. (PixelCNN++, ICLR 2017); the outermost bins are open. Pixels in
+    [0, 1] are rounded to the levels first.
 
     Args:
         parameters: logits or mean, of the shape of x (B, ...) or one that broadcasts to it.
-        noise_std: a pixel's standard deviation, of the last two: a number, or a tensor that broadcasts.
+        noise_std: a pixel's standard deviation, for "gaussian" and "discretized-logistic": a number, or a tensor that
+            broadcasts.
     """
     check_likelihood(likelihood)
     if likelihood == "bernoulli":
         logits, target = torch.broadcast_tensors(parameters, x)
-        # What is lost on each pixel: softplus(l) - x l, which no logit overflows.
+        # The negative logarithm is softplus(l) - x l, which doesn't overflow for any logit.
         return (target * logits - functional.softplus(logits)).flatten(1).sum(1)
     if noise_std is None:
-        raise InputError(f"the likelihood {likelihood} needs a noise_std, got None")
+        raise InputError(
+            f"the likelihood {likelihood} needs a noise_std, got None: give the pixels' standard deviation"
+        )
     std = torch.as_tensor(noise_std, dtype=x.dtype, device=x.device)
     if likelihood == "gaussian":
         scaled = (x - parameters) / std
@@ -54,7 +57,7 @@ def log_density(
     scale = std * (math.sqrt(3) / math.pi)  # a logistic variable's variance is (pi scale)^2 / 3
     level = (x * (LEVELS - 1)).round() * width
     below, above = ((level + side * width / 2 - parameters) / scale for side in (-1, 1))
-    # s(a) - s(b) = s(a) s(-b) (1 - e^(b - a)): no digits are lost where both are near 0 or near 1.
+    # s(a) - s(b) = s(a) s(-b) (1 - e^(b - a)): no digits are lost if both are near 0 or near 1.
     inside = functional.logsigmoid(above) + functional.logsigmoid(-below) + torch.log(-torch.expm1(-width / scale))
     darkest, brightest = functional.logsigmoid(above), functional.logsigmoid(-below)
     return torch.where(level <= 0, darkest, torch.where(level >= 1, brightest, inside)).flatten(1).sum(1)

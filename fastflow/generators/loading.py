@@ -1,4 +1,4 @@
-"""Generators by name: bundled ones, state dicts of known architectures, archives, and functions in files."""
+"""Loading generators by name: bundled ones, state dicts of known architectures, archives, and functions in files."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _shape(text: str) -> tuple[int, int, int]:
     return channels, height, width
 
 
-# How an option's text is read, and an example of it.
+# Each option's reader of its text, and an example of the text.
 _OPTIONS: dict[str, tuple[Callable[[str], Any], str]] = {
     "classes": (lambda text: tuple(map(int, text.split("+"))), "207+208"),
     "latent_dim": (int, "128"),
@@ -93,7 +93,8 @@ def load(spec: str, latent_dim: int | None = None) -> Generator:
             it.
             Options follow a path after commas: biggan:FOLDER,classes=207+208,truncation=0.4 or
             FILE.pt,latent_dim=128,range=-1:1.
-        latent_dim: needed by an archive, unless given with it, and by a function of the second kind.
+        latent_dim: the width of the latents; an archive needs it, unless it is among its options, and so does a
+            function of the second kind.
 
     Raises:
         InputError: there is no such generator, file or function, or it can't be used.
@@ -111,12 +112,14 @@ def load(spec: str, latent_dim: int | None = None) -> Generator:
         else:
             generator = _from_file(spec, latent_dim)
     if latent_dim not in (None, generator.latent_dim):
-        raise InputError(f"generator {spec} has latents of width {generator.latent_dim}, not {latent_dim}")
+        raise InputError(
+            f"generator {spec} has latents of width {generator.latent_dim}, not {latent_dim}: leave out latent_dim"
+        )
     return generator
 
 
 def can_be_found(name: str | None) -> bool:
-    """Whether `load` knows what to do with a generator's name."""
+    """Whether a generator's name has one of the forms that `load` takes."""
     if name is None:
         return False
     place, _ = _split(name)
@@ -124,19 +127,19 @@ def can_be_found(name: str | None) -> bool:
 
 
 def may_need_width(name: str) -> bool:
-    """Whether `load` may have to be told how wide the latents of such a generator are."""
+    """Whether `load` may need the latents' width for a generator of this name."""
     place, _ = _split(name)
     return _kind(place) is None and (place.endswith(_ARCHIVES) or names_function(name))
 
 
 def _split(spec: str) -> tuple[str, list[str]]:
-    """What comes before the options, and the options."""
+    """The part before the options, and the options."""
     place, *words = re.split(r",(?=\w+=)", spec)
     return place, words
 
 
 def _kind(place: str) -> str | None:
-    """The architecture that KIND:PATH names, if it names one."""
+    """The architecture in KIND:PATH; None if there is none."""
     kind, separator, _ = place.partition(":")
     return kind if separator and kind in ARCHITECTURES else None
 

@@ -1,4 +1,4 @@
-"""SNGAN's residual generators, under the key names that latent traversal codebases publish."""
+"""SNGAN's residual generators; their weights have the names that public codebases of latent traversal use."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class SNGAN(nn.Module):
     """Miyato et al.'s residual generator (arXiv 1802.05957), latents (B, D) to images (B, C, S, S) in [-1, 1].
 
     Args:
-        widths: channels before the first residual block and after each; every block doubles the side, from `base`.
-        latent_dim: D. channels: C.
+        widths: the channels before the first residual block and after each block; every block doubles the side.
+        latent_dim: D, the width of the latents. channels: C, of the images. base: the side before the first block.
     """
 
     def __init__(
@@ -45,7 +45,10 @@ class SNGAN(nn.Module):
 
 
 class _Block(nn.Module):
-    """Two convolutions on doubled images, beside a bypass. Published files list the convolutions twice, as here."""
+    """A residual block that doubles the side: two convolutions and a bypass.
+
+    The convolutions are attributes and in `model` too, because published files name their weights twice.
+    """
 
     def __init__(self, before: int, after: int) -> None:
         super().__init__()
@@ -69,10 +72,10 @@ class _Block(nn.Module):
 
 
 def sngan_from(state: StateDict, where: str) -> SNGAN:
-    """The generator that a state dict is of: GANLatentDiscovery's, WarpedGANSpace's and PDETraversal's fit.
+    """The generator with the weights of a state dict, such as GANLatentDiscovery, WarpedGANSpace and PDETraversal use.
 
     Raises:
-        InputError: it is of another network; the error names the first key that tells.
+        InputError: the state dict belongs to another network; the message names the first key that shows it.
     """
     firsts = [key for key in state if re.search(r"(^|\.)2\.conv1\.weight$", key)]
     prefix = firsts[0].removesuffix("2.conv1.weight") if len(firsts) == 1 else ""

@@ -1,4 +1,4 @@
-"""Weights from files: read without running anything they hold, and fitted to a module key by key."""
+"""Reading weights from files, without running code in them, and loading them into modules key by key."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from fastflow.core.errors import InputError
 
 StateDict = Mapping[str, Tensor]
 
-# Under which keys training scripts keep a generator's weights beside other things; averaged weights draw better images.
+# The keys under which training scripts save a generator's weights; averaged weights, which are better, come first.
 _CONTAINERS = ("g_ema", "G_ema", "generator_smooth", "netG_state_dict", "generator", "netG", "state_dict", "model")
 
 
 def read_state_dict(file: str | Path) -> StateDict:
-    """A file's weights by name: .safetensors, or what torch.save wrote, which is read with weights_only=True.
+    """The weights in a file by name; the file is a .safetensors, or from torch.save, read with weights_only=True.
 
-    A checkpoint that holds several things gives its generator's weights, averaged ones where it has them.
+    If the file is a checkpoint that holds several things, these are its generator's weights, averaged ones if possible.
 
     Raises:
-        InputError: the file isn't there, can't be read, holds anything but weights, or is a program.
+        InputError: the file is missing, can't be read, holds other things than weights, or is a program.
     """
     file = Path(file)
     if not file.is_file():
@@ -45,7 +45,7 @@ def read_state_dict(file: str | Path) -> StateDict:
             f"weights file {str(file)!r} holds more than weights, which could run code and isn't loaded: save the "
             "module's state_dict() alone"
         ) from error
-    except Exception as error:  # torch's reader stumbles in all ways over what torch.save never wrote
+    except Exception as error:  # the errors of torch's reader for other files have no common type
         raise InputError(f"weights file {str(file)!r} can't be read as a file that torch.save wrote") from error
     if is_program:
         raise InputError(
@@ -60,15 +60,15 @@ def read_state_dict(file: str | Path) -> StateDict:
 
 
 def load_weights(module: nn.Module, state: StateDict, where: str, *, prefix: str | None = None) -> None:
-    """Load weights into a module; nothing is loaded unless all of them fit.
+    """Load weights into a module, all of them or, in case of an error, none.
 
     Args:
-        where: the weights' origin, for errors.
-        prefix: what stands before the module's own keys; found by itself if None, so that a generator is found inside
-            a wrapper. Keys without the prefix are another network's and left out.
+        where: the weights' origin, for error messages.
+        prefix: the prefix of the module's keys in the state dict. If None, it is searched for, so that a generator
+            inside a wrapper is found. Keys without the prefix belong to other networks and are left out.
 
     Raises:
-        InputError: a key is missing or left over, or a tensor has another shape; it names the first.
+        InputError: a key is missing or unexpected, or a tensor has another shape; the message names the first.
     """
     expected = module.state_dict()
     prefix = find_prefix(state, expected) if prefix is None else prefix
@@ -79,9 +79,9 @@ def load_weights(module: nn.Module, state: StateDict, where: str, *, prefix: str
                 f"{where}: {prefix + key!r} has shape {tuple(value.shape)}, expected {tuple(expected[key].shape)}"
             )
     before = {key: value.clone() for key, value in expected.items()}
-    # What hooks can make up, such as a vector of spectral normalisation in older files, isn't missing.
+    # Hooks add some keys, such as a vector of spectral normalization that older files lack: these aren't missing.
     missing, unexpected = module.load_state_dict(own, strict=False)
-    missing = [key for key in missing if not key.endswith("num_batches_tracked")]  # counts what evaluation never reads
+    missing = [key for key in missing if not key.endswith("num_batches_tracked")]  # only training reads it
     if missing or unexpected:
         module.load_state_dict(before)
         what = f"lacks {prefix + missing[0]!r}" if missing else f"has an unexpected key {prefix + unexpected[0]!r}"
@@ -97,7 +97,7 @@ def load_weights(module: nn.Module, state: StateDict, where: str, *, prefix: str
 
 
 def find_prefix(state: StateDict, expected: Iterable[str]) -> str:
-    """What stands before the expected keys in a state dict: the prefix under which most of them are found."""
+    """The prefix of the expected keys in a state dict: the one with which most of them are found."""
     expected = list(expected)
     candidates = {""} | {
         key[: -len(wanted)] for wanted in expected[:2] for key in state if key.endswith(f".{wanted}")
@@ -106,7 +106,7 @@ def find_prefix(state: StateDict, expected: Iterable[str]) -> str:
 
 
 def is_torchscript(file: Path) -> bool:
-    """Whether a file is a TorchScript archive: a zip file with code in it."""
+    """Whether a file is a TorchScript archive, a zip file with code."""
     if not zipfile.is_zipfile(file):
         return False
     with zipfile.ZipFile(file) as archive:
@@ -114,6 +114,7 @@ def is_torchscript(file: Path) -> bool:
 
 
 def _inner(found: Any) -> StateDict | None:
+    """The state dict in a file's contents: the contents themselves, or under one of the known keys; None otherwise."""
     if not isinstance(found, Mapping):
         return None
     if found and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in found.items()):

@@ -1,4 +1,4 @@
-"""StyleGAN2 in Z, W and W+, from the mapping and the synthesis network of whichever codebase trained it."""
+"""StyleGAN2 in Z, W and W+, from the mapping and the synthesis network of any codebase."""
 
 from __future__ import annotations
 
@@ -24,18 +24,19 @@ def stylegan2(
     truncation: float = 1.0,
     value_range: tuple[float, float] = (-1.0, 1.0),
 ) -> Generator:
-    """A generator whose latents live in a StyleGAN2's Z, W or W+.
+    """A generator whose latents are in a StyleGAN2's Z, W or W+.
 
     Args:
-        mapping: z (B, z_dim) -> w (B, w_dim), or (B, num_layers, w_dim) with every layer's the same.
+        mapping: z (B, z_dim) -> w (B, w_dim), or (B, num_layers, w_dim) with the same style for every layer.
         synthesis: styles (B, num_layers, w_dim) -> images (B, C, H, W), always with the same noise.
-        space: "z", latents (B, z_dim); "w", latents (B, w_dim), the same for every layer; "w+", latents
-            (B, num_layers * w_dim), a style for every layer. Latents of W and W+ are drawn through the mapping.
-        truncation: draws the styles towards their mean by this factor, in every space.
+        z_dim, w_dim, num_layers: the widths of z and of a style, and the number of styles of an image.
+        space: "z", latents (B, z_dim); "w", latents (B, w_dim), the style of every layer; or "w+", latents
+            (B, num_layers * w_dim), one style for each layer. Latents of W and W+ are sampled through the mapping.
+        truncation: the factor of the styles' distance from their mean, in every space.
         value_range: the images' darkest and brightest value.
 
     Raises:
-        InputError: an argument that doesn't fit, or networks that don't.
+        InputError: an argument or a network doesn't fit.
     """
     if space not in ("z", "w", "w+"):
         raise InputError(f"space must be one of z, w, w+, got {space!r}")
@@ -53,10 +54,11 @@ def stylegan2(
 def from_stylegan2_pytorch(
     mapping: nn.Module, synthesis: nn.Module, *, space: Space = "w", truncation: float = 1.0, seed: int = 0
 ) -> Generator:
-    """The same from the package stylegan2-pytorch: its StyleVectorizer and Generator, such as `gan.SE` and `gan.GE`.
+    """A generator from the package stylegan2-pytorch; see `stylegan2` for the arguments that aren't listed here.
 
     Args:
-        seed: of the noise, which stays the same for every image.
+        mapping, synthesis: the package's StyleVectorizer and Generator, such as `gan.SE` and `gan.GE`.
+        seed: random seed of the noise, which is the same for every image.
     """
     width: int = synthesis.latent_dim  # pyright: ignore[reportAssignmentType]
     layers: int = synthesis.num_layers  # pyright: ignore[reportAssignmentType]
@@ -68,7 +70,7 @@ def from_stylegan2_pytorch(
 
 
 class _Mapping(nn.Module):
-    """Styles (B, repeat * w_dim) of z (B, z_dim), drawn towards their mean."""
+    """Truncated styles (B, repeat * w_dim) of z (B, z_dim)."""
 
     mean: Tensor
 
@@ -102,7 +104,7 @@ class _Mapping(nn.Module):
 
 
 class _Synthesis(nn.Module):
-    """Images of latents in Z (with the mapping), W or W+."""
+    """Images of latents in W or W+, or in Z if there is a mapping."""
 
     def __init__(self, mapping: _Mapping | None, network: Decode, num_layers: int, w_dim: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Variational autoencoders over small images, fully connected and convolutional, and decoders out of their files."""
+"""Variational autoencoders of small images, fully connected and convolutional, and decoders from their files."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from fastflow.generators.state_dicts import StateDict, load_weights
 
 
 class MLPVAE(nn.Module):
-    """Kingma and Welling's VAE (arXiv 1312.6114) with ReLU layers and images in [0, 1].
+    """A fully connected VAE (Kingma and Welling, arXiv 1312.6114) with ReLU layers and images in [0, 1].
 
     Args:
         image_shape: (C, H, W) of the images.
-        latent_dim: width of the latent code.
-        hidden: widths of the encoder's layers; the decoder mirrors them.
+        latent_dim: width of the latents.
+        hidden: widths of the encoder's hidden layers; the decoder has the same in reverse order.
     """
 
     def __init__(self, image_shape: tuple[int, int, int], latent_dim: int, hidden: Sequence[int] = (256, 256)) -> None:
@@ -40,7 +40,7 @@ class MLPVAE(nn.Module):
         return mean, log_variance
 
     def logits(self, z: Tensor) -> Tensor:
-        """What the mean images are the sigmoid of, (B, C, H, W), given latents (B, latent_dim)."""
+        """The logits (B, C, H, W) of the mean images, given latents (B, latent_dim)."""
         return self.decoder(z).unflatten(1, self.image_shape)
 
     def decode(self, z: Tensor) -> Tensor:
@@ -49,12 +49,12 @@ class MLPVAE(nn.Module):
 
 
 class ConvVAE(nn.Module):
-    """The same with strided convolutions, whose every layer halves the side and whose decoder mirrors them.
+    """A VAE with strided convolutions, each of which halves the side of the images in [0, 1].
 
     Args:
-        image_shape: (C, S, S); S must be divisible by 2 for every width.
-        latent_dim: width of the latent code.
-        widths: channels of the encoder's layers.
+        image_shape: (C, S, S); S must be divisible by 2 to the power of the number of layers.
+        latent_dim: width of the latents.
+        widths: channels of the encoder's layers; the decoder has the same in reverse order.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class ConvVAE(nn.Module):
         return mean, log_variance
 
     def logits(self, z: Tensor) -> Tensor:
-        """What the mean images are the sigmoid of, (B, C, S, S), given latents (B, latent_dim)."""
+        """The logits (B, C, S, S) of the mean images, given latents (B, latent_dim)."""
         return self.decoder(z)
 
     def decode(self, z: Tensor) -> Tensor:
@@ -96,13 +96,12 @@ class ConvVAE(nn.Module):
 
 
 class LikelihoodVAE(nn.Module):
-    """A VAE with its likelihood: what is trained from scratch, and whose likelihood can be measured.
+    """A VAE with a likelihood of its images, for training from scratch and for measuring.
 
     Args:
         net: encoder and decoder.
-        likelihood: see `fastflow.generators.likelihoods.log_density`. Means are the decoder's sigmoid, so they lie in
-            [0, 1].
-        noise_std: what the pixels' standard deviation, learned, begins at; not for bernoulli.
+        likelihood: see `fastflow.generators.likelihoods.log_density`. Means are sigmoids, and therefore in [0, 1].
+        noise_std: initial value of the pixels' standard deviation, which is learned; not used for bernoulli.
     """
 
     log_noise_std: Tensor | None
@@ -139,10 +138,10 @@ class LikelihoodVAE(nn.Module):
 
 
 class LikelihoodVAEGenerator(Generator):
-    """The generator that a trained VAE is: latents of the prior to mean images; starts are real images, encoded.
+    """A trained VAE as a generator of mean images; its starts are the latents of held-out images.
 
     Args:
-        held_out: images (N, C, H, W) that training didn't see, 256 levels as uint8.
+        held_out: images (N, C, H, W) that the VAE wasn't trained on, as uint8.
     """
 
     held_out: Tensor
@@ -154,7 +153,7 @@ class LikelihoodVAEGenerator(Generator):
 
     @torch.no_grad()
     def starts(self, count: int, seed: int = 0) -> Tensor:
-        """Latents (count, D) of held-out images, the posterior's mean."""
+        """Latents (count, D) of held-out images: the means of their posteriors."""
         if count > len(self.held_out):
             raise InputError(f"count must be at most the {len(self.held_out)} held-out images, got {count}")
         chosen = torch.randperm(len(self.held_out), generator=torch.Generator().manual_seed(seed))[:count]
@@ -162,7 +161,7 @@ class LikelihoodVAEGenerator(Generator):
 
 
 class ConvDecoder(nn.Module):
-    """The decoder's logits (B, C, S, S) of latents (B, D); arguments as for `ConvVAE`."""
+    """The decoder of a `ConvVAE`, whose arguments it has."""
 
     def __init__(self, image_shape: tuple[int, int, int], latent_dim: int, widths: Sequence[int]) -> None:
         super().__init__()
@@ -182,7 +181,7 @@ class ConvDecoder(nn.Module):
 
 
 class MLPDecoder(nn.Module):
-    """A fully connected decoder alone: ReLU between its layers, a sigmoid after the last."""
+    """A fully connected decoder without an encoder: ReLU between its layers, and a sigmoid after the last."""
 
     def __init__(self, widths: Sequence[int], image_shape: tuple[int, int, int]) -> None:
         super().__init__()
@@ -195,7 +194,7 @@ class MLPDecoder(nn.Module):
 
 
 class SigmoidDecoder(nn.Module):
-    """A decoder of logits with the sigmoid that its training had in the loss."""
+    """A decoder of logits, followed by a sigmoid."""
 
     def __init__(self, logits: nn.Module, latent_dim: int) -> None:
         super().__init__()
@@ -209,14 +208,14 @@ class SigmoidDecoder(nn.Module):
 def mlp_decoder_from(
     state: StateDict, where: str, layers: Sequence[str] | None = None, shape: tuple[int, int, int] | None = None
 ) -> MLPDecoder:
-    """The fully connected decoder inside a VAE's state dict, whatever its layers are called.
+    """The fully connected decoder in a VAE's state dict.
 
     Args:
-        layers: their names, in order, such as ("fc3", "fc4"); everything that has "decoder" in its name if None.
+        layers: the names of its layers in order, such as ("fc3", "fc4"); all with "decoder" in their names if None.
         shape: (C, H, W) of the images; square grey or colour images if None.
 
     Raises:
-        InputError: the weights aren't there or don't make a chain of layers; it names the first.
+        InputError: weights are missing or don't form a chain of layers; the message names the first.
     """
     if layers is None:
         layers = [key.removesuffix(".weight") for key in state if "decoder" in key and key.endswith(".weight")]
@@ -245,10 +244,10 @@ def mlp_decoder_from(
 
 
 def conv_decoder_from(state: StateDict, where: str) -> SigmoidDecoder:
-    """The decoder of a `ConvVAE`'s state dict.
+    """The decoder with the weights of a `ConvVAE`'s state dict.
 
     Raises:
-        InputError: it is of another network; the error names the first key that tells.
+        InputError: the state dict belongs to another network; the message names the first key that shows it.
     """
     starts = [key for key in state if key.endswith("start.weight")]
     prefix = starts[0].removesuffix("start.weight") if starts else "decoder."

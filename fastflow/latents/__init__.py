@@ -1,1 +1,1 @@
-"""What is done with latents: losses of potential flows, traversal, inversion, classifiers and predictors of images."""
+"""Latents and their images: the losses of potential flows, traversals, inversion, classifiers and predictors."""

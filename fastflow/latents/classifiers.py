@@ -1,7 +1,7 @@
-"""The classifiers that must tell which potential moved an image, from two consecutive images of a path.
+"""The classifiers, which recognize the potential that moved an image from two consecutive images of a path.
 
-All see an image and its change, and normalise, where they do, over the channels of one image and not over the batch: a
-sample's logits then don't depend on which others share its batch, or its process.
+Their input is an image and its change. They normalize over the channels of one image, if at all, and never over the
+batch. A sample's logits therefore don't depend on the other samples of its batch or its process.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ImageShape = tuple[int, int, int]
 
 
 class _ImageAndChange(nn.Module):
-    """Layers on an image and its change."""
+    """A sequence of layers, applied to an image and its change."""
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class _ImageAndChange(nn.Module):
 
 
 class PairClassifier(_ImageAndChange):
-    """A small convolutional network, after LeNet, on an image and its change.
+    """A small convolutional network on an image and its change, similar to LeNet.
 
     Args:
         image_shape: (C, H, W), any size.
@@ -42,7 +42,7 @@ class PairClassifier(_ImageAndChange):
     def __init__(self, image_shape: ImageShape, num_classes: int) -> None:
         channels, height, width = image_shape
         size = min(height, width)
-        # Most of the cost is at full resolution: only images that are small already are looked at there.
+        # Most of the cost is at full resolution, so only small images are convolved at it.
         stride = 1 if size <= 8 else 2
         layers: list[nn.Module] = [nn.Conv2d(2 * channels, 32, 3, stride, padding=1), nn.ReLU()]
         size = -(-size // stride)
@@ -55,9 +55,9 @@ class PairClassifier(_ImageAndChange):
 
 
 class LeNet(_ImageAndChange):
-    """LeNet-5's layers (LeCun et al., 1998), twice as wide as there, as the public code of Song et al. has them.
+    """LeNet-5 (LeCun et al., 1998) with twice its widths, as in the public code of Song et al.
 
-    Arguments as for `PairClassifier`.
+    The arguments are those of `PairClassifier`.
     """
 
     def __init__(self, image_shape: ImageShape, num_classes: int) -> None:
@@ -71,9 +71,9 @@ class LeNet(_ImageAndChange):
 
 
 class ResNet18(_ImageAndChange):
-    """ResNet-18 (He et al., CVPR 2016) with group normalisation (Wu and He, ECCV 2018): 11 million parameters.
+    """ResNet-18 (He et al., CVPR 2016) with group normalization (Wu and He, ECCV 2018): 11 million parameters.
 
-    Arguments as for `PairClassifier`.
+    The arguments are those of `PairClassifier`.
     """
 
     def __init__(self, image_shape: ImageShape, num_classes: int) -> None:
@@ -87,7 +87,7 @@ class ResNet18(_ImageAndChange):
 
 
 class _Block(nn.Module):
-    """Two 3 x 3 convolutions beside a shortcut."""
+    """A residual block: two 3 x 3 convolutions and a shortcut."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -114,15 +114,15 @@ CLASSIFIERS: dict[str, Callable[[ImageShape, int], nn.Module]] = {
 
 
 def with_change(images: Tensor, next_images: Tensor) -> Tensor:
-    """An image and its change side by side, (B, 2 C, H, W)."""
-    # A step changes pixels by hundredths; the factor brings the change to the images' own scale.
+    """The channels of an image and of its change, (B, 2 C, H, W)."""
+    # A step changes pixels by hundredths; the factor brings the change to the images' scale.
     return torch.cat((images, 10 * (next_images - images)), 1)
 
 
 def check_classifier(spec: str) -> None:
     """Raise InputError unless `spec` has the form of a classifier's name."""
     if spec not in CLASSIFIERS and not names_function(spec):
-        raise InputError(f"classifier must be {', '.join(CLASSIFIERS)} or FILE.py:FUNCTION, got {spec!r}")
+        raise InputError(f"classifier must be one of {', '.join(CLASSIFIERS)}, or FILE.py:FUNCTION, got {spec!r}")
 
 
 def make_classifier(spec: str, image_shape: ImageShape, num_classes: int) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Real images into a generator's latent space: by its encoder, or by optimisation where it has none."""
+"""Inversion: the latents of real images, by the generator's encoder or, if it has none, by optimization."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from fastflow.datasets.pictures import SUFFIXES, read_whole_picture
 from fastflow.generators import Generator
 
 Images = Tensor | str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
-"""Images (N, C, H, W), uint8 or floats in [0, 1], of any size; or image files, or folders of them."""
+"""Images (N, C, H, W) of any size, uint8 or floats in [0, 1]; or image files, or folders of image files."""
 
-_CANDIDATES = 256  # samples among which the restarts begin at those nearest to an image
-_ROWS = 64  # latents that are optimised at once
+_CANDIDATES = 256  # the optimization starts at those of so many samples that look most like the image
+_ROWS = 64  # latents that are optimized at once
 
 
 class Inversion(NamedTuple):
@@ -30,17 +30,17 @@ class Inversion(NamedTuple):
     latents: Tensor
     """(N, D), on the generator's device."""
     images: Tensor
-    """(N, C, H, W) in [0, 1]: what was inverted, as the generator could draw it."""
+    """(N, C, H, W) in [0, 1]: the inverted images, resized and cut to fit the generator."""
     error: Tensor
-    """(N,): mean absolute difference of the pixels of the image and of what its latents are decoded to."""
+    """(N,): mean absolute difference between the pixels of the image and of its decoded latents."""
     method: Literal["encoder", "optimization"]
     names: list[str]
-    """What each image is called: its file, or "image 0" and so on."""
+    """The images' names: their files, or "image 0" and so on."""
     note: str
-    """What had to be done to the images to fit the generator, or nothing."""
+    """How the images were changed to fit the generator; empty if they weren't."""
 
     def summary(self) -> dict[str, Any]:
-        """How the images were inverted, and how well, as JSON holds it."""
+        """The images' names, errors and method of inversion, for JSON."""
         return {"names": self.names, "error": self.error.tolist(), "method": self.method}
 
 
@@ -58,16 +58,17 @@ def invert(
 ) -> Inversion:
     """Find latents that a generator decodes to these images.
 
-    Without an encoder, Adam minimises the mean squared pixel error plus `prior` times the mean square of the latent,
-    which is counted from the samples' mean in their standard deviations. It begins at the `restarts` samples, out of
-    256, that look most like the image, and the best latent of all is kept.
+    Without an encoder, Adam minimizes the mean squared pixel error plus `prior` times the mean square of the latent,
+    standardized by the mean and the standard deviation of samples. It starts at the `restarts` samples, out of 256,
+    that look most like the image, and returns the best of all latents.
 
     Args:
-        images: made to fit the generator where they don't: cut to its aspect, resized, greyed or given channels.
-        labels: each image's class (N,) of a generator with classes; the first class if None.
-        method: the encoder where there is one, if None.
-        steps, restarts, prior, seed: of the optimisation.
-        progress: show a progress bar.
+        images: the images. Those that don't fit the generator are cut to its aspect ratio, resized, and converted to
+            its number of channels.
+        labels: each image's class (N,), if the generator has classes; the first class if None.
+        method: "encoder" or "optimization"; if None, the encoder if there is one.
+        steps, restarts, prior, seed: the optimization's steps, starts, weight of the prior, and random seed.
+        progress: whether to show a progress bar.
 
     Raises:
         InputError: an image can't be read or an argument can't be used; or no gradient passes through the generator.
@@ -85,25 +86,37 @@ def invert(
         check_seed(seed)
         if not is_finite(prior, torch.float32) or prior < 0:
             raise InputError(f"prior must be a number of at least 0, got {prior!r}")
-        z = _optimized(generator, pixels, labels, steps, min(restarts, _CANDIDATES), prior, seed, progress)
+        z = _optimized(
+            generator,
+            pixels,
+            labels,
+            steps=steps,
+            restarts=min(restarts, _CANDIDATES),
+            prior=prior,
+            seed=seed,
+            progress=progress,
+        )
     else:
         raise InputError(f"method must be encoder or optimization, got {method!r}")
     with torch.no_grad():
-        drawn = generator.scaled(generator.conditioned(labels)(z)).clamp(0, 1)
-    return Inversion(z, pixels, (drawn - pixels).abs().flatten(1).mean(1), method, names, note)
+        decoded = generator.scaled(generator.conditioned(labels)(z)).clamp(0, 1)
+    error = (decoded - pixels).abs().flatten(1).mean(1)
+    return Inversion(latents=z, images=pixels, error=error, method=method, names=names, note=note)
 
 
 def fitting_images(generator: Generator, images: Images) -> tuple[Tensor, list[str], str]:
-    """Images as the generator could draw them, (N, C, H, W) in [0, 1], their names, and what was done to them.
+    """Images (N, C, H, W) in [0, 1], changed to fit the generator, their names, and a note on the changes.
 
     Raises:
-        InputError: there are none, or one can't be used.
+        InputError: there are no images, or one can't be used.
     """
     channels, height, width = generator.image_shape
     if channels not in (1, 3) and not isinstance(images, Tensor):
-        raise InputError(f"the generator draws images of {channels} channels, image files have 1 or 3: pass a tensor")
+        raise InputError(
+            f"the generator makes images of {channels} channels, and image files have 1 or 3: pass a tensor"
+        )
     found = _checked(images) if isinstance(images, Tensor) else _read(images)
-    like, fitted, changed = generator.sample(1), [], []
+    like, fitted, changed = generator.like, [], []
     for name, image in found:
         fits = _fitted(image.to(like.device), channels, height, width)
         fitted.append(fits.to(like.dtype))
@@ -149,11 +162,14 @@ def _read(paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> l
 
 
 def _fitted(image: Tensor, channels: int, height: int, width: int) -> Tensor:
-    """An image (C, H, W) in [0, 1] with these channels, cut in its middle to this aspect and resized to this size."""
+    """An image (C, H, W) in [0, 1], converted to so many channels, cropped in its middle, and resized."""
     if image.shape[0] != channels:
         if {image.shape[0], channels} != {1, 3}:
-            raise InputError(f"images of {image.shape[0]} channels can't become the generator's of {channels}")
-        if channels == 1:  # ITU-R BT.601's luma, as image readers have it
+            raise InputError(
+                f"images of {image.shape[0]} channels can't be converted to the generator's {channels}: pass images of "
+                f"{channels} channels"
+            )
+        if channels == 1:  # the luma of ITU-R BT.601, which image readers use
             image = (image * image.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(0, keepdim=True)
         else:
             image = image.expand(3, -1, -1)
@@ -173,6 +189,7 @@ def _optimized(
     generator: Generator,
     pixels: Tensor,
     labels: Tensor | None,
+    *,
     steps: int,
     restarts: int,
     prior: float,
@@ -190,18 +207,19 @@ def _optimized(
             classes = None if labels is None else labels[rows].repeat_interleave(restarts)
             decode = generator.conditioned(classes)
             near = _nearest(generator, candidates, pixels[rows], None if labels is None else labels[rows], restarts)
-            # In units of the samples' spread, so that one learning rate fits every generator.
+            # Standardized, so that one learning rate fits every generator.
             w = ((near.flatten(0, 1) - centre) / spread).requires_grad_()
             optimizer = torch.optim.Adam([w], lr=0.1)
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, eta_min=1e-3)
             best, least = w.detach().clone(), torch.full_like(w[:, 0], torch.inf).detach()
             for step in range(steps + 1):
-                drawn = generator.scaled(decode(centre + spread * w))
-                if not drawn.requires_grad:
+                decoded = generator.scaled(decode(centre + spread * w))
+                if not decoded.requires_grad:
                     raise InputError(
-                        "no gradient passes through the generator, so that it can't be inverted without encode="
+                        "no gradient passes through the generator, so that it can't be inverted by optimization: give "
+                        "it an encode= function, or let gradients pass"
                     )
-                loss = (drawn - target).square().flatten(1).mean(1) + prior * w.square().mean(1)
+                loss = (decoded - target).square().flatten(1).mean(1) + prior * w.square().mean(1)
                 better = loss.detach() < least
                 best[better], least[better] = w.detach()[better], loss.detach()[better]
                 if step < steps:
@@ -217,7 +235,7 @@ def _optimized(
 
 @torch.no_grad()
 def _nearest(generator: Generator, candidates: Tensor, pixels: Tensor, labels: Tensor | None, restarts: int) -> Tensor:
-    """For each image the `restarts` candidates (N, restarts, D) that look most like it, of its class if it has one."""
+    """For each image the `restarts` candidates (N, restarts, D) that look most like it, when decoded in its class."""
     nearest = candidates.new_empty(len(pixels), restarts, candidates.shape[1])
     of_class = torch.zeros_like(pixels[:, 0, 0, 0]) if labels is None else labels
     for label in of_class.unique():
@@ -225,7 +243,7 @@ def _nearest(generator: Generator, candidates: Tensor, pixels: Tensor, labels: T
         distances = []
         for some in candidates.split(_ROWS):
             classes = None if labels is None else label.expand(len(some))
-            drawn = generator.scaled(generator.conditioned(classes)(some)).flatten(1)
-            distances.append(torch.cdist(pixels[rows].flatten(1), drawn))
+            decoded = generator.scaled(generator.conditioned(classes)(some)).flatten(1)
+            distances.append(torch.cdist(pixels[rows].flatten(1), decoded))
         nearest[rows] = candidates[torch.cat(distances, 1).argsort(1)[:, :restarts]]
     return nearest

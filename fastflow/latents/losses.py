@@ -1,6 +1,6 @@
-"""The losses of potential flows beside the equation's: rest at the start, visible change, distinctness.
+"""The losses of potential flows besides the equation's: rest at the start, visible change, distinctness, guidance.
 
-They are those of Song et al. (ICML 2023), with guidance by a predictor.
+The first three are those of Song et al. (ICML 2023).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def initial_loss(
     t0: float = 0.0,
     companion: DivergenceFreeField | None = None,
 ) -> Tensor:
-    """Mean |grad u_k(z0, t0)|^2: a potential starts at rest, and with its companion, if there is one."""
+    """Mean |grad u_k(z0, t0)|^2, which lets flows start at rest; a companion's velocity is added to the gradient."""
     check_bank(bank)
     velocity = bank.jet(z0, t0, index, laplacian="none", with_u_tt=False).grad
     if companion is not None:
@@ -33,12 +33,12 @@ def initial_loss(
 
 
 def jacobian_loss(change: Tensor, kind: Literal["log", "square"] = "log") -> Tensor:
-    """Reward for a visible change of the image: forbids u = 0.
+    """Reward for a visible change of the image, which excludes u = 0.
 
     Args:
         change: J_g(z) grad u, the image's rate of change along the flow, (B, ...).
-        kind: "square", -mean |J_g grad u|^2, the paper's term, which fades as the potentials shrink; "log", -mean of
-            the log of each sample's mean square, which doesn't care about scale and keeps them alive.
+        kind: "square", -mean |J_g grad u|^2, the paper's term, which vanishes as potentials shrink; or "log", minus the
+            mean log of each sample's mean square, whose gradient doesn't vanish.
     """
     if kind == "square":
         return -change.flatten(1).square().sum(1).mean()
@@ -52,8 +52,8 @@ def guidance_loss(velocity: Tensor, gradient: Tensor, kind: Literal["follow", "o
     """1 - cos of the angle between each sample's velocity and a property's gradient, or its opposite, (B,).
 
     Args:
-        velocity: where each latent goes, (B, D).
-        gradient: of the property's value with respect to the latent, (B, D); no gradient flows into it.
+        velocity: the latents' velocities, (B, D).
+        gradient: the gradient of the property with respect to the latents, (B, D); it is treated as a constant.
     """
     if kind not in ("follow", "oppose"):
         raise InputError(f"kind must be one of follow, oppose, got {kind!r}")
@@ -62,5 +62,5 @@ def guidance_loss(velocity: Tensor, gradient: Tensor, kind: Literal["follow", "o
 
 
 def classifier_loss(logits: Tensor, index: Tensor) -> Tensor:
-    """Cross-entropy of naming the potential, logits (B, K), that moved each image, index (B,)."""
+    """Cross-entropy of logits (B, K) with the potentials (B,) that moved the images."""
     return functional.cross_entropy(logits, index)

@@ -1,4 +1,4 @@
-"""Predictors: functions of images whose values a path may follow, or is measured by."""
+"""Predictors: functions of images that guide paths, or that paths are measured with."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from fastflow.core.errors import InputError
 from fastflow.core.plugins import explaining
 
 Predictor = Callable[[Tensor], Tensor]
-"""Images (B, C, H, W) in [0, 1] to a property's value (B,), or to P properties' values (B, P)."""
+"""A function from images (B, C, H, W) in [0, 1] to the values (B,) of a property, or (B, P) of P properties."""
 
 
 def predicted(predictor: Predictor, images: Tensor) -> Tensor:
     """The values (B, P) that a predictor gives for images (B, C, H, W).
 
     Raises:
-        InputError: it fails, or gives something else.
+        InputError: the predictor fails, or returns something else.
     """
     with explaining("the predictor"):
         values = predictor(images)
@@ -38,5 +38,6 @@ def check_predictor(predictor: Predictor, images: Tensor) -> None:
                 return
     kind = "" if values.is_floating_point() else f", they are {values.dtype}"
     raise InputError(
-        f"the predictor's values carry no gradient{kind}; leave out torch.no_grad, detach, argmax and comparisons"
+        f"the predictor's values carry no gradient{kind}: compute them without torch.no_grad, detach, argmax and "
+        "comparisons"
     )

@@ -1,4 +1,4 @@
-"""Traversals: latents flowing along a potential, and their images."""
+"""Traversals: paths of latents along a potential, and their images."""
 
 from __future__ import annotations
 
@@ -20,38 +20,38 @@ TraversalDirection = Literal["forward", "descent", "reverse", "both"]
 
 
 class Traversal(NamedTuple):
-    """Paths of B latents and their images, and where in them the start stands."""
+    """Paths of B latents, their images, and the place of the starting latents in the paths."""
 
     latents: Tensor
     """(B, steps + 1, D)"""
     images: Tensor
     """(B, steps + 1, C, H, W)"""
     start: int
-    """The column of the starting latents."""
+    """The column of the starting latents in both."""
 
 
 @runtime_checkable
 class Traverses(Protocol):
-    """Anything with K paths from any latent: a run, whose potentials they follow, or a baseline."""
+    """Anything with K paths from any latent: a run, whose paths follow its potentials, or a baseline."""
 
     @property
     def step_length(self) -> float | None:
-        """The length of every step in latent space, which can be set; None where paths have a speed of their own."""
+        """The length of every step in latent space, which can be set; None if paths have their own speed."""
         ...
 
     @property
     def generator(self) -> Generator:
-        """Whose latents are traversed."""
+        """The generator whose latents are traversed."""
         ...
 
     @property
     def num_paths(self) -> int:
-        """K."""
+        """K, the number of paths."""
         ...
 
     @property
     def path_steps(self) -> int:
-        """The steps of a path where nobody says how many."""
+        """The number of steps of a path if nothing else is asked for."""
         ...
 
     def traverse(
@@ -64,23 +64,25 @@ class Traverses(Protocol):
         *,
         labels: Tensor | None = None,
     ) -> Traversal:
-        """`steps` steps from latents z0 (B, D), along one path for all or one for each (B,) long, or against it.
+        """Take `steps` steps from latents z0 (B, D) along paths, or in the opposite direction.
 
-        `labels` (B,) are the latents' classes, of a generator with such.
+        Args:
+            index: one path for all latents, or one for each, (B,) long.
+            labels: the latents' classes (B,), if the generator has classes.
         """
         ...
 
 
 def check_source(source: Traverses, path_steps: int | None = None) -> int:
-    """The steps of a path that is to be measured, the source's own if None.
+    """The number of steps of the paths that a metric measures: `path_steps`, or the source's own if None.
 
     Raises:
-        InputError: the source doesn't traverse, its paths are none, or path_steps isn't a whole number of at least 1.
+        InputError: the source can't traverse or has no paths, or path_steps isn't a whole number of at least 1.
     """
     if not isinstance(source, Traverses):
         raise InputError(
-            f"what is measured must traverse: a run, a baseline, or what has their generator, num_paths, path_steps, "
-            f"step_length and traverse; got {type(source).__name__}"
+            "the source must be a run, a baseline, or an object with their attributes generator, num_paths, "
+            f"path_steps, step_length and traverse, got {type(source).__name__}"
         )
     path_steps = source.path_steps if path_steps is None else path_steps
     check_count(path_steps, "path_steps")
@@ -103,38 +105,38 @@ def traverse(
     """Let latents z0 (B, D) flow along a potential for `steps` steps, and decode every point.
 
     Args:
-        potential: one for all latents, or one for each (B,) long.
+        potential: one potential for all latents, or one for each, (B,) long.
         steps: the path's length in steps.
         integration: how it is integrated; `direction` takes the place of its own.
-        direction: "forward" from time 0; "descent" against the gradient; "reverse", the path that would end in z0, last
-            point first; "both": the start stands in the middle, column steps // 2, and the path before it is the
-            reverse flow's, so that the whole row is one forward path through times 0 .. steps.
-        companion: the bank's, where it has one.
-        labels: each latent's class (B,), whole numbers, of a generator with classes; of its first class if None.
+        direction: "forward", along the gradient from time 0; "descent", against the gradient; "reverse", the path that
+            ends in z0, last point first; or "both", one forward path through times 0 .. steps with the start in its
+            middle, column steps // 2: the part before the start is computed by the reverse flow.
+        companion: the bank's companion, if it has one.
+        labels: each latent's class (B,), whole numbers, if the generator has classes; the first class if None.
 
     Raises:
-        InputError: an argument that doesn't fit, by its name.
+        InputError: an argument doesn't fit; the message names it.
     """
     check_latents(z0, bank.dim, bank.out_bias)
     if labels is not None:
-        generator.check_labels(labels, z0)  # before the path is walked
+        generator.check_labels(labels, z0)  # before the path is computed
 
-    # A bank's potentials are known on the times they were trained on, 0 .. path_steps * dt.
-    def go(count: int, t0: float, way: Direction) -> Tensor:
-        one_way = integration._replace(direction=way)
+    def path(count: int, t0: float, direction: Direction) -> Tensor:
+        one_way = integration._replace(direction=direction)
         return integrate(bank, z0, potential, count, t0, one_way, companion=companion)
 
+    # The potentials were trained at times 0 .. path_steps * dt: paths keep within them where they can.
     start = 0
     if direction == "both":
         if not isinstance(steps, int) or steps < 2:
             raise InputError(f"steps must be at least 2 to go both ways, got {steps!r}")
         start = steps // 2
-        before = go(start, 0.0, "reverse").flip(1)
-        latents = torch.cat((before, go(steps - start, start * integration.dt, "forward")[:, 1:]), 1)
+        before = path(start, 0.0, "reverse").flip(1)
+        latents = torch.cat((before, path(steps - start, start * integration.dt, "forward")[:, 1:]), 1)
     elif direction == "reverse":
-        latents = go(steps, 0.0, "reverse")
+        latents = path(steps, 0.0, "reverse")
     elif direction in ("forward", "descent"):
-        latents = go(steps, 0.0, direction)
+        latents = path(steps, 0.0, direction)
     else:
         raise InputError(f"direction must be one of forward, descent, reverse, both, got {direction!r}")
     return Traversal(latents, decoded(generator, latents, labels), start)
@@ -142,7 +144,7 @@ def traverse(
 
 @torch.no_grad()
 def decoded(generator: Generator, latents: Tensor, labels: Tensor | None = None) -> Tensor:
-    """The images (B, T, C, H, W) of paths of latents (B, T, D), and of their classes (B,) where there are such."""
+    """The images (B, T, C, H, W) of paths of latents (B, T, D), with the latents' classes (B,) if there are any."""
     labels = None if labels is None else generator.check_labels(labels, latents)
     decode = generator.conditioned(labels)
     return torch.stack([decode(z) for z in latents.unbind(1)], 1)

@@ -44,9 +44,9 @@ def flow_codes(
     path_steps = check_source(source, path_steps)
     if not (is_finite(reach, torch.float64) and reach > 0):
         raise InputError(f"reach must be a positive number, got {reach!r}")
-    dim, like = source.generator.latent_dim, source.generator.sample(1)
+    dim, like = source.generator.latent_dim, source.generator.like
     z = check_latents(_encoded(source, images), dim, like, "latents")
-    origin = torch.zeros_like(like) if start is None else check_latents(start[None], dim, like, "start")
+    origin = like.new_zeros(1, dim) if start is None else check_latents(start[None], dim, like, "start")
     paced: Any = copy.copy(source)
     paced.step_length = reach / path_steps
     codes = []

@@ -1,4 +1,4 @@
-"""What one types of a run: train it, load it, and everything that is asked of it."""
+"""Runs: train one, load one, and use it."""
 
 from fastflow.runs.loading import load_run
 from fastflow.runs.run import Run, VAERun

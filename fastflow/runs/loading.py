@@ -16,22 +16,22 @@ from fastflow.generators.identity import draws_alike, is_description
 from fastflow.generators.loading import can_be_found
 from fastflow.runs.run import Run, VAERun
 from fastflow.training.checkpoint import Checkpoint, latest_checkpoint, read_checkpoint
-from fastflow.training.config import DiscoverConfig, FlowSettings
+from fastflow.training.config import DiscoverConfig, FlowConfig
 from fastflow.training.potentials import untrained_potentials
 from fastflow.training.run_folder import Record, as_folder, no_run, read_record, recorded_config
-from fastflow.training.vae import Kept
+from fastflow.training.vae import HeldOutImages
 from fastflow.training.vae_config import VAEConfig
 from fastflow.training.vae_data import is_data_description
-from fastflow.training.vae_models import untrained
+from fastflow.training.vae_models import build_vae_models
 
 
 def load_run(folder: str | Path, generator: Generator | None = None, device: str | torch.device | None = None) -> Run:
     """Load the newest checkpoint of the run in `folder`.
 
     Args:
-        generator: the one the run was trained on; needed only if it was made from a callable in Python, which can't be
+        generator: the generator of the training; needed only if it was made from a callable in Python, which can't be
             found again by name.
-        device: where to put all of it; where the generator is if None.
+        device: the device for the run and its generator; if None, the generator's.
 
     Raises:
         InputError: the folder isn't a run, has no checkpoint, is damaged, or needs another generator.
@@ -41,15 +41,15 @@ def load_run(folder: str | Path, generator: Generator | None = None, device: str
     record = read_record(folder)
     if record["kind"] == "train-vae":
         if generator is not None:
-            raise InputError(f"run {str(folder)!r} has a generator of its own, the VAE: leave out generator")
+            raise InputError(f"run {str(folder)!r} has its own generator, the VAE: leave out generator")
         return _load_vae(folder, record, torch.device("cpu") if device is None else find_device(device))
     if record["kind"] != "discover" or not is_description(record.get("generator")):
         raise no_run(folder)
     return _load_discovery(folder, record, generator, device)
 
 
-def recorded_settings(folder: Path) -> FlowSettings:
-    """The settings that the run in `folder` was trained with.
+def read_config(folder: Path) -> FlowConfig:
+    """The configuration that the run in `folder` was trained with.
 
     Raises:
         InputError: the folder isn't a run.
@@ -60,8 +60,8 @@ def recorded_settings(folder: Path) -> FlowSettings:
     return recorded_config(record, _KINDS[record["kind"]], folder)
 
 
-_KINDS: dict[str, type[FlowSettings]] = {"discover": DiscoverConfig, "train-vae": VAEConfig}
-"""The configurations by the commands that make runs of them."""
+_KINDS: dict[str, type[FlowConfig]] = {"discover": DiscoverConfig, "train-vae": VAEConfig}
+"""The type of configuration by kind of run."""
 
 
 def _load_discovery(
@@ -84,41 +84,41 @@ def _load_vae(folder: Path, record: Record, device: torch.device) -> VAERun:
     config = recorded_config(record, VAEConfig, folder)
     shape = tuple(record["data"]["image_shape"])
     checkpoint = _newest(folder)
-    learned = untrained(config, shape)
-    kept = Kept(torch.zeros(record["data"]["kept"], *shape))
-    nn.ModuleDict({**learned.modules(), "kept": kept}).to(device)
-    _read_learned(checkpoint, config, learned.modules(), beside={"kept": kept})
-    return VAERun(folder, learned, kept, config, checkpoint.step)
+    learned = build_vae_models(config, shape)
+    held_out = HeldOutImages(torch.zeros(record["data"]["kept"], *shape))
+    nn.ModuleDict({**learned.modules(), "kept": held_out}).to(device)
+    _read_learned(checkpoint, config, learned.modules(), others={"kept": held_out})
+    return VAERun(folder, learned, held_out, config, checkpoint.step)
 
 
 def _newest(folder: Path) -> Checkpoint:
     checkpoint = latest_checkpoint(folder / "checkpoints")
     if checkpoint is None:
-        raise InputError(f"run {str(folder)!r} has no checkpoint yet")
+        raise InputError(f"run {str(folder)!r} has no checkpoint yet: train it for longer, with resume")
     return checkpoint
 
 
 def _read_learned(
     checkpoint: Checkpoint,
-    config: FlowSettings,
+    config: FlowConfig,
     learned: dict[str, nn.Module],
     *,
-    beside: dict[str, nn.Module] | None = None,
+    others: dict[str, nn.Module] | None = None,
     ignored: tuple[str, ...] = (),
 ) -> None:
-    """Read the weights of what a run learned for good, or their moving average where it has one, and what is beside."""
+    """Load the weights of learned modules, from their moving average if the run has one, and of other modules."""
     modules = learned
     if config.ema:
         modules, ignored = {"average": nn.ModuleDict(learned)}, (*ignored, *(f"{name}." for name in learned))
-    module = nn.ModuleDict({**modules, **(beside or {})})
+    module = nn.ModuleDict({**modules, **(others or {})})
     read_checkpoint(checkpoint, module, ignored=ignored).load(module)
 
 
 def _restore_generator(record: Record, folder: Path) -> Generator:
-    """The generator that a run names.
+    """The generator that a run's config.json names.
 
     Raises:
-        InputError: it was made from a callable in Python, or is no longer where it was.
+        InputError: it was made from a callable in Python, or isn't found where it was.
     """
     name = record["generator"].get("name")
     if not can_be_found(name):
@@ -130,6 +130,9 @@ def _restore_generator(record: Record, folder: Path) -> Generator:
 
 
 def check_generator(record: Record, generator: Generator, folder: Path) -> None:
-    """Raise InputError unless the generator draws what the run's own drew."""
+    """Raise InputError unless the generator makes the same images as the run's."""
     if not draws_alike(record["generator"], generator):
-        raise InputError(f"run {str(folder)!r} was trained on another generator than {generator.name or 'this one'}")
+        raise InputError(
+            f"run {str(folder)!r} was trained on another generator than {generator.name or 'this one'}: pass the one "
+            "that it was trained on"
+        )

@@ -1,4 +1,4 @@
-"""A run: what a training left behind in its folder, loaded and ready to traverse."""
+"""A run: the results of a training, loaded from its folder, and what can be done with them."""
 
 from __future__ import annotations
 
@@ -21,24 +21,25 @@ from fastflow.saved.run import SavedRun, SavedVAE
 
 
 class Run(SavedRun):
-    """A saved run with everything that is asked of it: edits, measures and a report.
+    """A saved run with edits, measures and a report.
 
     Attributes:
-        folder: the run's folder. step: the training steps behind its weights.
-        bank, pde, companion: the potentials, their equation, and the velocity without divergence that joins their
-            gradients where the configuration asked for one; together `potentials`.
-        step_length: of the steps in latent space that `traverse` takes, or None for the flow's own speed; the
-            configuration's, until it is changed.
+        folder: the run's folder. step: the training steps done when its weights were saved.
+        bank, pde, companion: the potentials, their equation, and the divergence-free velocity that is added to their
+            gradients if the configuration asked for one; together `potentials`.
+        step_length: the length in latent space of the steps that `traverse` takes, or None for the flow's own speed;
+            initially the configuration's.
     """
 
     def edit(self, along: Along, steps: float, t0: float = 0.0, name: str = "") -> Edit:
-        """A change of latents along potentials, which can be lengthened, saved, and applied to any latents.
+        """A change of latents along potentials, which can be extended, saved, and applied to any latents.
 
         Args:
-            along: a potential by number or name, or weights of several by theirs, to go along all of them at once.
-            steps: of the run; a fraction's last step is shorter, and a negative number undoes as many steps.
-            t0: the time at which these steps begin, walked forwards.
-            name: what to call it.
+            along: a potential by number or name, or a weight for each of several, to move along all of them at once.
+            steps: the number of the run's steps. A fraction makes the last step shorter, and a negative number undoes
+                as many steps.
+            t0: the time at which these steps begin when they go forward.
+            name: the edit's name.
         """
         return make_edit(self, along, steps, t0, name)
 
@@ -52,7 +53,7 @@ class Run(SavedRun):
     def ranking(self, samples: int = 4096, progress: bool = True) -> list[tuple[int, float]]:
         """The potentials with their scores in [0, 1], most distinct, smooth and strong ones first.
 
-        See `fastflow.metrics.ranking.score`. Evaluates on `samples` latents where that isn't done yet.
+        See `fastflow.metrics.ranking.score`. The run is evaluated on `samples` latents first, if it wasn't yet.
         """
         if not self._is_current("evaluation.json"):
             self.evaluate(samples, progress=progress)
@@ -80,9 +81,9 @@ class Run(SavedRun):
     def report(self, samples: int = 4096, progress: bool = True) -> Path:
         """Write report.html, one page of pictures, numbers and curves, and return its path.
 
-        Evaluates on `samples` latents and draws the traversals first, where that isn't done yet or was done at another
-        training step. Where nobody has correlated the paths with attributes and the images look like drawn strokes,
-        their strokes are measured, so that the page can suggest names.
+        The run is evaluated on `samples` latents and its traversals are drawn first, unless both were done at its
+        training step. If the images look like drawn strokes, and the paths weren't correlated with attributes yet, the
+        strokes are measured, so that the page can suggest names.
         """
         if not self._is_current("evaluation.json"):
             self.evaluate(samples, progress=progress)
@@ -93,7 +94,7 @@ class Run(SavedRun):
         return write_report(self.folder)
 
     def _needs_strokes(self) -> bool:
-        """Whether strokes should be measured: nothing else was, or they were and are out of date."""
+        """Whether to measure strokes: no attributes were measured yet, or the strokes of an earlier step were."""
         file = self.folder / "attributes.json"
         if file.exists():
             try:
@@ -109,7 +110,7 @@ class Run(SavedRun):
             return looks_drawn(generator.eight_bit(generator.decode(generator.sample(64))))
 
     def _is_current(self, name: str) -> bool:
-        """Whether a JSON file of the folder is there, can be read and is about the present weights."""
+        """Whether a JSON file of the folder exists, can be read, and describes the present weights."""
         try:
             record = read_json(self.folder / name)
         except InputError:
@@ -118,10 +119,10 @@ class Run(SavedRun):
 
 
 class VAERun(Run, SavedVAE):
-    """A VAE that was trained from scratch, with the potentials that carried its latents, if any.
+    """A VAE that was trained from scratch, with the potentials that transported its latents, if any.
 
     Attributes:
-        vae: what `ff.metrics.log_likelihood` measures. generator: its mean images.
-        learned: all of it, with the inference of transformations and the diffusion prior where there are such.
-        transformations: the names of the data's; potential k moves as number k does, where supervision was full.
+        vae: the VAE, as `ff.metrics.log_likelihood` takes it. generator: the VAE's decoder, which gives mean images.
+        learned: all learned models, with the inference of transformations and the diffusion prior if there are any.
+        transformations: the names of the data's transformations; with full supervision, potential k learned number k.
     """

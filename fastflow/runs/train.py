@@ -1,4 +1,4 @@
-"""What makes a run: a discovery on a pretrained generator, and a VAE's training from scratch."""
+"""The trainings that make runs: a discovery on a pretrained generator, and a VAE from scratch."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from fastflow.runs.loading import check_generator
 from fastflow.runs.run import Run, VAERun
 from fastflow.training.config import DiscoverConfig
 from fastflow.training.discover import Discovery, check_task
-from fastflow.training.distributed import team
-from fastflow.training.run_folder import About, Record, as_folder, no_run, train_in
+from fastflow.training.distributed import process_group
+from fastflow.training.run_folder import Record, RunDescription, as_folder, no_run, train_in
 from fastflow.training.vae import VAETraining, resolved, some_images
 from fastflow.training.vae_config import VAEConfig
 from fastflow.training.vae_data import describe_data, is_data_description, same_data
@@ -42,43 +42,41 @@ def discover(
     """Train potentials on a pretrained generator (Song et al., ICML 2023) and return the run.
 
     Args:
-        generator: frozen; see `fastflow.generators`.
-        config: the settings, with sensible defaults.
-        out: the run's folder: config.json, metrics.jsonl, checkpoints/.
-        resume: go on from the newest checkpoint in `out`, or start if there is none.
-        overwrite: replace the run in `out`.
-        progress: show a progress bar.
-        classifier: a module of your own that tells the potentials apart, in place of the configuration's: two batches
-            of images (B, C, H, W) in [0, 1] to logits (B, K). It is trained as well, and restarted by resume.
-        predictor: a differentiable function of images (B, C, H, W) in [0, 1], whose values (B,) or (B, P) the first
-            potentials learn to raise, one property each, or to lower; see `guidance` in the configuration. Or its
-            FILE.py:FUNCTION. A resumed run must have the one that it had, as far as names tell.
+        generator: the frozen generator; see `fastflow.generators`.
+        config: the configuration; the default suits small image generators.
+        out: the run's folder, which will hold config.json, metrics.jsonl and checkpoints/.
+        resume: whether to continue from the newest checkpoint in `out`, if there is one.
+        overwrite: whether to replace a run in `out`.
+        progress: whether to show a progress bar.
+        classifier: a module of your own that replaces the configuration's classifier: from two batches of images
+            (B, C, H, W) in [0, 1] to logits (B, K). It is trained too, and resume restores its weights.
+        predictor: a differentiable function from images (B, C, H, W) in [0, 1] to values (B,) or (B, P), or its
+            FILE.py:FUNCTION. The first potentials learn to raise these properties, one property each, or to lower them;
+            see `guidance` in the configuration. A resumed run must have the same predictor, as far as names show.
 
-    In processes that torchrun started, all train together, each on its part of every batch, and the first one writes.
+    Processes that torchrun started train together: each takes its part of every batch, and the first one writes.
 
     Raises:
-        InputError: `out` holds another run or foreign files or is in use, the settings don't fit, or no gradient passes
-            through the generator.
+        InputError: `out` holds another run or other files or is in use, the configuration doesn't fit, or no gradient
+            passes through the generator.
         TrainingError: training diverged; the message names the step, the term and the last good checkpoint.
-        KeyboardInterrupt: stopped by a signal, after writing a checkpoint.
+        KeyboardInterrupt: a signal stopped the training, after a checkpoint was written.
     """
     generator = as_generator(generator)
     config = DiscoverConfig() if config is None else config
     if not isinstance(config, DiscoverConfig):
-        raise InputError(
-            f"config must be a DiscoverConfig, got {type(config).__name__}: use DiscoverConfig(**settings)"
-        )
+        raise InputError(f"config must be a DiscoverConfig, got {type(config).__name__}: use DiscoverConfig(**options)")
     folder = as_folder(out)
-    named: str | bool = predictor is not None
+    predictor_name: str | bool = predictor is not None
     if isinstance(predictor, str):
-        named, predictor = predictor, import_function(predictor, "predictor")
+        predictor_name, predictor = predictor, import_function(predictor, "predictor")
     elif predictor is not None:
-        named = name_of(predictor) or True
-    with team(generator.sample(1).device) as group:
-        task = Discovery(config, generator, classifier=classifier, predictor=predictor, team=group)
+        predictor_name = name_of(predictor) or True
+    with process_group(generator.like.device) as group:
+        task = Discovery(config, generator, classifier=classifier, predictor=predictor, group=group)
         check_task(task)
-        about = _about_discovery(generator, named)
-        train_in(folder, task, config, about, group, resume=resume, overwrite=overwrite, progress=progress)
+        description = _describe_discovery(generator, predictor_name)
+        train_in(folder, task, config, description, group, resume=resume, overwrite=overwrite, progress=progress)
     task.module.requires_grad_(False)
     return Run(folder, task.average or task.potentials, generator, config, config.steps)
 
@@ -95,46 +93,50 @@ def train_vae(
     data: Sequences | None = None,
     held_out: Sequences | None = None,
 ) -> VAERun:
-    """Train a VAE on moving images, with potential flows as its inductive bias or without, and return the run.
+    """Train a VAE on moving images, with potential flows as an inductive bias or without them, and return the run.
 
     Args:
-        config: the settings; `flow_weight` 0 trains a plain VAE.
-        data_root: the folder of the data set's files, where it has such.
+        config: the configuration; with `flow_weight` 0 a plain VAE is trained.
+        data_root: the folder of the data set's files, if it has any.
         out, resume, overwrite, progress: as for `discover`.
-        device: where to train.
-        data, held_out: data sets of your own in place of the one that the configuration names: to train on, and to
-            start traversals from (the former where there is none).
+        device: the device to train on.
+        data: a data set of your own that replaces the one named by the configuration.
+        held_out: with `data`, the data set to start traversals from; `data` itself if None.
 
-    In processes that torchrun started, all train together, each on its part of every batch, and the first one writes.
+    Processes that torchrun started train together: each takes its part of every batch, and the first one writes.
 
     Raises:
-        InputError: `out` holds another run or foreign files or is in use, or the data can't be read or don't fit.
+        InputError: `out` holds another run or other files or is in use, or the data can't be read or don't fit.
         BackendError: there is no such device here.
         TrainingError: training diverged; the message names the step, the term and the last good checkpoint.
-        KeyboardInterrupt: stopped by a signal, after writing a checkpoint.
+        KeyboardInterrupt: a signal stopped the training, after a checkpoint was written.
     """
     config = VAEConfig() if config is None else config
     if not isinstance(config, VAEConfig):
-        raise InputError(f"config must be a VAEConfig, got {type(config).__name__}: use VAEConfig(**settings)")
+        raise InputError(f"config must be a VAEConfig, got {type(config).__name__}: use VAEConfig(**options)")
     folder, where = as_folder(out), find_device(device)
     if data is None:
         names = config.transformations or None
         data = datasets.load(config.data, data_root, "train", names)
         held_out = datasets.load(config.data, data_root, "test", names)
-    description = describe_data(data)
+    data_description = describe_data(data)
     config = resolved(config, data)
-    kept = some_images(data if held_out is None else held_out)
-    about = _about_data({**description, "root": _absolute(data_root), "kept": len(kept)})
-    with team(where) as group:
-        task = VAETraining(config, data, kept, where, group)
-        train_in(folder, task, config, about, group, resume=resume, overwrite=overwrite, progress=progress)
+    images = some_images(data if held_out is None else held_out)
+    description = _describe_vae({**data_description, "root": _absolute(data_root), "kept": len(images)})
+    with process_group(where) as group:
+        task = VAETraining(config, data, images, where, group)
+        train_in(folder, task, config, description, group, resume=resume, overwrite=overwrite, progress=progress)
         if config.flows and config.supervision == "full":
-            group.led(lambda: _name_potentials(folder, config.transformations))
-    return VAERun(folder, task.average or task.learned, task.kept, config, config.steps)
+            group.on_leader(lambda: _name_potentials(folder, config.transformations))
+    return VAERun(folder, task.average or task.learned, task.held_out, config, config.steps)
 
 
-def _about_discovery(generator: Generator, predictor: str | bool) -> About:
-    """Of a discovery with the predictor of this name, or one without a name, or none."""
+def _describe_discovery(generator: Generator, predictor: str | bool) -> RunDescription:
+    """The description of a discovery.
+
+    Args:
+        predictor: the predictor's name, True if it has none, or False if there is no predictor.
+    """
 
     def check(record: Record, folder: Path) -> None:
         if not is_description(record.get("generator")):
@@ -144,27 +146,30 @@ def _about_discovery(generator: Generator, predictor: str | bool) -> About:
         renamed = isinstance(before, str) and isinstance(predictor, str) and before != predictor
         if renamed or bool(before) != bool(predictor):
             raise InputError(
-                f"can't resume {str(folder)!r}: predictor was {_told(before)} and is now {_told(predictor)}; resume "
-                "with the same one, or start again with overwrite"
+                f"can't resume {str(folder)!r}: predictor was {_predictor_text(before)} and is now "
+                f"{_predictor_text(predictor)}; resume with the same one, or start again with overwrite"
             )
 
-    return About("discover", {"generator": describe(generator), "predictor": predictor}, check)
+    return RunDescription("discover", {"generator": describe(generator), "predictor": predictor}, check)
 
 
-def _told(predictor: str | bool) -> str:
+def _predictor_text(predictor: str | bool) -> str:
     return repr(predictor) if isinstance(predictor, str) else "one without a name" if predictor else "none"
 
 
-def _about_data(description: Record) -> About:
+def _describe_vae(data: Record) -> RunDescription:
+    """The description of a VAE's training on the data of this description."""
+
     def check(record: Record, folder: Path) -> None:
         if not is_data_description(record.get("data")):
             raise no_run(folder)
-        if not same_data(record["data"], description):
+        if not same_data(record["data"], data):
             raise InputError(
-                f"run {str(folder)!r} was trained on other data than {description['name']}: name those it was on"
+                f"run {str(folder)!r} was trained on other data than {data['name']}: resume with the data that it was "
+                "trained on"
             )
 
-    return About("train-vae", {"data": description}, check)
+    return RunDescription("train-vae", {"data": data}, check)
 
 
 def _absolute(root: str | Path | None) -> str | None:
@@ -172,6 +177,6 @@ def _absolute(root: str | Path | None) -> str | None:
 
 
 def _name_potentials(folder: Path, transformations: tuple[str, ...]) -> None:
-    """Let potentials have the names of what they learned, unless somebody has named them."""
+    """Name the potentials after the transformations that they learned, unless they have names."""
     if not (folder / "names.json").exists():
         write_json(folder / "names.json", {str(k): name for k, name in enumerate(transformations)})

@@ -1,1 +1,1 @@
-"""What a run folder holds, read back: the run, its potentials' names, edits."""
+"""The contents of a run folder, read back: the run, the names of its potentials, edits."""

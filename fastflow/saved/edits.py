@@ -1,4 +1,4 @@
-"""Edits: changes of a latent along a run's potentials, kept apart from any latent, saved, and applied to others."""
+"""Edits: changes of latents along a run's potentials, which can be saved and applied to any latents."""
 
 from __future__ import annotations
 
@@ -25,18 +25,19 @@ _MOST_STEPS = 10_000
 _LONGEST_NAME = 60
 
 Along = int | str | Mapping[int | str, float]
-"""Where a part goes: along a potential, by number or name, or along several at once with a weight for each."""
+"""A potential by number or name, or a weight for each of several potentials."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """One leg of an edit.
+    """One part of an edit.
 
     Attributes:
         mix: the potentials and the weights of their gradients, in order of the potentials.
-        steps: how many of the run's steps. A fraction's last step is that much shorter; a negative number undoes as
-            many steps by the reverse flow.
-        t0: the time at which those steps begin, walked forwards: a part of -s steps undoes that of s steps and this t0.
+        steps: the number of the run's steps. A fraction makes the last step shorter. A negative number undoes as many
+            steps by the reverse flow.
+        t0: the time at which the steps begin when they go forward: a part of -s steps undoes a part of s steps with the
+            same t0.
     """
 
     mix: tuple[tuple[int, float], ...]
@@ -54,7 +55,7 @@ class Part:
 
     @property
     def legs(self) -> list[tuple[int, float, float]]:
-        """Whole steps and a fraction in forward order: how many steps, how many came before, and their share of one."""
+        """The whole steps and the fraction, in forward order: number of steps, steps before them, length of a step."""
         whole = int(abs(self.steps))
         rest = abs(self.steps) - whole
         return [leg for leg in ((whole, 0.0, 1.0), (int(rest > 0), float(whole), rest)) if leg[0]]
@@ -65,9 +66,12 @@ class EditedRun:
     """The run that an edit belongs to.
 
     Attributes:
-        folder: where it was. training_steps, fingerprint: of its weights; see `fingerprint`.
-        num_potentials, latent_dim: what it has. names: its potentials' names when the edit was made, by number.
-        needs_generator: whether its generator was made in Python, and has to be given to `ff.load_run`.
+        folder: the run's folder when the edit was made.
+        training_steps: the training steps done when the run's weights were saved.
+        fingerprint: a hash of the weights; see `fingerprint`.
+        num_potentials, latent_dim: the number of potentials, and the width of the latents.
+        names: the names of potentials when the edit was made, by number.
+        needs_generator: whether `ff.load_run` needs the generator, because it was made in Python.
     """
 
     folder: str
@@ -80,19 +84,19 @@ class EditedRun:
 
     @classmethod
     def of(cls, run: SavedRun) -> EditedRun:
-        """A run as it is now."""
+        """The record of a run in its present state."""
         return cls(
-            str(run.folder.resolve()),
-            run.step,
-            fingerprint(run),
-            run.bank.num_potentials,
-            run.bank.dim,
-            tuple(run.names.items()),
-            run.needs_generator,
+            folder=str(run.folder.resolve()),
+            training_steps=run.step,
+            fingerprint=fingerprint(run),
+            num_potentials=run.bank.num_potentials,
+            latent_dim=run.bank.dim,
+            names=tuple(run.names.items()),
+            needs_generator=run.needs_generator,
         )
 
     def find(self, potential: int | str) -> int:
-        """The number of a potential; raise InputError for a name that none had."""
+        """The number of a potential given by number or name; raise InputError for an unknown name."""
         if not isinstance(potential, str):
             return potential
         for k, name in self.names:
@@ -106,9 +110,10 @@ class EditedRun:
 
 @dataclass(frozen=True)
 class Edit:
-    """A change of latents: parts one after another, each along a potential or a mix of several, of one run.
+    """A change of latents: one or more parts, each along a potential or a mix of several potentials of one run.
 
-    Made by `run.edit(...)` and lengthened by `then`; nothing of it changes, so that edits can be shared and compared.
+    `run.edit(...)` makes an edit, and `then` makes a longer one. An edit never changes, so that it can be shared and
+    compared.
     """
 
     parts: tuple[Part, ...]
@@ -124,25 +129,25 @@ class Edit:
             check_mix(dict(part.mix), self.run.num_potentials)
 
     def then(self, along: Along, steps: float, t0: float = 0.0) -> Edit:
-        """The edit that goes on from the end of this one; see `Part`."""
+        """This edit with another part at its end; see `Part`."""
         return replace(self, parts=(*self.parts, _part(self.run, along, steps, t0)))
 
     def on(self, run: SavedRun) -> Edit:
-        """The same edit of another run's potentials, or of this one's after more training.
+        """The same edit for another run, or for the same run after more training.
 
         Raises:
-            InputError: it has no such potentials.
+            InputError: the run doesn't have the edit's potentials.
         """
         return replace(self, run=EditedRun.of(run))
 
     def path(self, run: SavedRun, z0: Tensor) -> Tensor:
-        """The latents (B, T + 1, D) on the way of z0 (B, D): every whole step of every part, and fractions' ends.
+        """The latents (B, T + 1, D) along the edit from z0 (B, D): after each step of each part, fractions included.
 
-        The run's method, step, length of steps and companion are used.
+        The run's method, dt, step_length and companion are used.
 
         Raises:
-            InputError: the run has other weights than the one that the edit was made for, or the latents don't fit.
-            ConvergenceError: a negative part's flow can't be undone from there.
+            InputError: the run has other weights than when the edit was made, or the latents don't fit.
+            ConvergenceError: the flow of a negative part can't be undone from its latents.
         """
         self.check(run)
         z = check_latents(z0, run.bank.dim, run.bank.out_bias, "z0")
@@ -165,10 +170,10 @@ class Edit:
         return torch.cat(points, 1)
 
     def apply(self, run: SavedRun, z0: Tensor, *, labels: Tensor | None = None) -> Traversal:
-        """The path of latents z0 (B, D) and the images of all its points, the start's first; errors are `path`'s.
+        """The latents along the edit from z0 (B, D), and their images; it raises the errors of `path`.
 
         Args:
-            labels: each latent's class (B,), whole numbers, of a generator with classes; of its first class if None.
+            labels: each latent's class (B,), whole numbers, if the generator has classes; the first class if None.
         """
         latents = self.path(run, z0)
         return Traversal(latents, decoded(run.generator, latents, labels), 0)
@@ -190,7 +195,7 @@ class Edit:
         return file
 
     def to_json(self) -> dict[str, Any]:
-        """The edit as JSON holds it."""
+        """The edit as a JSON object."""
         run = {**vars(self.run), "names": {str(k): name for k, name in self.run.names}}
         parts = [
             {"mix": {str(k): weight for k, weight in part.mix}, "steps": part.steps, "t0": part.t0}
@@ -200,10 +205,13 @@ class Edit:
 
     @classmethod
     def from_json(cls, value: object, where: str = "an edit") -> Edit:
-        """The edit that JSON holds; `where` names its origin in errors.
+        """The edit in a JSON object.
+
+        Args:
+            where: the object's origin, for error messages.
 
         Raises:
-            InputError: it isn't one.
+            InputError: the object isn't an edit.
         """
         if not isinstance(value, dict) or value.get("format") != FORMAT:
             raise InputError(
@@ -223,7 +231,7 @@ class Edit:
             raise InputError(f"{where} isn't an edit: its parts, mixes or run are damaged ({error!r})") from error
 
     def python_lines(self, start: str = "run.generator.starts(1)") -> list[str]:
-        """The lines of Python that make the edit and apply it.
+        """Lines of Python that make the edit and apply it.
 
         Args:
             start: the expression for the starting latents (B, D).
@@ -239,7 +247,7 @@ class Edit:
 
 
 def make_edit(run: SavedRun, along: Along, steps: float, t0: float = 0.0, name: str = "") -> Edit:
-    """See `fastflow.runs.Run.edit`."""
+    """An edit of one part; for the arguments see `fastflow.runs.Run.edit`."""
     edited = EditedRun.of(run)
     return Edit((_part(edited, along, steps, t0),), edited, name)
 
@@ -248,13 +256,13 @@ def load_edit(file: str | Path) -> Edit:
     """The edit in a JSON file.
 
     Raises:
-        InputError: it can't be read, or isn't an edit.
+        InputError: the file can't be read, or doesn't hold an edit.
     """
     return Edit.from_json(read_json(Path(file)), repr(str(file)))
 
 
 def fingerprint(run: SavedRun) -> str:
-    """What tells a run's potentials, with their companion, from others: a hash of their weights, 16 digits."""
+    """A hash of the weights of a run's potentials and their companion, 16 hexadecimal digits."""
     digest = hashlib.sha256()
     for module in (run.bank, run.companion):
         for name, tensor in {} if module is None else module.state_dict().items():
@@ -269,7 +277,7 @@ def _part(run: EditedRun, along: Along, steps: float, t0: float) -> Part:
     for potential, weight in mix.items():
         k = run.find(potential)
         if k in found:
-            raise InputError(f"potential {k} stands in the mix twice, by name and by number: give it one weight")
+            raise InputError(f"potential {k} is in the mix twice, by name and by number: give it one weight")
         found[k] = weight
     check_mix(found, run.num_potentials)
     return Part(tuple(sorted(found.items())), steps, t0)
@@ -286,7 +294,11 @@ _RUN_TYPES = {
 
 
 def _check_types(values: dict[str, Any], types: dict[str, type] | type) -> None:
-    """Raise InputError unless each value is of its type, or of the one type of all."""
+    """Raise InputError unless each value has its type.
+
+    Args:
+        types: the type of each value by name, or one type for all values.
+    """
     for name, value in values.items():
         kind = types.get(name) if isinstance(types, dict) else types
         if kind is None or not isinstance(value, kind):
@@ -298,7 +310,7 @@ def _number(value: float) -> str:
 
 
 def _arguments(part: Part) -> list[str]:
-    """A part's arguments in Python."""
+    """A part's arguments, as Python code."""
     if len(part.mix) == 1 and part.mix[0][1] == 1:
         along = str(part.mix[0][0])
     else:
@@ -307,6 +319,7 @@ def _arguments(part: Part) -> list[str]:
 
 
 def _words(part: Part, names: Mapping[int, str]) -> str:
+    """A part in words, with the names of potentials that have one."""
     mix = ""
     for k, weight in part.mix:
         sign = ("-" if weight < 0 else "") if not mix else " - " if weight < 0 else " + "

@@ -1,4 +1,4 @@
-"""Names that people give to a run's potentials, in its names.json."""
+"""The names of a run's potentials, in its names.json."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _LONGEST = 60
 
 
 def read_names(folder: Path, count: int) -> dict[int, str]:
-    """The names of a run's potentials, by number; those of potentials that it doesn't have are left out.
+    """The names of a run's potentials, by number. Entries for numbers that the run doesn't have are left out.
 
     Raises:
-        InputError: its names.json is damaged.
+        InputError: the run's names.json is damaged.
     """
     file = folder / "names.json"
     if not file.exists():
@@ -29,11 +29,11 @@ def read_names(folder: Path, count: int) -> dict[int, str]:
 
 
 def write_name(folder: Path, count: int, potential: int, name: str | None) -> None:
-    """Name a potential, or take its name away with None.
+    """Name a potential, or remove its name with None.
 
     Raises:
-        InputError: there is no such potential; or the name is empty, a number, longer than 60 characters, of several
-            lines, or another potential's.
+        InputError: there is no such potential; or the name is empty, is a number, is longer than 60 characters, has
+            several lines, or belongs to another potential.
     """
     if not isinstance(potential, int) or isinstance(potential, bool) or not 0 <= potential < count:
         raise InputError(f"potential must lie in 0..{count - 1}, got {potential!r}")
@@ -56,9 +56,9 @@ def write_name(folder: Path, count: int, potential: int, name: str | None) -> No
 
 @contextmanager
 def _one_writer(folder: Path) -> Iterator[None]:
-    """Wait for others who name potentials of this run, so that no name is lost between reading and writing.
+    """Wait for other processes that name this run's potentials, so that no name is lost between reading and writing.
 
-    The lock is on config.json: a training run holds the folder itself, and names may be given meanwhile.
+    The lock is on config.json: a training holds a lock on the folder, and names may be given during a training.
     """
     with (folder / "config.json").open("rb") as held:
         with suppress(OSError):  # some network file systems have no locks

@@ -15,26 +15,26 @@ from fastflow.generators.loading import can_be_found
 from fastflow.generators.vae import LikelihoodVAEGenerator
 from fastflow.latents.traversal import Traversal, TraversalDirection, traverse
 from fastflow.saved.names import read_names, write_name
-from fastflow.training.config import FlowSettings
+from fastflow.training.config import FlowConfig
 from fastflow.training.potentials import Potentials
-from fastflow.training.vae import Kept
+from fastflow.training.vae import HeldOutImages
 from fastflow.training.vae_config import VAEConfig
-from fastflow.training.vae_models import Learned
+from fastflow.training.vae_models import VAEModels
 
 
 class SavedRun:
     """Trained potentials with their generator and configuration.
 
     Attributes:
-        folder: the run's folder. step: the training steps behind its weights.
-        bank, pde, companion: the potentials, their equation, and the velocity without divergence that joins their
-            gradients where the configuration asked for one; together `potentials`.
-        step_length: of the steps in latent space that `traverse` takes, or None for the flow's own speed; the
-            configuration's, until it is changed.
+        folder: the run's folder. step: the training steps done when its weights were saved.
+        bank, pde, companion: the potentials, their equation, and the divergence-free velocity that is added to their
+            gradients if the configuration asked for one; together `potentials`.
+        step_length: the length in latent space of the steps that `traverse` takes, or None for the flow's own speed;
+            initially the configuration's.
     """
 
     def __init__(
-        self, folder: Path, potentials: Potentials | None, generator: Generator, config: FlowSettings, step: int
+        self, folder: Path, potentials: Potentials | None, generator: Generator, config: FlowConfig, step: int
     ) -> None:
         self.folder = folder
         self._potentials = potentials
@@ -45,7 +45,7 @@ class SavedRun:
 
     @property
     def potentials(self) -> Potentials:
-        """The potentials; raise InputError where training had none, as a plain VAE's."""
+        """The potentials; raise InputError if there are none, as in a plain VAE's run."""
         if self._potentials is None:
             raise InputError(f"run {str(self.folder)!r} has no potentials: its VAE was trained with flow_weight 0")
         return self._potentials
@@ -57,12 +57,12 @@ class SavedRun:
 
     @property
     def pde(self) -> PDE:
-        """Their equation."""
+        """The potentials' equation."""
         return self.potentials.pde
 
     @property
     def companion(self) -> DivergenceFreeField | None:
-        """The velocity beside their gradients, where there is one."""
+        """The divergence-free velocity that is added to the potentials' gradients, if there is one."""
         return self.potentials.companion
 
     @property
@@ -72,7 +72,7 @@ class SavedRun:
 
     @property
     def path_steps(self) -> int:
-        """The steps of the paths that the potentials were trained on."""
+        """The number of steps of the paths in training."""
         return self.config.path_steps
 
     def traverse(
@@ -84,9 +84,9 @@ class SavedRun:
         *,
         labels: Tensor | None = None,
     ) -> Traversal:
-        """Let latents z0 (B, D) flow along a potential for `steps` steps, path_steps if left out.
+        """Let latents z0 (B, D) flow along a potential, given by its number or name, for `steps` steps.
 
-        The potential may be given by its name. See `fastflow.latents.traversal.traverse`.
+        The default is `path_steps` steps. See `fastflow.latents.traversal.traverse`.
         """
         potential = self.find(potential) if isinstance(potential, str) else potential
         steps = self.path_steps if steps is None else steps
@@ -105,16 +105,16 @@ class SavedRun:
 
     @property
     def needs_generator(self) -> bool:
-        """Whether its generator was made in Python and can't be found by name when the run is loaded."""
+        """Whether `ff.load_run` needs the generator, because it was made in Python and can't be found by name."""
         return not can_be_found(self.generator.name)
 
     @property
     def names(self) -> dict[int, str]:
-        """The potentials' names, of those that have one."""
+        """The names of potentials that have one, by number."""
         return read_names(self.folder, self.bank.num_potentials)
 
     def name(self, potential: int, name: str | None) -> None:
-        """Name a potential, for good: it stands in the run's names.json. None takes the name away.
+        """Name a potential, in the run's names.json. None removes the name.
 
         Raises:
             InputError: there is no such potential, or the name can't be used.
@@ -122,10 +122,10 @@ class SavedRun:
         write_name(self.folder, self.bank.num_potentials, potential, name)
 
     def find(self, name: str) -> int:
-        """The potential of this name.
+        """The number of the potential with this name.
 
         Raises:
-            InputError: none has it.
+            InputError: no potential has this name.
         """
         names = self.names
         for potential, known in names.items():
@@ -142,24 +142,25 @@ class SavedRun:
 
 
 class SavedVAE(SavedRun):
-    """A VAE that was trained from scratch, with the potentials that carried its latents, if any.
+    """A VAE that was trained from scratch, with the potentials that transported its latents, if any.
 
     Attributes:
-        vae: what `ff.metrics.log_likelihood` measures. generator: its mean images.
-        learned: all of it, with the inference of transformations and the diffusion prior where there are such.
-        transformations: the names of the data's; potential k moves as number k does, where supervision was full.
+        vae: the VAE, as `ff.metrics.log_likelihood` takes it. generator: the VAE's decoder, which gives mean images.
+        learned: all learned models, with the inference of transformations and the diffusion prior if there are any.
+        transformations: the names of the data's transformations; with full supervision, potential k learned number k.
     """
 
     config: VAEConfig
 
-    def __init__(self, folder: Path, learned: Learned, kept: Kept, config: VAEConfig, step: int) -> None:
-        for module in (*learned.modules().values(), kept):
+    def __init__(self, folder: Path, learned: VAEModels, held_out: HeldOutImages, config: VAEConfig, step: int) -> None:
+        for module in (*learned.modules().values(), held_out):
             module.requires_grad_(False)
-        super().__init__(folder, learned.potentials, LikelihoodVAEGenerator(learned.vae, kept.images), config, step)
+        generator = LikelihoodVAEGenerator(learned.vae, held_out.images)
+        super().__init__(folder, learned.potentials, generator, config, step)
         self.learned, self.vae = learned, learned.vae
         self.transformations = config.transformations
 
     @property
     def needs_generator(self) -> bool:
-        """Never: the VAE is the run's own."""
+        """False: the VAE is the generator."""
         return False

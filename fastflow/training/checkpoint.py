@@ -1,4 +1,4 @@
-"""Checkpoints: folders step-000123 of safetensors and JSON that are either whole or absent."""
+"""Checkpoints: folders such as step-000123 with safetensors and JSON files. Each is either complete or absent."""
 
 from __future__ import annotations
 
@@ -17,23 +17,24 @@ from fastflow.core.files import read_json, replacing_folder, write_json, write_t
 
 
 class Checkpoint(NamedTuple):
-    """The folder of a checkpoint and the number of training steps behind it."""
+    """The folder of a checkpoint, and the training steps done before it was written."""
 
     folder: Path
     step: int
 
 
-class Saved(NamedTuple):
-    """What a checkpoint holds, read and checked: plain data, which another process can be sent."""
+class CheckpointContents(NamedTuple):
+    """The contents of a checkpoint, read and checked. They are plain data, which can be sent to another process."""
 
     step: int
     weights: dict[str, Tensor]
     optimizer: dict[int, dict[str, Tensor]]
-    """What the optimizer knows of each parameter, by the parameter's number; empty where it wasn't read."""
+    """The optimizer's state of each parameter, by the parameter's number; empty if it wasn't read."""
     facts: dict[str, Any]
+    """The contents of state.json."""
 
     def load(self, module: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
-        """Give the module its weights, and the optimizer its state."""
+        """Load the weights into the module, and the state into the optimizer."""
         module.load_state_dict(self.weights)
         if optimizer is not None:
             optimizer.load_state_dict({**optimizer.state_dict(), "state": self.optimizer})
@@ -42,7 +43,11 @@ class Saved(NamedTuple):
 def save_checkpoint(
     folder: Path, step: int, module: nn.Module, optimizer: torch.optim.Optimizer, facts: dict[str, Any] | None = None
 ) -> Checkpoint:
-    """Write `step-NNNNNN` under `folder`: the module's state, the optimizer's, the step, and further facts of it."""
+    """Write the checkpoint `step-NNNNNN` under `folder`.
+
+    Args:
+        facts: what state.json holds besides the step.
+    """
     checkpoint = Checkpoint(folder / f"step-{step:06d}", step)
     remove_leftovers(folder)
     with replacing_folder(checkpoint.folder) as temporary:
@@ -58,8 +63,8 @@ def save_checkpoint(
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what a process left that was killed while it wrote or removed a checkpoint; a run has one writer."""
-    for leftover in folder.glob(".step-*"):
+    """Remove the unfinished checkpoints of a process that was killed while it wrote or removed one."""
+    for leftover in folder.glob(".step-*"):  # no other process is writing: a run has one writer
         shutil.rmtree(leftover)
 
 
@@ -74,14 +79,14 @@ def read_checkpoint(
     module: nn.Module,
     optimizer: torch.optim.Optimizer | None = None,
     ignored: tuple[str, ...] = (),
-) -> Saved:
-    """Read a checkpoint of this module, and the optimizer's state where one is given; nothing is loaded yet.
+) -> CheckpointContents:
+    """Read a checkpoint of this module, and of its optimizer if given. Nothing is loaded into them yet.
 
     Args:
-        ignored: beginnings of the names of weights that the checkpoint may hold and the module needn't have.
+        ignored: prefixes of weights' names that are left out.
 
     Raises:
-        InputError: a file is missing, damaged, or of another model.
+        InputError: a file is missing, damaged, or belongs to another model.
     """
     try:
         facts = read_json(checkpoint.folder / "state.json")
@@ -100,11 +105,11 @@ def read_checkpoint(
             f"checkpoint {str(checkpoint.folder)!r} is of another model: {wrong[0]!r} doesn't fit the configuration"
         )
     states = {} if optimizer is None else _optimizer_states(checkpoint, optimizer)
-    return Saved(checkpoint.step, weights, states, facts)
+    return CheckpointContents(checkpoint.step, weights, states, facts)
 
 
 def _optimizer_states(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Tensor]]:
-    """What the optimizer knows of each parameter, by the parameter's number."""
+    """The optimizer's state of each parameter, by the parameter's number."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     states: dict[int, dict[str, Tensor]] = {}
     for key, value in _load(checkpoint, "optimizer.safetensors").items():
@@ -119,6 +124,7 @@ def _optimizer_states(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) 
 
 
 def _load(checkpoint: Checkpoint, name: str) -> dict[str, Tensor]:
+    """The tensors of one of the checkpoint's files, all of them finite."""
     try:
         tensors = load_file(checkpoint.folder / name)
     except FileNotFoundError as error:

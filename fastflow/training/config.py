@@ -43,7 +43,7 @@ Widths = Annotated[tuple[int, ...], check_widths]
 
 
 @dataclass(frozen=True)
-class FlowSettings:
+class FlowConfig:
     """Settings of every training of potentials: the training loop, the potentials, their paths and their equation."""
 
     terms: ClassVar[tuple[str, ...]] = ("pde", "initial", "jacobian")
@@ -163,7 +163,7 @@ class FlowSettings:
 
 
 @dataclass(frozen=True)
-class DiscoverConfig(FlowSettings):
+class DiscoverConfig(FlowConfig):
     """Settings of a discovery. The defaults suit small image generators."""
 
     terms = ("pde", "initial", "jacobian", "classifier", "guidance")

@@ -1,4 +1,4 @@
-"""Discovery: learn K potentials whose flows move a pretrained generator's images in K distinct ways."""
+"""Discovery: learn K potentials whose flows change a pretrained generator's images in K distinct ways."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from fastflow.latents.classifiers import make_classifier, try_classifier
 from fastflow.latents.losses import classifier_loss, guidance_loss, initial_loss, jacobian_loss
 from fastflow.latents.predictors import Predictor, check_predictor
 from fastflow.training.config import DiscoverConfig
-from fastflow.training.distributed import ALONE, Team
+from fastflow.training.distributed import SINGLE_PROCESS, ProcessGroup
 from fastflow.training.loop import Losses
-from fastflow.training.potentials import build_potentials, follow, walk
-from fastflow.training.timers import Phases
+from fastflow.training.potentials import build_potentials, integrate_paths, update_ema
+from fastflow.training.timers import PhaseTimer
 
 
 class Batch(NamedTuple):
-    """This process's samples of a step, and the weights of the objective's terms in it."""
+    """This process's samples of a step, and the objective's weights in that step."""
 
     z0: Tensor
     """(B, D)"""
@@ -38,22 +38,22 @@ class Batch(NamedTuple):
     place: Tensor
     """(B,) long: each sample's step on its path."""
     weights: Tensor
-    """Of the terms, in the order of the configuration's."""
+    """The weights of the objective's terms, in the order of `config.terms`."""
     labels: Tensor | None = None
-    """(B,) long: each sample's class, of a generator with classes."""
+    """(B,) long: each sample's class, if the generator has classes."""
 
 
 class Discovery:
-    """The task of a discovery: its module holds the potentials, the classifier, and a moving average where asked.
+    """The training task of a discovery. Its module holds the potentials, the classifier, and a moving average if asked.
 
     Args:
-        classifier: a module of two batches of images in [0, 1] with logits (B, K), in place of the configuration's.
-        predictor: the supervised variant (after ChemFlow, NeurIPS 2024): potential k follows or opposes the gradient of
-            the k-th property that it predicts; potentials beyond the last property are free.
-        team: the processes that train together; each takes its part of the batch.
+        classifier: replaces the configuration's; a module from two batches of images in [0, 1] to logits (B, K).
+        predictor: makes the discovery supervised (after ChemFlow, NeurIPS 2024): potential k follows or opposes the
+            gradient of the k-th predicted property. Potentials beyond the last property are free.
+        group: the processes that train together; each takes its part of the batch.
     """
 
-    foreign = ("guidance",)
+    user_terms = ("guidance",)
 
     def __init__(
         self,
@@ -62,11 +62,10 @@ class Discovery:
         *,
         classifier: nn.Module | None = None,
         predictor: Predictor | None = None,
-        team: Team = ALONE,
+        group: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
-        self.config, self.generator, self.predictor, self.team = config, generator, predictor, team
-        like = generator.sample(1)
-        self.phases = Phases(like.device)
+        self.config, self.generator, self.predictor, self.group = config, generator, predictor, group
+        self.phases = PhaseTimer(generator.like.device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.potentials = build_potentials(config, generator.latent_dim)
@@ -78,19 +77,19 @@ class Discovery:
         self.average = copy.deepcopy(self.potentials) if config.ema else None
         if self.average is not None:
             modules["average"] = nn.ModuleDict(self.average.modules()).requires_grad_(False)
-        self.module = nn.ModuleDict(modules).to(like)
+        self.module = nn.ModuleDict(modules).to(generator.like)
 
     def draw(self, step: int) -> Batch:
-        """This process's part of a step's batch; every sample has its own start, potential and time."""
+        """Draw this process's part of a step's batch. Every sample has its own start, potential and time."""
         config, batch = self.config, self.config.batch_size
         rng = step_rng(config.seed, step)
         z0 = self.generator.sample(batch, rng)
-        # Every potential gets its share of every batch: drawn freely, some would starve in small ones.
+        # Every potential gets the same share of a batch: random ones would leave some without samples in small batches.
         index = torch.randperm(batch, generator=rng) % config.num_potentials
         place = torch.randint(config.path_steps, (batch,), generator=rng)
         labels = self.generator.draw_labels(batch, rng)
-        # All processes draw the whole batch, so that their parts are the same rows for any number of them.
-        mine = self.team.share(batch)
+        # All processes draw the whole batch, so that it is the same for any number of processes.
+        mine = self.group.rows(batch)
         weights = torch.tensor([config.weight(term, step) for term in config.terms], dtype=z0.dtype)
         index, place, weights = (send(x, z0) for x in (index[mine], place[mine], weights))
         return Batch(z0[mine], index, place, weights, None if labels is None else labels[mine])
@@ -134,18 +133,18 @@ class Discovery:
         return Losses(loss, logged)
 
     @torch.no_grad()
-    def stepped(self, step: int) -> None:
-        """Let the moving average follow."""
+    def after_step(self, step: int) -> None:
+        """Update the moving average."""
         if self.average is not None:
-            follow(self.average.modules(), self.potentials.modules(), self.config.ema, step)
+            update_ema(self.average.modules(), self.potentials.modules(), self.config.ema, step)
 
     def _residual(self, z0: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        """The equation's term of the objective along paths from z0 (B, D), and the paths (B, T + 1, D)."""
-        walked = walk(self.potentials, self.config, z0, index, self.team)
-        return walked.residual, walked.path
+        """The equation's term of the objective on paths from z0 (B, D), and the paths (B, T + 1, D)."""
+        paths = integrate_paths(self.potentials, self.config, z0, index, self.group)
+        return paths.residual, paths.path
 
     def _guidance(self, predictor: Predictor, images: Tensor, z: Tensor, velocity: Tensor, index: Tensor) -> Tensor:
-        """The term of following the predicted properties' gradients, a mean over the samples of guided potentials."""
+        """The objective's term "guidance": the mean guidance loss of the samples whose potential is guided."""
         values = predictor(images).reshape(len(z), -1)  # (B, P)
         count = min(values.shape[1], self.config.num_potentials)
         guided = index < count
@@ -154,21 +153,21 @@ class Discovery:
         (gradient,) = torch.autograd.grad(chosen.sum(), z, retain_graph=True)
         self.phases.mark("classifier")
         each = guidance_loss(velocity, gradient, self.config.guidance)
-        # How many samples of the whole batch are guided, whichever part of it this process has: see `draw`.
+        # The number of guided samples in the whole batch, of which this process has a part: see `draw`.
         batch, potentials = self.config.batch_size, self.config.num_potentials
         samples = sum(-(-(batch - k) // potentials) for k in range(count))
         return (guided * each).mean() * (batch / samples)
 
 
 def check_task(task: Discovery) -> None:
-    """Raise InputError unless the first step's batch passes through all that may be a user's own.
+    """Try the user's generator, classifier and predictor on the first step's batch; raise InputError if one fails.
 
-    Gradients must pass through the generator, forwards and backwards, and the classifier and the predictor must answer
-    as they should. No random number of the training's is used up, and no buffer of the classifier's changed.
+    Gradients must pass through the generator, forwards and backwards, and the classifier and the predictor must return
+    values of the right form. The training's random numbers and the classifier's buffers stay as they were.
     """
     generator, batch = task.generator, task.draw(1)
     devices = [batch.z0.device] if batch.z0.is_cuda else []
-    with torch.random.fork_rng(devices), _buffers_kept(task.classifier):
+    with torch.random.fork_rng(devices), _restored_buffers(task.classifier):
         images = _check_differentiable(generator, batch.z0, batch.labels)
         scaled = generator.scaled(images.detach())
         try_classifier(task.classifier, scaled, task.config.num_potentials)
@@ -177,8 +176,8 @@ def check_task(task: Discovery) -> None:
 
 
 @contextmanager
-def _buffers_kept(module: nn.Module) -> Iterator[None]:
-    """Undo what a forward changes, such as the statistics of batch normalisation."""
+def _restored_buffers(module: nn.Module) -> Iterator[None]:
+    """Restore the buffers that a forward pass changes, such as the statistics of batch normalization."""
     before = [(buffer, buffer.clone()) for buffer in module.buffers() if not is_lazy(buffer)]
     try:
         yield
@@ -188,6 +187,7 @@ def _buffers_kept(module: nn.Module) -> Iterator[None]:
 
 
 def _check_differentiable(generator: Generator, z: Tensor, labels: Tensor | None) -> Tensor:
+    """The images of latents z; raise InputError unless they can be differentiated with respect to z."""
     z, decode = z.detach().requires_grad_(), generator.conditioned(labels)
     try:
         images, change = generator_change(decode, z, torch.ones_like(z), forward_mode=generator.forward_mode)

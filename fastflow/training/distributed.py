@@ -1,4 +1,4 @@
-"""Processes that train together: torch.distributed under torchrun, with one of them, the leader, writing the run."""
+"""Processes that train together: torch.distributed under torchrun. One of them, the leader, writes the run."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Team:
-    """This process's rank among those that train together, and their number."""
+class ProcessGroup:
+    """The processes that train together: how many there are, and this one's rank among them."""
 
     rank: int = 0
     size: int = 1
 
     @property
-    def leads(self) -> bool:
+    def is_leader(self) -> bool:
         """Whether this process writes the run."""
         return self.rank == 0
 
-    def share(self, batch: int) -> slice:
+    def rows(self, batch: int) -> slice:
         """This process's rows of a global batch.
 
         Raises:
@@ -40,12 +40,12 @@ class Team:
         each = batch // self.size
         return slice(self.rank * each, (self.rank + 1) * each)
 
-    def led(self, function: Callable[[], T]) -> T:
-        """What the leader's call returns, on every process, or the error that it raises; the others don't call."""
+    def on_leader(self, function: Callable[[], T]) -> T:
+        """Call a function in the leader alone, and return its value, or raise its error, in every process."""
         if self.size == 1:
             return function()
         outcome: list[tuple[T | None, Exception | None] | None] = [None]
-        if self.leads:
+        if self.is_leader:
             try:
                 outcome = [(function(), None)]
             except Exception as error:
@@ -58,9 +58,9 @@ class Team:
         return value  # pyright: ignore[reportReturnType]
 
     def total(self, part: Tensor) -> Tensor:
-        """The sum of every process's part, on each, for a loss whose gradients are then averaged over the processes.
+        """The sum of all processes' parts, for a loss whose gradients are then averaged over the processes.
 
-        Its gradient is `size` times the part's own: averaged over the processes, that is the gradient of the sum.
+        Its gradient is `size` times the part's own. The average over the processes is then the gradient of the sum.
         """
         if self.size == 1:
             return part
@@ -69,7 +69,7 @@ class Team:
         return everywhere + self.size * (part - part.detach())
 
     def mean(self, values: Tensor) -> Tensor:
-        """The mean of every process's values, on each."""
+        """The mean of all processes' values."""
         if self.size == 1:
             return values
         values = values.clone()
@@ -77,33 +77,34 @@ class Team:
         return values / self.size
 
 
-ALONE = Team()
+SINGLE_PROCESS = ProcessGroup()
+"""The group of a process that trains by itself."""
 
 
 @contextmanager
-def team(device: torch.device) -> Iterator[Team]:
-    """The processes that torchrun started together, joined for as long as the context lasts; one of its own otherwise.
+def process_group(device: torch.device) -> Iterator[ProcessGroup]:
+    """Join the processes that torchrun started together, until the context ends.
 
-    A process group that is there already is used and left as it is.
+    A process group that exists already is used and left as it is. Without torchrun the group is this process alone.
     """
     if dist.is_available() and dist.is_initialized():
-        yield Team(dist.get_rank(), dist.get_world_size())
+        yield ProcessGroup(dist.get_rank(), dist.get_world_size())
     elif int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ:
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
         try:
-            yield Team(dist.get_rank(), dist.get_world_size())
+            yield ProcessGroup(dist.get_rank(), dist.get_world_size())
         finally:
             dist.destroy_process_group()
     else:
-        yield ALONE
+        yield SINGLE_PROCESS
 
 
 def is_follower() -> bool:
-    """Whether torchrun started this process as another than the leader; such a one has nothing to tell a person."""
+    """Whether torchrun started this process, and it isn't the leader; followers print nothing."""
     return int(os.environ.get("RANK", "0")) > 0
 
 
 def local_device(name: str) -> str:
-    """The name of this process's own device: of several on a machine, each takes the CUDA device of its number."""
+    """The name of this process's device: "cuda" becomes the CUDA device whose number is the process's local rank."""
     rank = os.environ.get("LOCAL_RANK")
     return f"cuda:{rank}" if name == "cuda" and rank is not None else name

@@ -1,4 +1,4 @@
-"""What a training logs: a line of metrics.jsonl for each interval, and the same for TensorBoard where asked."""
+"""The metrics log: one line of metrics.jsonl for each interval, and the same values for TensorBoard if asked for."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from fastflow.core.errors import InputError
 from fastflow.core.files import naming, replacing
 
 
-class Journal:
-    """metrics.jsonl in a run's folder, continued after a step; later lines are dropped, as their steps are repeated."""
+class MetricsLog:
+    """The metrics.jsonl in a run's folder, continued after a step. Lines of later steps are removed."""
 
     def __init__(self, folder: Path, after: int, tensorboard: bool = False) -> None:
         self._file = folder / "metrics.jsonl"
-        _keep_up_to(self._file, after)
-        self._board = _board(folder / "tensorboard", after + 1) if tensorboard else None
+        _remove_lines_after(self._file, after)
+        self._board = _tensorboard_writer(folder / "tensorboard", after + 1) if tensorboard else None
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Log values at a step."""
@@ -42,31 +42,33 @@ def check_tensorboard() -> None:
 
 
 def append(file: Path, record: dict[str, float]) -> None:
-    """Add a line of JSON to a file; it is whole or absent, should the disk be full."""
+    """Add a line of JSON to a file. If that fails, the file is as it was before."""
     size = file.stat().st_size
     try:
         with naming(file), file.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(record) + "\n")
     except OSError:
-        os.truncate(file, size)  # a full disk may have taken half a line
+        os.truncate(file, size)  # a full disk may have left half a line
         raise
 
 
-def _keep_up_to(file: Path, step: int) -> None:
-    """Drop the metrics of steps that are about to be repeated, and a line that an interrupt cut off."""
+def _remove_lines_after(file: Path, step: int) -> None:
+    """Remove the lines of steps that are about to be repeated, and a line that an interrupt cut off."""
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     with replacing(file) as temporary:
         temporary.write_text("".join(line + "\n" for line in lines if _step(line) <= step), encoding="utf-8")
 
 
 def _step(line: str) -> float:
+    """The step of a line; infinity if the line is damaged."""
     try:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
         return float("inf")
 
 
-def _board(folder: Path, first: int) -> Any:
+def _tensorboard_writer(folder: Path, first: int) -> Any:
+    """A writer that hides what an earlier one wrote of step `first` and later ones."""
     check_tensorboard()
     from torch.utils.tensorboard import SummaryWriter
 

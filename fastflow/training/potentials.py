@@ -1,4 +1,4 @@
-"""What every training of potentials learns for good, and how it walks their paths."""
+"""What every training of potentials shares: building them, integrating their paths, averaging their weights."""
 
 from __future__ import annotations
 
@@ -13,48 +13,55 @@ from fastflow.engine.pde import EQUATIONS, PDE, HamiltonJacobi, PorousMedium, no
 from fastflow.engine.pde import residual as pde_residual
 from fastflow.engine.potentials import PotentialBank
 from fastflow.generators import Generator
-from fastflow.training.config import FlowSettings
-from fastflow.training.distributed import ALONE, Team
+from fastflow.training.config import FlowConfig
+from fastflow.training.distributed import SINGLE_PROCESS, ProcessGroup
 
 
 class Potentials(NamedTuple):
-    """The bank, its equation, and the bank's companion where it has one."""
+    """The bank of potentials, its equation, and its companion if it has one."""
 
     bank: PotentialBank
     pde: PDE
     companion: DivergenceFreeField | None
 
     def modules(self) -> dict[str, nn.Module]:
-        """Those that are there, by name."""
+        """The modules by name, without a companion that is None."""
         return {name: module for name, module in self._asdict().items() if module is not None}
 
     def parameters(self) -> list[nn.Parameter]:
-        """Of all of them."""
+        """The parameters of all modules."""
         return [parameter for module in self.modules().values() for parameter in module.parameters()]
 
 
-class Walked(NamedTuple):
-    """Paths, and what the equation says of them."""
+class IntegratedPaths(NamedTuple):
+    """Paths of latents along their potentials, and the equation's residual on them."""
 
     residual: Tensor
-    """The equation's term of the objective, a scalar."""
+    """The equation's term of the objective, a scalar: the normalized residual, or its mean square."""
     path: Tensor
     """(B, T + 1, D)"""
     laplacian: Tensor | None
-    """The potentials' Laplacian at the visited points (B, T), where it was asked for."""
+    """The potentials' Laplacian at the visited points, (B, T), if asked for."""
 
 
-def build_potentials(config: FlowSettings, latent_dim: int) -> Potentials:
-    """New potentials, drawn from torch's global random numbers."""
+def build_potentials(config: FlowConfig, latent_dim: int) -> Potentials:
+    """New potentials, initialized with torch's global random numbers."""
     count, hidden = config.num_potentials, config.hidden
-    bank = PotentialBank(count, latent_dim, hidden, config.activation, config.out_activation, config.time)
+    bank = PotentialBank(
+        count,
+        latent_dim,
+        hidden,
+        activation=config.activation,
+        out_activation=config.out_activation,
+        time=config.time,
+    )
     kind: Any = EQUATIONS[config.pde]
-    if kind is PorousMedium:  # has no constants to learn
+    if kind is PorousMedium:  # it has no constants to learn
         pde = kind()
     elif config.force == "field":
         pde = kind(NetworkField(count, latent_dim, hidden, config.activation, config.time))
     elif config.force == "constant" and kind is HamiltonJacobi:
-        # At 0 the gradient of f^2 is 0 too, and no force would ever be learned.
+        # A force of 0 would stay 0: the gradient of f^2 vanishes there.
         pde = kind(0.1, num_potentials=count, learnable=config.learn_pde)
     else:
         pde = kind(num_potentials=count, learnable=config.learn_pde)
@@ -64,36 +71,37 @@ def build_potentials(config: FlowSettings, latent_dim: int) -> Potentials:
     return Potentials(bank, pde, companion)
 
 
-def untrained_potentials(config: FlowSettings, generator: Generator) -> Potentials:
-    """The potentials that a training with this configuration begins with, on the generator's device."""
+def untrained_potentials(config: FlowConfig, generator: Generator) -> Potentials:
+    """The potentials before the first training step, on the generator's device."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         potentials = build_potentials(config, generator.latent_dim)
-    nn.ModuleDict(potentials.modules()).to(generator.sample(1)).requires_grad_(False)
+    nn.ModuleDict(potentials.modules()).to(generator.like).requires_grad_(False)
     return potentials
 
 
-def walk(
+def integrate_paths(
     potentials: Potentials,
-    config: FlowSettings,
+    config: FlowConfig,
     z0: Tensor,
     index: Tensor,
-    team: Team = ALONE,
+    group: ProcessGroup = SINGLE_PROCESS,
     *,
     with_laplacian: bool = False,
-) -> Walked:
-    """Let latents z0 (B, D) flow along their potentials (B,), and take the equation's residual at every visited point.
+) -> IntegratedPaths:
+    """Let latents z0 (B, D) flow along their potentials (B,), and compute the equation's residual on their paths.
 
     Args:
-        team: whose samples the normalised residual's means are over.
-        with_laplacian: return the Laplacians too.
+        group: the processes over whose samples the normalized residual takes its means.
+        with_laplacian: whether to return the Laplacians too.
     """
     bank, pde, companion = potentials
     steps = config.path_steps
     exact = config.laplacian == "exact"
     if config.residual == "square" and companion is None and exact and not with_laplacian:
         dt, method, _, step_length = config.integration
-        return Walked(*rollout_loss(bank, z0, index, steps, pde, dt=dt, method=method, step_length=step_length), None)
+        rolled = rollout_loss(bank, z0, index, steps, pde, dt=dt, method=method, step_length=step_length)
+        return IntegratedPaths(*rolled, None)
     path = integrate(bank, z0, index, steps, 0.0, config.integration, companion=companion)
     visited = path[:, :-1].flatten(0, 1)  # (B * T, D), path by path
     each = index.repeat_interleave(steps)
@@ -102,13 +110,13 @@ def walk(
     jet = bank.jet(visited, (times, place), each, laplacian=config.laplacian)
     laplacian = jet.laplacian.view(-1, steps) if with_laplacian else None
     if config.residual == "square":
-        return Walked(pde_residual(pde, jet, visited, times[place], each).square().mean(), path, laplacian)
-    sums = residual_sums(pde, jet, visited, times[place], each, config.num_potentials)
-    return Walked(normalized(team.total(sums)).mean(), path, laplacian)
+        return IntegratedPaths(pde_residual(pde, jet, visited, times[place], each).square().mean(), path, laplacian)
+    sums = residual_sums(pde, jet, visited, times[place], each, num_potentials=config.num_potentials)
+    return IntegratedPaths(normalized(group.total(sums)).mean(), path, laplacian)
 
 
-def follow(average: dict[str, nn.Module], learned: dict[str, nn.Module], decay: float, step: int) -> None:
-    """Let moving averages of modules follow them, faster in the first steps, when there is little to average over."""
+def update_ema(average: dict[str, nn.Module], learned: dict[str, nn.Module], decay: float, step: int) -> None:
+    """Update the exponential moving averages of modules' parameters; the decay is lower in the first steps."""
     decay = min(decay, (1 + step) / (10 + step))
     for name, module in learned.items():
         for mean, value in zip(average[name].parameters(), module.parameters(), strict=True):

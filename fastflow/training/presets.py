@@ -12,10 +12,10 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from fastflow.core.errors import InputError
-from fastflow.training.config import DiscoverConfig, FlowSettings
+from fastflow.training.config import DiscoverConfig, FlowConfig
 from fastflow.training.vae_config import VAEConfig
 
-C = TypeVar("C", bound=FlowSettings)
+C = TypeVar("C", bound=FlowConfig)
 
 _PAPER = DiscoverConfig(
     learning_rate=1e-4,

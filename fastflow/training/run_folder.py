@@ -1,4 +1,4 @@
-"""The folder of a run: who may train in it, what its config.json says, and what of an earlier run goes."""
+"""The folder of a run: checking that it can be trained in, its config.json, and the removal of an earlier run."""
 
 from __future__ import annotations
 
@@ -15,68 +15,68 @@ from typing import Any, TypeVar
 from fastflow.core.errors import InputError
 from fastflow.core.files import is_leftover, locked_folder, read_json, write_json
 from fastflow.training.checkpoint import latest_checkpoint, remove_leftovers
-from fastflow.training.config import CHANGEABLE, FlowSettings
+from fastflow.training.config import CHANGEABLE, FlowConfig
 from fastflow.training.config_file import from_dict
-from fastflow.training.distributed import Team
+from fastflow.training.distributed import ProcessGroup
 from fastflow.training.loop import Task, Trainer
 from fastflow.training.metrics_log import check_tensorboard
 
-# Beside config.json, which is replaced, so that the folder never ceases to be a run.
+# What is removed when a run is overwritten. The config.json is replaced, so that the folder is a run at any time.
 _MADE_BY_RUNS = (
     "metrics.jsonl", "evaluation.json", "report.html", "checkpoints", "traversals", "tensorboard",
     "names.json", "attributes.json",
 )  # fmt: skip
 
-Config = TypeVar("Config", bound=FlowSettings)
+Config = TypeVar("Config", bound=FlowConfig)
 
 Record = dict[str, Any]
 """The contents of a run's config.json."""
 
 
 @dataclass(frozen=True)
-class About:
-    """What a run is about, beside its settings."""
+class RunDescription:
+    """What a run's config.json holds beside its configuration."""
 
     kind: str
-    """The command that makes such runs: discover, train-vae."""
+    """The command that makes such runs: discover or train-vae."""
     facts: Record
-    """What config.json says of it."""
+    """Further entries of config.json, such as the generator's or the data set's description."""
     check: Callable[[Record, Path], None]
-    """Raise InputError unless a record of this kind, of the run in a folder, is about the same."""
+    """Raises InputError unless a record, of the run in a folder, fits these entries; for resuming a run."""
 
 
 def train_in(
     folder: Path,
     task: Task,
-    config: FlowSettings,
-    about: About,
-    team: Team,
+    config: FlowConfig,
+    description: RunDescription,
+    group: ProcessGroup,
     *,
     resume: bool,
     overwrite: bool,
     progress: bool,
 ) -> None:
-    """Train a task in a folder that becomes its run: new, resumed, or in another's place.
+    """Train a task in a folder, which becomes a new run, a resumed one, or one that replaces another.
 
     Raises:
-        InputError: the folder holds another run or foreign files, or is in use; it is left as it was.
+        InputError: the folder holds another run or other files, or is in use; it is left as it was.
         TrainingError: training diverged.
-        KeyboardInterrupt: stopped by a signal, after writing a checkpoint.
+        KeyboardInterrupt: a signal stopped the training, after a checkpoint was written.
     """
-    team.share(config.batch_size)  # an error where it can't be divided, before anything is touched
+    group.rows(config.batch_size)  # raises an error if it can't be divided, before anything is touched
     with ExitStack() as held:
         if config.tensorboard:
-            team.led(check_tensorboard)
+            group.on_leader(check_tensorboard)
 
         def claim() -> None:
             held.enter_context(locked_folder(folder))
-            _check_folder(folder, config, about, resume=resume, overwrite=overwrite)
+            _check_folder(folder, config, description, resume=resume, overwrite=overwrite)
 
-        team.led(claim)
-        trainer = Trainer(task, config, folder, team)
+        group.on_leader(claim)
+        trainer = Trainer(task, config, folder, group)
         if resume:
             trainer.restore()  # before anything is written: a damaged checkpoint leaves the folder as it was
-        team.led(lambda: _begin_folder(folder, config, about, fresh=not resume))
+        group.on_leader(lambda: _begin_folder(folder, config, description, fresh=not resume))
         trainer.run(progress)
 
 
@@ -105,36 +105,38 @@ def recorded_config(record: Record, kind: type[Config], folder: Path) -> Config:
 
 
 def no_run(folder: Path) -> InputError:
-    """The error that a folder's config.json isn't a run's."""
+    """The error for a folder whose config.json isn't that of a run."""
     return InputError(
         f"{str(folder)!r} isn't a run: its config.json isn't one that fastflow discover or train-vae wrote"
     )
 
 
-def _check_folder(folder: Path, config: FlowSettings, about: About, *, resume: bool, overwrite: bool) -> None:
-    """Raise InputError unless `folder` can become this configuration's run; nothing is written."""
+def _check_folder(
+    folder: Path, config: FlowConfig, description: RunDescription, *, resume: bool, overwrite: bool
+) -> None:
+    """Raise InputError unless `folder` can become the run of this configuration; nothing is written."""
     if resume and overwrite:
-        raise InputError("resume and overwrite exclude each other")
+        raise InputError("resume and overwrite exclude each other: ask for one of them")
     record = read_record(folder) if (folder / "config.json").exists() else None
     if resume and record is not None:
-        _check_resumed(folder, record, config, about)
+        _check_resumed(folder, record, config, description)
     elif record is not None and not overwrite:
         raise InputError(f"{str(folder)!r} holds a run already: resume it, overwrite it, or choose another folder")
     elif record is None and folder.exists() and any(not is_leftover(path) for path in folder.iterdir()):
         raise InputError(f"{str(folder)!r} isn't empty and isn't a run: choose a new folder")
 
 
-def _check_resumed(folder: Path, record: Record, config: FlowSettings, about: About) -> None:
-    if record["kind"] != about.kind:
-        raise InputError(f"can't resume {str(folder)!r} by {about.kind}: it is a run of {record['kind']}")
-    about.check(record, folder)
-    before = asdict(recorded_config(record, type(config), folder))
-    settings = asdict(config)
-    name = next((name for name in settings if name not in CHANGEABLE and before[name] != settings[name]), None)
+def _check_resumed(folder: Path, record: Record, config: FlowConfig, description: RunDescription) -> None:
+    """Raise InputError unless the run that a folder holds can be resumed with this configuration."""
+    if record["kind"] != description.kind:
+        raise InputError(f"can't resume {str(folder)!r} by {description.kind}: it is a run of {record['kind']}")
+    description.check(record, folder)
+    before, now = asdict(recorded_config(record, type(config), folder)), asdict(config)
+    name = next((name for name in now if name not in CHANGEABLE and before[name] != now[name]), None)
     if name is not None:
         raise InputError(
-            f"can't resume {str(folder)!r}: {name} was {before[name]!r} and is now {settings[name]!r}; resume with "
-            "the same settings, or start again with overwrite"
+            f"can't resume {str(folder)!r}: {name} was {before[name]!r} and is now {now[name]!r}; resume with "
+            "the same configuration, or start again with overwrite"
         )
     if config.max_loss < before["max_loss"]:  # a checkpoint that leads beyond max_loss is removed
         raise InputError(
@@ -148,8 +150,12 @@ def _check_resumed(folder: Path, record: Record, config: FlowSettings, about: Ab
         )
 
 
-def _begin_folder(folder: Path, config: FlowSettings, about: About, *, fresh: bool) -> None:
-    """Write config.json into a folder that was checked; `fresh` removes what another run made there before."""
+def _begin_folder(folder: Path, config: FlowConfig, description: RunDescription, *, fresh: bool) -> None:
+    """Write config.json into a checked folder.
+
+    Args:
+        fresh: whether to remove the files of an earlier run.
+    """
     for leftover in filter(is_leftover, folder.iterdir()):
         leftover.unlink()
     remove_leftovers(folder / "checkpoints")
@@ -159,16 +165,16 @@ def _begin_folder(folder: Path, config: FlowSettings, about: About, *, fresh: bo
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     versions = {name: version(name) for name in ("fastflow", "torch", "numpy")}
     record = {
-        "kind": about.kind,
+        "kind": description.kind,
         "versions": {**versions, "python": platform.python_version(), "platform": platform.platform()},
-        **about.facts,
+        **description.facts,
         "config": asdict(config),
     }
     write_json(folder / "config.json", record)
 
 
 def as_folder(folder: str | Path) -> Path:
-    """The path of a run's folder; raise InputError unless it is one."""
+    """The folder as a path; raise InputError if it is neither text nor a path."""
     if not isinstance(folder, str | os.PathLike):
         raise InputError(f"a run's folder must be a path, got {folder!r}")
     return Path(folder)

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM, which wait until a training step is over."""
+"""SIGINT and SIGTERM, deferred until a training step has ended."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from types import FrameType
 
 @contextmanager
 def deferred_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM, so that a step is never torn apart; a second one acts at once.
+    """Collect the first SIGINT or SIGTERM, so that the training step can end. A second one interrupts at once.
 
-    Only the main thread may handle signals: elsewhere they are left as they are.
+    Only the main thread may handle signals. In other threads nothing is collected.
     """
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():

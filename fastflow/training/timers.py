@@ -1,4 +1,4 @@
-"""Where a training step's time goes: the engine, the generator, the classifier, the optimizer, and the rest."""
+"""The timer of a training step's phases: the engine, the generator, the classifier, the optimizer, and the rest."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch import Tensor
 PHASES: tuple[str, ...] = ("engine", "generator", "classifier", "optimizer", "other")
 
 
-class Phases:
-    """A clock with marks: the time from each mark to the next belongs to the phase that the first one names.
+class PhaseTimer:
+    """A timer with marks: each mark begins the phase that it names, which lasts until the next mark.
 
-    `clock` tells the seconds on the CPU. On a CUDA device the marks are events in its stream, which no step waits for;
-    they can't be captured in a graph: set `enabled` to False around a capture.
+    Times are read from `clock` on the CPU, in seconds. On a CUDA device the marks are events in its stream, and no step
+    waits for them. A CUDA graph can't capture them: set `enabled` to False around a capture.
     """
 
     def __init__(self, device: torch.device, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -27,7 +27,7 @@ class Phases:
         self._marks: list[tuple[str, Any]] = []
 
     def mark(self, phase: str) -> None:
-        """From here on, time belongs to `phase`."""
+        """Begin a phase."""
         if not self.enabled:
             return
         if self._cuda:
@@ -38,15 +38,15 @@ class Phases:
         self._marks.append((phase, stamp))
 
     def mark_backward(self, x: Tensor, phase: str) -> None:
-        """The same in the backward: from where the gradient of x is known, time belongs to `phase`.
+        """Begin a phase in the backward pass, as soon as the gradient of x is known.
 
-        Autograd goes back through what was computed last first, so what made x comes after all that used it.
+        Autograd runs in reverse order: what computed x comes after all that used x.
         """
         if x.requires_grad:
             x.register_hook(lambda _: self.mark(phase))
 
     def seconds(self) -> dict[str, float]:
-        """Each phase's part of the time between the first mark and the last; all marks but that are forgotten."""
+        """The seconds of each phase between the first mark and the last. All marks but the last are forgotten."""
         seconds = dict.fromkeys(PHASES, 0.0)
         if self._cuda and self._marks:
             self._marks[-1][1].synchronize()
@@ -56,7 +56,7 @@ class Phases:
         return seconds
 
     def shares(self) -> dict[str, float]:
-        """The same as shares of 1; nothing where no time has passed."""
+        """Each phase's share of the time, as `seconds` measures it; empty if no time has passed."""
         seconds = self.seconds()
         total = sum(seconds.values())
         return {phase: value / total for phase, value in seconds.items()} if total > 0 else {}

@@ -9,7 +9,7 @@ from annotated_types import Ge, Gt
 
 from fastflow.core.errors import InputError
 from fastflow.generators.likelihoods import Likelihood
-from fastflow.training.config import FlowSettings, Widths
+from fastflow.training.config import FlowConfig, Widths
 from fastflow.training.schedules import Schedule
 
 FLOW_TERMS = ("transport", "matching", "assignment", "pde", "initial", "jacobian")
@@ -17,7 +17,7 @@ FLOW_TERMS = ("transport", "matching", "assignment", "pde", "initial", "jacobian
 
 
 @dataclass(frozen=True)
-class VAEConfig(FlowSettings):
+class VAEConfig(FlowConfig):
     """Settings of a VAE trained from scratch, with potential flows or without. The defaults suit small images."""
 
     terms: ClassVar[tuple[str, ...]] = ("start", "moved", *FLOW_TERMS)

@@ -1,4 +1,4 @@
-"""What a run remembers of the data that its VAE was trained on."""
+"""The description of a VAE's training data in its run's config.json."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch import Tensor
 from fastflow.core.errors import InputError
 from fastflow.core.plugins import explaining
 from fastflow.datasets import Sequences
-from fastflow.generators.identity import are_pixels, look_alike, some_of
+from fastflow.generators.identity import are_pixels, look_alike, sampled_pixels
 
 
 @torch.no_grad()
 def describe_data(data: Sequences) -> dict[str, Any]:
-    """What tells a data set from another, as JSON holds it: besides its sizes, some pixels of some moved images.
+    """A description of a data set, to recognize it: its sizes, and some pixels of some moved images, for JSON.
 
     Raises:
-        InputError: it doesn't give images in [0, 1] of its shape.
+        InputError: the data set doesn't give images in [0, 1] of its shape.
     """
     count, moves = len(data), len(data.transformations)
     rows = torch.linspace(0, count - 1, min(4, count)).long()
@@ -36,12 +36,12 @@ def describe_data(data: Sequences) -> dict[str, Any]:
         "image_shape": list(data.image_shape),
         "transformations": list(data.transformations),
         "images": count,
-        "pixels": some_of(images.flatten()),
+        "pixels": sampled_pixels(images.flatten()),
     }
 
 
 def is_data_description(value: object) -> bool:
-    """Whether a JSON value has the form of such a description, in a run's config.json."""
+    """Whether a JSON value has the form of such a description, with the number of images that the run stores."""
     shape = value.get("image_shape") if isinstance(value, dict) else None
     return (
         isinstance(value, dict)
@@ -54,6 +54,6 @@ def is_data_description(value: object) -> bool:
 
 
 def same_data(expected: dict[str, Any], found: dict[str, Any]) -> bool:
-    """Whether two descriptions are of the same data; the names don't matter."""
+    """Whether two descriptions fit the same data. Their names may differ."""
     same = all(expected.get(key) == found[key] for key in ("image_shape", "transformations", "images"))
     return same and look_alike(expected["pixels"], found["pixels"], 1.0)

@@ -1,4 +1,4 @@
-"""What a VAE's training learns: the VAE, the potentials, the inference of a transformation, the diffusion prior."""
+"""The models of a VAE's training: the VAE, the potentials, the inference of transformations, the diffusion prior."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ from fastflow.training.vae_config import VAEConfig
 
 
 class DiffusionPrior(nn.Module):
-    """What N(0, I) becomes by diffusion, p_t = N(0, (1 + 2 D t) I), which solves p_t' = D lap p.
+    """The diffusion of N(0, I): p_t = N(0, (1 + 2 D t) I), which solves p_t' = D lap p.
 
-    The prior of Song et al., Flow Factorized Representation Learning (NeurIPS 2023), in closed form; D > 0 is learned
-    where asked.
+    This is the prior of Song et al., Flow Factorized Representation Learning (NeurIPS 2023), in closed form.
+
+    Args:
+        diffusion: D > 0. learned: whether D is learned.
     """
 
     def __init__(self, diffusion: float, learned: bool) -> None:
@@ -29,14 +31,14 @@ class DiffusionPrior(nn.Module):
         self.log_diffusion = nn.Parameter(torch.tensor(math.log(diffusion)), requires_grad=learned)
 
     def log_variance(self, t: Tensor) -> Tensor:
-        """Of each coordinate at times (B,), (B,)."""
+        """Log-variance of each coordinate, (B,), at times (B,)."""
         return torch.log1p(2 * self.log_diffusion.exp() * t)
 
 
 class Inference(nn.Module):
-    """q(k | x_0, x_T): which transformation led from the first image to the last.
+    """q(k | x_0, x_T): the probability of each transformation given the first and the last image.
 
-    Arguments as for `PairClassifier`.
+    The arguments are those of `PairClassifier`.
     """
 
     def __init__(self, image_shape: tuple[int, int, int], num_potentials: int) -> None:
@@ -48,26 +50,27 @@ class Inference(nn.Module):
         return functional.log_softmax(self.classifier(first, last), 1)
 
 
-class Learned(NamedTuple):
-    """What is learned for good; without flows that is a VAE alone."""
+class VAEModels(NamedTuple):
+    """The models that a run keeps; without flows that is the VAE alone."""
 
     vae: LikelihoodVAE
     potentials: Potentials | None
     inference: Inference | None
-    """Where supervision is weak."""
+    """Only with weak supervision."""
     prior: DiffusionPrior | None
+    """Only with prior "diffusion"."""
 
     def modules(self) -> dict[str, nn.Module]:
-        """Those that are there, by name."""
+        """The models that aren't None, by name."""
         potentials = {} if self.potentials is None else self.potentials.modules()
         others = {"vae": self.vae, "inference": self.inference, "prior": self.prior}
         return {**potentials, **{name: module for name, module in others.items() if module is not None}}
 
 
-def untrained(config: VAEConfig, image_shape: tuple[int, int, int]) -> Learned:
-    """What a training with this configuration begins with, for images (C, H, W).
+def build_vae_models(config: VAEConfig, image_shape: tuple[int, int, int]) -> VAEModels:
+    """The models before the first training step, for images (C, H, W).
 
-    The VAE begins with the same weights with flows and without, so that the two can be compared.
+    The VAE has the same initial weights with flows and without, so that the two can be compared.
 
     Raises:
         InputError: the convolutions don't fit the images.
@@ -83,10 +86,10 @@ def untrained(config: VAEConfig, image_shape: tuple[int, int, int]) -> Learned:
             if config.network == "mlp"
             else _conv(config, image_shape)
         )
-    # Only flows move a latent from one time to another.
+    # The prior changes with time, and only flows have times.
     diffuses = config.flows and config.prior == "diffusion"
     prior = DiffusionPrior(config.diffusion, config.learn_diffusion) if diffuses else None
-    return Learned(LikelihoodVAE(net, config.likelihood), potentials, inference, prior)
+    return VAEModels(LikelihoodVAE(net, config.likelihood), potentials, inference, prior)
 
 
 def _conv(config: VAEConfig, image_shape: tuple[int, int, int]) -> ConvVAE:

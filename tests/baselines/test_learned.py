@@ -8,7 +8,8 @@ from support.runs import sigmoid_generator
 from torch import nn
 
 from fastflow import DiscoverConfig, generators
-from fastflow.baselines import HessianPenalty, LatentCLR, LinearClassifier, WarpedRBF, learned
+from fastflow.baselines import HessianPenalty, LatentCLR, LinearClassifier, WarpedRBF, path_modules
+from fastflow.baselines.path_training import TEMPERATURE, PathTraining, contrastive_objective, hessian_objective
 from fastflow.core.errors import InputError
 from fastflow.core.rng import step_rng
 
@@ -79,11 +80,11 @@ def test_penalty_is_the_variance_of_the_hessians_off_diagonal():
         net.weight.zero_()
         net.weight[:, 0, 1] = 0.05
     generator = generators.from_callable(lambda z: net(z, z).view(-1, 1, 2, 2) + 0.5, latent_dim=2)
-    rows = learned.OrthogonalRows(2, 2)
+    rows = path_modules.OrthogonalRows(2, 2)
     rows.weight.data = torch.eye(2)
-    task = learned._Training(generator, budget(num_potentials=2), {"paths": rows}, learned._interactions)
+    task = PathTraining(generator, budget(num_potentials=2), {"paths": rows}, hessian_objective)
     batch = task.draw(1)
-    penalty, _ = learned._interactions(task, batch)
+    penalty, _ = hessian_objective(task, batch)
     second = 2 * 0.05 * batch.signs.prod(2)  # (2, B)
     assert float(penalty.detach()) == pytest.approx(float(second.var(0).mean()), rel=2e-3)
 
@@ -99,7 +100,7 @@ def test_linear_classifier_learns_to_tell_directions_apart(generator, tmp_path):
 def test_warps_are_gradients_of_radial_sums():
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        warps = learned.Warps(2, 3, 4).double()
+        warps = path_modules.Warps(2, 3, 4).double()
     z = torch.randn(5, 3, generator=step_rng(0, 0), dtype=torch.float64).requires_grad_()
     index = torch.tensor([0, 1, 1, 0, 1])
     weight = warps.log_weight.exp()
@@ -115,11 +116,11 @@ def test_warps_are_gradients_of_radial_sums():
 def test_contrast_is_low_where_a_path_changes_alike_from_everywhere():
     """By hand: with changes that are the same within a path and orthogonal between paths."""
     generator = generators.from_callable(lambda z: z.view(-1, 1, 2, 2), latent_dim=4, value_range=(-9, 9))
-    columns = learned.Columns(2, 4)
+    columns = path_modules.Columns(2, 4)
     columns.weight.data = torch.eye(4)[:2]
-    task = learned._Training(generator, budget(num_potentials=2, batch_size=4), {"paths": columns}, learned._contrasted)
-    loss, _ = learned._contrasted(task, task.draw(1))
-    expected = math.log(1 + 2 * math.exp(-1 / learned.TEMPERATURE))  # one positive against two orthogonal ones
+    task = PathTraining(generator, budget(num_potentials=2, batch_size=4), {"paths": columns}, contrastive_objective)
+    loss, _ = contrastive_objective(task, task.draw(1))
+    expected = math.log(1 + 2 * math.exp(-1 / TEMPERATURE))  # one positive against two orthogonal ones
     assert float(loss.detach()) == pytest.approx(expected, abs=1e-5)
 
 

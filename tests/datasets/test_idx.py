@@ -73,7 +73,7 @@ def test_broken_file_is_one_line(tmp_path, name, pack):
     ],
 )
 def test_damaged_gzip_is_one_line(tmp_path, damage):
-    with pytest.raises(InputError, match=r"'.*images' is a damaged gzip file \(.*\): fetch it again") as error:
+    with pytest.raises(InputError, match=r"'.*images' is a damaged gzip file \(.*\): download it again") as error:
         read_idx(written(tmp_path, damage(gzip.compress(WHOLE))), ndim=3)
     assert "\n" not in str(error.value)
 

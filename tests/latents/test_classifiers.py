@@ -84,7 +84,7 @@ def test_classifier_in_hand_is_used(tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("vgg", "classifier must be small, lenet, resnet18 or FILE.py:FUNCTION, got 'vgg'"),
+        ("vgg", "classifier must be one of small, lenet, resnet18, or FILE.py:FUNCTION, got 'vgg'"),
         ("gone.py:Own", "classifier file 'gone.py' doesn't exist"),
         ("{}:Other", "has no function 'Other'"),
         ("{}:number", "returned int, expected a torch.nn.Module"),

@@ -1,4 +1,4 @@
-"""Real images in a generator's latent space, by encoder and by optimisation, and what has to be done to them first."""
+"""Real images in a generator's latent space, by encoder and by optimization, and how they are made to fit."""
 
 import numpy as np
 import pytest
@@ -111,7 +111,7 @@ def test_vae_runs_encode_with_their_own(tmp_path):
 REFUSED = {
     "range": ({"images": torch.full((1, 1, 8, 8), 2.0)}, "images must be uint8, or floats in"),
     "shape": ({"images": torch.zeros(8, 8)}, r"images must have shape \(N, C, H, W\), got \(8, 8\)"),
-    "channels": ({"images": torch.zeros(1, 2, 8, 8)}, "images of 2 channels can't become the generator's of 1"),
+    "channels": ({"images": torch.zeros(1, 2, 8, 8)}, "images of 2 channels can't be converted to the generator's 1"),
     "none": ({"images": []}, "images must be at least one file"),
     "missing": ({"images": "nowhere.png"}, "'nowhere.png' isn't an image, or is damaged"),
     "method": ({"method": "magic"}, "method must be encoder or optimization, got 'magic'"),

@@ -9,7 +9,7 @@ from support.moving import Bars, small_vae
 from support.runs import small_run
 
 import fastflow as ff
-from fastflow.baselines.stepped import Stepped
+from fastflow.baselines.base import Baseline
 from fastflow.core.errors import InputError
 from fastflow.generators import from_callable
 
@@ -36,10 +36,10 @@ def test_along_axes_the_code_is_the_coordinate_within_reach(axes, generator):
     torch.testing.assert_close(moved, (z - start)[:, [2, 0, 1]].clamp(-2, 2))
 
 
-class Circles(Stepped):
+class Circles(Baseline):
     """One path through any point of the plane of the first two latents: a circle about the origin."""
 
-    def walk(self, z0, index, steps):
+    def path(self, z0, index, steps):
         radius = z0[:, :2].norm(dim=1)
         angle = torch.atan2(z0[:, 1], z0[:, 0])[:, None] + self.step_length / radius * torch.arange(steps + 1)
         return torch.stack((radius * angle.cos(), radius * angle.sin(), z0[:, 2:].expand(-1, steps + 1)), 2)

@@ -8,7 +8,7 @@ import torch
 from support.runs import small_run
 
 import fastflow as ff
-from fastflow.baselines.stepped import Stepped
+from fastflow.baselines.base import Baseline
 from fastflow.core.errors import InputError
 from fastflow.generators import from_callable
 from fastflow.metrics.attributes import AttributeCorrelation
@@ -32,14 +32,14 @@ def straight(generator):
     return ff.baselines.Random(generator, 3, 0.5)
 
 
-class Walks(Stepped):
+class Walks(Baseline):
     """Paths by a rule of their own; offsets (K, T + 1, D), or a function of the starts that gives (B, T + 1, D)."""
 
     def __init__(self, generator, rules):
         super().__init__(generator, len(rules), 1.0)
         self.rules = rules
 
-    def walk(self, z0, index, steps):
+    def path(self, z0, index, steps):
         (k,) = set(index.tolist())
         offsets = self.rules[k](z0) if callable(self.rules[k]) else self.rules[k].expand(len(z0), -1, -1)
         return z0[:, None] + offsets.to(z0)
@@ -172,7 +172,7 @@ def test_measures_are_seeded_and_refuse_what_cannot_be(measure, generator, tmp_p
     ):
         with pytest.raises(InputError, match=message):
             measure(run, **{"samples": 4, **options})
-    with pytest.raises(InputError, match="what is measured must traverse"):
+    with pytest.raises(InputError, match="the source must be a run"):
         measure(generator)
 
 

@@ -135,5 +135,5 @@ def test_what_cannot_be_is_refused(axes):
         ff.metrics.vp_score_fast(axes, samples=79)
     with pytest.raises(InputError, match="seeds must be a whole number of at least 1, got 0"):
         ff.metrics.vp_score(axes, seeds=0)
-    with pytest.raises(InputError, match="what is measured must traverse"):
+    with pytest.raises(InputError, match="the source must be a run"):
         ff.metrics.vp_score(axes.generator)

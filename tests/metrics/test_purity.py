@@ -70,7 +70,7 @@ def test_a_path_that_stands_still_covers_nothing(generator):
 class Outwards(Straight):
     """Away from zero: rises from some starts and falls from others."""
 
-    def walk(self, z0, index, steps):
+    def path(self, z0, index, steps):
         step = torch.zeros_like(z0)
         step[:, 0] = 5 * z0[:, 0].sign()
         return z0[:, None] + step[:, None] * torch.arange(steps + 1)[:, None]

@@ -70,7 +70,7 @@ def test_what_cannot_be_is_refused(directions):
         with pytest.raises(InputError, match="strength must be a positive number"):
             ff.metrics.match_strength(directions, strength)
     for source in (directions.generator, None):
-        with pytest.raises(InputError, match="what is measured must traverse: a run, a baseline"):
+        with pytest.raises(InputError, match="the source must be a run, a baseline"):
             ff.metrics.pixel_change(source)
     with pytest.raises(InputError, match="path_steps must be a whole number of at least 1, got 0"):
         ff.metrics.pixel_change(directions, path_steps=0)

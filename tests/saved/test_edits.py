@@ -171,7 +171,7 @@ REFUSED = {
     "text": (lambda run: run.edit(0, "3"), "steps must be a number other than 0"),
     "t0": (lambda run: run.edit(0, 1, float("nan")), "t0 must be a finite number, got nan"),
     "name": (lambda run: run.edit("zoom", 1), "no potential is called 'zoom'; named is slant"),
-    "twice": (lambda run: run.edit({"slant": 1, 1: 2}, 1), "potential 1 stands in the mix twice"),
+    "twice": (lambda run: run.edit({"slant": 1, 1: 2}, 1), "potential 1 is in the mix twice"),
     "unknown": (lambda run: run.edit(3, 1), r"mix must name potentials in 0\.\.2, got 3"),
     "label": (lambda run: run.edit(0, 1, name="two\nlines"), "an edit's name must be at most 60 printable characters"),
     "latents": (lambda run: run.edit(0, 1).apply(run, torch.zeros(2, 3)), r"z0 must be a tensor of shape \(B, 4\)"),
@@ -238,9 +238,9 @@ def test_apply_inverts_images_first(digits_folder, saved, tmp_path, capsys):
         Image.fromarray(pixels[0].mul(255).round().byte().numpy()).save(tmp_path / f"digit-{row}.png")
     out = tmp_path / "out"
     main(["apply", str(saved), "--to", str(tmp_path), "--out", str(out), "--latents-format", "npz"])
-    told = capsys.readouterr()
-    assert re.search(r"inverted by encoder; .*\n  0\.\d{4}  digit-0\.png\n  0\.\d{4}  digit-1\.png\n", told.out)
-    assert told.err == ""
+    printed = capsys.readouterr()
+    assert re.search(r"inverted by encoder; .*\n  0\.\d{4}  digit-0\.png\n  0\.\d{4}  digit-1\.png\n", printed.out)
+    assert printed.err == ""
     with np.load(out / "latents.npz") as latents:
         torch.testing.assert_close(
             torch.from_numpy(latents["start"]), run.generator.encode(digits), rtol=1e-2, atol=2e-2
@@ -252,9 +252,9 @@ def test_apply_inverts_images_first(digits_folder, saved, tmp_path, capsys):
 def fails(capsys, *words):
     with pytest.raises(SystemExit) as exit_:
         main([str(word) for word in words])
-    told = capsys.readouterr()
-    assert (exit_.value.code, told.err.count("\n")) == (2, 1)
-    return told.err
+    printed = capsys.readouterr()
+    assert (exit_.value.code, printed.err.count("\n")) == (2, 1)
+    return printed.err
 
 
 def test_apply_refuses_what_does_not_fit(digits_folder, saved, tmp_path, capsys):

@@ -43,8 +43,8 @@ def small_config(**changes):
 
 def small_task(**changes):
     data = Bars()
-    team = {"team": changes.pop("team")} if "team" in changes else {}
-    return VAETraining(resolved(small_config(**changes), data), data, some_images(data), torch.device("cpu"), **team)
+    group = {"group": changes.pop("group")} if "group" in changes else {}
+    return VAETraining(resolved(small_config(**changes), data), data, some_images(data), torch.device("cpu"), **group)
 
 
 def small_vae(folder, *, data=None, options=None, **changes):

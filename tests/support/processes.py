@@ -44,7 +44,7 @@ def _refuse(task, batch):
     raise InputError("z0 must be finite, got NaN or infinity")
 
 
-def train_team(size, folder, settings, options=None, refusing_rank=None):
+def train_group(size, folder, settings, options=None, refusing_rank=None):
     """Children that train together, as torchrun would have started them; not waited for."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -74,8 +74,8 @@ def test_restart_goes_on_from_the_last_good_checkpoint_with_a_smaller_rate(tmp_p
     assert [line["step"] for line in metrics(tmp_path / "run")] == [1, 2, 3, 4, 5, 6]
     rates = [line["learning_rate"] for line in metrics(tmp_path / "run")]
     assert rates == pytest.approx([1e-3] * 3 + [1e-4] * 3)
-    told = capsys.readouterr().err
-    assert "at step 5: pde is no longer finite; restart 1 of 1 from step 3 with learning rate 0.0001" in told
+    printed = capsys.readouterr().err
+    assert "at step 5: pde is no longer finite; restart 1 of 1 from step 3 with learning rate 0.0001" in printed
 
     # The smaller rate outlives a resume.
     small_run(tmp_path / "run", restarts=1, restart_factor=0.1, log_every=1, steps=8, resume=True)
@@ -132,8 +132,11 @@ def test_predictor_that_fails_costs_no_checkpoint(tmp_path, monkeypatch, restart
     with pytest.raises(TrainingError) as error:
         small_run(tmp_path / "run", checkpoint_every=4, options=options, restarts=restarts)
     newest = tmp_path / "run" / "checkpoints" / "step-000004"
-    told = f"step 5: guidance is no longer finite; the last good checkpoint is '{newest}'; see what computes it"
-    assert told in str(error.value)
+    message = (
+        f"step 5: guidance is no longer finite; the last good checkpoint is '{newest}'; "
+        "check the function that computes guidance, and resume"
+    )
+    assert message in str(error.value)
     monkeypatch.undo()
     assert small_run(tmp_path / "run", checkpoint_every=4, options=options, resume=True).step == 6
 

@@ -19,12 +19,11 @@ from fastflow.core.errors import InputError, TrainingError
 from fastflow.core.rng import step_rng
 from fastflow.runs.loading import load_run
 from fastflow.runs.train import discover
-from fastflow.training import loop
-from fastflow.training import metrics_log as journal
+from fastflow.training import loop, metrics_log
 from fastflow.training.discover import Discovery
 from fastflow.training.loop import Losses, Trainer
 from fastflow.training.metrics_log import append
-from fastflow.training.timers import PHASES, Phases
+from fastflow.training.timers import PHASES, PhaseTimer
 
 COMMAND = [sys.executable, "-m", "fastflow", "discover", "--generator", "digits-vae"]
 # A convolution's weight gradient is summed in an order that depends on the number of threads.
@@ -35,11 +34,11 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": THREADS, "MKL_NUM_THREADS": THRE
 class Line:
     """A task that fits one number; `poison` maps a step to what happens in it."""
 
-    foreign = ()
+    user_terms = ()
 
     def __init__(self, poison=None):
         self.module = torch.nn.Linear(1, 1)
-        self.phases = Phases(torch.device("cpu"))
+        self.phases = PhaseTimer(torch.device("cpu"))
         self.poison = poison or {}
         self.step = 0
 
@@ -51,7 +50,7 @@ class Line:
         loss = (self.module(batch) - 3).square().mean()
         return self.poison.get(self.step, lambda loss: Losses(loss, {"double": 2 * loss.detach()}))(loss)
 
-    def stepped(self, step):
+    def after_step(self, step):
         pass
 
 
@@ -248,7 +247,7 @@ def test_metrics_line_is_whole_or_absent(tmp_path, monkeypatch):
             stream.write('{"st')
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(journal.json, "dumps", half)
+    monkeypatch.setattr(metrics_log.json, "dumps", half)
     with pytest.raises(OSError, match=r"No space left on device: .*metrics\.jsonl"):
         append(file, {"step": 2})
     assert file.read_text() == '{"step": 1}\n'

@@ -10,8 +10,8 @@ from support.runs import metrics, saved
 
 import fastflow as ff
 from fastflow.core.errors import InputError, TrainingError
-from fastflow.training.distributed import Team
-from fastflow.training.vae import VAETraining, _drawn
+from fastflow.training.distributed import ProcessGroup
+from fastflow.training.vae import VAETraining, gumbel_softmax
 from fastflow.training.vae_config import FLOW_TERMS, VAEConfig
 
 RNG = torch.Generator().manual_seed(0)
@@ -117,7 +117,7 @@ def test_step_draws_moved_images_of_all_transformations():
 
 def test_parts_of_a_batch_are_the_batch():
     whole = small_task().draw(3)
-    parts = [small_task(team=Team(rank, 3)).draw(3) for rank in range(3)]
+    parts = [small_task(group=ProcessGroup(rank, 3)).draw(3) for rank in range(3)]
     for name, dim in (("images", 0), ("transformation", 0), ("place", 0), ("noise", 1), ("uniform", 0)):
         assert torch.equal(torch.cat([getattr(part, name) for part in parts], dim), getattr(whole, name))
 
@@ -177,7 +177,7 @@ def test_row_sums_take_the_place_of_the_laplacian(residual):
 
 def test_inferred_transformation_is_one_with_a_gradient_of_all():
     log_probability = torch.log_softmax(torch.randn(2000, 3, generator=RNG), 1).requires_grad_()
-    choice = _drawn(log_probability, torch.rand(2000, 3, generator=RNG), 0.7)
+    choice = gumbel_softmax(log_probability, torch.rand(2000, 3, generator=RNG), 0.7)
     assert torch.equal(choice.detach().round(), choice.detach().round().clamp(0, 1))
     torch.testing.assert_close(choice.detach().sum(1), torch.ones(2000))
     choice[:, 0].sum().backward()
@@ -186,7 +186,7 @@ def test_inferred_transformation_is_one_with_a_gradient_of_all():
 
 def test_draws_have_the_posterior_frequencies():
     probability = torch.tensor([0.6, 0.3, 0.1])
-    choice = _drawn(probability.log().expand(20_000, 3), torch.rand(20_000, 3, generator=RNG), 1.0)
+    choice = gumbel_softmax(probability.log().expand(20_000, 3), torch.rand(20_000, 3, generator=RNG), 1.0)
     torch.testing.assert_close(choice.mean(0), probability, atol=0.02, rtol=0)
 
 
@@ -294,9 +294,9 @@ def test_training_learns_the_flows(tmp_path):
     rows, k = torch.arange(24).repeat(2), torch.arange(2).repeat_interleave(24)
     images = Bars().frames(rows, k, torch.linspace(0, 1, 4).repeat(48, 1))
     z0 = run.vae.encode(images[:, 0])[0]
-    carried = (run.traverse(z0, k).images - images).abs().mean()
+    transported = (run.traverse(z0, k).images - images).abs().mean()
     stays = (images[:, :1] - images).abs().mean()
-    assert carried < 0.5 * stays
+    assert transported < 0.5 * stays
     lines = metrics(run.folder)
     assert lines[-1]["elbo"] > lines[0]["elbo"] + 1
 
@@ -305,7 +305,10 @@ def test_training_learns_the_flows(tmp_path):
 
 
 REFUSED = {
-    "transformations": ({"transformations": ("turn",)}, "the data set moves by slide, fade, and not by turn"),
+    "transformations": (
+        {"transformations": ("turn",)},
+        "must be those of the data set, slide, fade, or be left out, got turn",
+    ),
     "count": ({"num_potentials": 3}, r"num_potentials must be 2, one for each transformation \(slide, fade\), got 3"),
     "conv": ({"network": "conv", "widths": (4, 4)}, "network conv with 2 widths doesn't fit bars: image_shape must be"),
     "flow": ({"flow_weight": -1.0}, "flow_weight must be 0 or above, got -1.0"),
@@ -333,14 +336,14 @@ def test_other_runs_are_not_resumed(tmp_path):
         def frames(self, *request):
             return 1 - super().frames(*request)
 
-    with pytest.raises(InputError, match="was trained on other data than bars: name those it was on"):
+    with pytest.raises(InputError, match="was trained on other data than bars: resume with the data"):
         small_vae(tmp_path / "run", data=Others(), options={"resume": True})
-    with pytest.raises(InputError, match=r"beta was 1\.0 and is now 2\.0; resume with the same settings"):
+    with pytest.raises(InputError, match=r"beta was 1\.0 and is now 2\.0; resume with the same configuration"):
         small_vae(tmp_path / "run", beta=2.0, options={"resume": True})
     generator = ff.generators.load("digits-vae")
     with pytest.raises(InputError, match="by discover: it is a run of train-vae"):
         ff.discover(generator, out=tmp_path / "run", resume=True, progress=False)
-    with pytest.raises(InputError, match="has a generator of its own, the VAE: leave out generator"):
+    with pytest.raises(InputError, match="has its own generator, the VAE: leave out generator"):
         ff.load_run(tmp_path / "run", generator)
 
 

@@ -1,4 +1,4 @@
-"""Directions that are found without training, on generators where it is known what must be found."""
+"""Straight directions: random ones, and those that are computed without training, on generators of known structure."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from support.runs import sigmoid_generator
 from torch import nn
 
 from fastflow import generators
-from fastflow.baselines import PCA, SeFa
+from fastflow.baselines import PCA, Random, SeFa
 from fastflow.core.errors import InputError
 
 D, PIXELS = 6, 64
@@ -90,7 +90,7 @@ def test_refuses():
     with pytest.raises(InputError, match="features must give finite values for each of 9 latents"):
         PCA(generator, 2, features=lambda z: z.mean(0, keepdim=True), samples=9)
     with pytest.raises(
-        InputError, match="num_directions must be at most 3, in as many directions do the features vary"
+        InputError, match="num_directions must be at most 3, the number of directions in which the features vary"
     ):
         PCA(generator, 4, features=lambda z: z[:, :3])
     with pytest.raises(InputError, match="num_directions must be at most 0"):
@@ -103,3 +103,62 @@ def test_refuses():
 
 def failing(z):
     raise ValueError("no")
+
+
+# Random directions
+
+
+@pytest.fixture(scope="module")
+def sigmoid():
+    return sigmoid_generator()
+
+
+def test_random_paths_are_straight_with_steps_of_one_length(sigmoid):
+    z0 = sigmoid.sample(5)
+    index = torch.tensor([0, 1, 2, 1, 0])
+    traversal = Random(sigmoid, 3, step_length=0.3).traverse(z0, index, steps=4)
+    steps = traversal.latents.diff(dim=1)
+    assert torch.equal(traversal.latents[:, 0], z0)
+    assert traversal.start == 0
+    torch.testing.assert_close(steps.norm(dim=2), torch.full((5, 4), 0.3))
+    torch.testing.assert_close(steps, steps[:, :1].expand_as(steps), rtol=0, atol=1e-5)
+    torch.testing.assert_close(steps[0], steps[4], rtol=0, atol=1e-5)
+    back = Random(sigmoid, 3, step_length=0.3).traverse(z0, index, 4, "descent").latents
+    torch.testing.assert_close(back - z0[:, None], z0[:, None] - traversal.latents)
+    assert (steps[0] - steps[1]).abs().max() > 0.01
+
+
+def test_images_are_those_of_the_latents(sigmoid):
+    traversal = Random(sigmoid, 3).traverse(sigmoid.sample(2), 1, steps=3)
+    assert traversal.images.shape == (2, 4, 1, 6, 6)
+    for column in range(4):
+        assert torch.equal(traversal.images[:, column], sigmoid.decode(traversal.latents[:, column]))
+
+
+def test_directions_repeat_by_seed(sigmoid):
+    first, same, other = (Random(sigmoid, 3, seed=seed).directions for seed in (4, 4, 5))
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
+    torch.testing.assert_close(first.norm(dim=1), torch.ones(3))
+
+
+def test_refused_arguments_of_random_directions_are_named(sigmoid):
+    for count in (0, 1.5):
+        with pytest.raises(InputError, match=f"num_directions must be a whole number of at least 1, got {count}"):
+            Random(sigmoid, count)
+    for seed in (-1, "0"):
+        with pytest.raises(InputError, match="seed must be a whole number"):
+            Random(sigmoid, 3, seed=seed)
+    with pytest.raises(InputError, match="generator must be a fastflow generator, got Linear: wrap it"):
+        Random(torch.nn.Linear(4, 4), 3)
+    directions, z0 = Random(sigmoid, 3), sigmoid.sample(2)
+    for index in (3, -1, torch.tensor([0, 3])):
+        with pytest.raises(InputError, match=r"index must lie in 0\.\.2"):
+            directions.traverse(z0, index)
+    for steps in (0, None, 2.0):
+        with pytest.raises(InputError, match=f"steps must be a whole number of at least 1, got {steps}"):
+            directions.traverse(z0, 0, steps)
+    with pytest.raises(InputError, match="direction must be forward or descent, got 'reverse'"):
+        directions.traverse(z0, 0, 3, "reverse")
+    with pytest.raises(InputError, match=r"shape \(B, 4\), got \(2, 3\)"):
+        directions.traverse(z0[:, :3], 0)

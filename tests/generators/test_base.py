@@ -1,141 +1,12 @@
-"""Generators: by name, from files, from callables; what they promise, and what is refused."""
+"""Generators from callables: modules and functions, devices and dtypes, samples, and what is refused."""
 
 import pytest
 import torch
 from support.runs import sigmoid_generator, sigmoid_images
 from torch import nn
 
-from fastflow import generators
 from fastflow.core.errors import InputError
-from fastflow.generators import DigitsVAE, Generator, from_callable
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return generators.load("digits-vae")
-
-
-def write(folder, text, name="mine.py"):
-    (folder / name).write_text(text)
-    return folder / name
-
-
-FACTORY = """
-import torch
 from fastflow.generators import from_callable
-
-def make(scale=2.0):
-    return from_callable(lambda z: torch.sigmoid(scale * z).reshape(-1, 1, 2, 2), 4, value_range=(-1, 1))
-"""
-
-MAP = """
-def decode(z):
-    return z.sigmoid().reshape(-1, 1, 2, 2)
-"""
-
-MODULE = """
-from torch import nn
-
-decoder = nn.Sequential(nn.Linear(4, 12), nn.Sigmoid(), nn.Unflatten(1, (3, 2, 2)))
-"""
-
-INSTANCE = (
-    FACTORY
-    + """
-ready = make()
-"""
-)
-
-DATACLASS = """
-from __future__ import annotations
-from dataclasses import dataclass
-from pixels import to_image
-
-@dataclass
-class Decoder:
-    gain: float = 2.0
-
-    def __call__(self, z):
-        return to_image(self.gain * z)
-
-decode = Decoder()
-"""
-
-
-def test_bundled_generator_by_name(digits):
-    assert isinstance(digits, DigitsVAE)
-    assert (digits.name, digits.latent_dim, digits.image_shape) == ("digits-vae", 8, (1, 8, 8))
-    images = digits.decode(digits.sample(16))
-    assert images.shape == (16, 1, 8, 8)
-    assert images.min() >= 0
-    assert images.max() <= 1
-
-
-@pytest.mark.parametrize(
-    ("text", "function", "latent_dim", "image_shape"),
-    [
-        pytest.param(FACTORY, "make", None, (1, 2, 2), id="factory"),
-        pytest.param(FACTORY, "make", 4, (1, 2, 2), id="factory-with-its-width"),
-        pytest.param(INSTANCE, "ready", None, (1, 2, 2), id="generator"),
-        pytest.param(MAP, "decode", 4, (1, 2, 2), id="map"),
-        pytest.param(MODULE, "decoder", 4, (3, 2, 2), id="module"),
-    ],
-)
-def test_load_from_file(tmp_path, text, function, latent_dim, image_shape):
-    file = write(tmp_path, text)
-    generator = generators.load(f"{file}:{function}", latent_dim)
-    assert isinstance(generator, Generator)
-    assert (generator.latent_dim, generator.image_shape) == (4, image_shape)
-    # The name finds it again, from any working directory.
-    again = generators.load(generator.name, generator.latent_dim)
-    z = generator.sample(2)
-    if function != "decoder":  # whose weights are drawn when the file is read
-        assert torch.equal(generator(z), again(z))
-
-
-def test_file_may_import_its_neighbours_and_define_dataclasses(tmp_path):
-    write(tmp_path, "def to_image(z):\n    return z.sigmoid().reshape(-1, 1, 2, 2)\n", "pixels.py")
-    file = write(tmp_path, DATACLASS)
-    assert generators.load(f"{file}:decode", 4).image_shape == (1, 2, 2)
-
-
-def test_relative_file_is_named_by_its_whole_path(tmp_path, monkeypatch):
-    write(tmp_path, MAP)
-    monkeypatch.chdir(tmp_path)
-    assert generators.load("mine.py:decode", 4).name == f"{tmp_path}/mine.py:decode"
-
-
-@pytest.mark.parametrize(
-    ("text", "spec", "latent_dim", "message"),
-    [
-        pytest.param("", "nonsense", None, r"unknown generator 'nonsense'.*digits-vae.*FILE\.py:FUNCTION", id="name"),
-        pytest.param("", "mine.txt:decode", None, "unknown generator", id="not-python"),
-        pytest.param("", "mine.py", None, "unknown generator", id="no-function-named"),
-        pytest.param("", "absent.py:decode", None, "'absent.py' doesn't exist", id="no-file"),
-        pytest.param("def decode(", "mine.py:decode", 4, "'mine.py' failed: SyntaxError", id="syntax"),
-        pytest.param("1 / 0", "mine.py:decode", 4, "'mine.py' failed: ZeroDivisionError", id="raises"),
-        pytest.param("raise SystemExit(0)", "mine.py:decode", 4, "'mine.py' failed: SystemExit", id="exits"),
-        pytest.param(MAP, "mine.py:other", 4, "mine.py has no function 'other'", id="no-function"),
-        pytest.param("decode = 3", "mine.py:decode", 4, "mine.py has no function 'decode'", id="no-callable"),
-        pytest.param(MAP, "mine.py:decode", None, "--latent-dim N", id="width-missing"),
-        pytest.param(MAP, "mine.py:decode", 5, "failed on latents of shape .2, 5.", id="width-wrong"),
-        pytest.param(FACTORY, "mine.py:make", 5, "has latents of width 4, not 5", id="width-of-another"),
-        pytest.param("def make(): return 3", "mine.py:make", None, "returned int, expected a", id="no-generator"),
-        pytest.param("def make(): open('weights')", "mine.py:make", None, "FileNotFoundError", id="factory-raises"),
-    ],
-)
-def test_load_refuses(tmp_path, monkeypatch, text, spec, latent_dim, message):
-    write(tmp_path, text)
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=message) as error:
-        generators.load(spec, latent_dim)
-    assert "\n" not in str(error.value)
-
-
-def test_bundled_generator_has_its_own_width():
-    with pytest.raises(InputError, match="digits-vae has latents of width 8, not 5"):
-        generators.load("digits-vae", 5)
-
 
 dropout = nn.Dropout(0.5)  # left in training mode
 
@@ -284,31 +155,6 @@ def test_eight_bit_maps_the_value_range_to_256_levels():
     assert torch.equal(levels * 255, torch.tensor([0.0, 0.0, 128.0, 128.0, 255.0, 255.0]))
 
 
-def test_starts_are_encoded_held_out_digits_of_different_classes(digits):
-    starts = digits.starts(10, seed=3)
-    encoded = digits.encode(digits.held_out_images)
-    # Encoded among others, a digit may differ in its last bits.
-    places = [(encoded - start).abs().amax(1).argmin().item() for start in starts]
-    assert sorted(digits.held_out_labels[places].tolist()) == list(range(10))
-    # The VAE draws the digit that it was started from.
-    errors = (digits.decode(starts) - digits.held_out_images[places]).square().mean((1, 2, 3))
-    strangers = (digits.decode(starts) - digits.held_out_images[places].roll(1, 0)).square().mean((1, 2, 3))
-    assert errors.mean() < 0.3 * strangers.mean()
-
-
-def test_starts_repeat_by_seed_and_end_with_the_digits(digits):
-    assert torch.equal(digits.starts(5, seed=1), digits.starts(5, seed=1))
-    assert not torch.equal(digits.starts(5, seed=1), digits.starts(5, seed=2))
-    assert len(digits.starts(359).unique(dim=0)) > 350
-    with pytest.raises(InputError, match="count must be at most the 359 held-out digits, got 360"):
-        digits.starts(360)
-
-
 def test_starts_of_a_callable_are_samples():
     generator = sigmoid_generator()
     assert torch.equal(generator.starts(4, seed=2), generator.sample(4, seed=2))
-
-
-def test_encode_checks_the_images_shape(digits):
-    with pytest.raises(InputError, match=r"must have shape \(B, 1, 8, 8\), got \(2, 64\)"):
-        digits.encode(torch.zeros(2, 64))

@@ -76,7 +76,7 @@ def test_a_step_waits_for_nothing(changes):
         losses = task.losses(batch)
         losses.loss.backward(inputs=parameters)
         torch.stack([*losses.logged.values(), losses.loss.detach()])
-        task.stepped(1)
+        task.after_step(1)
 
 
 class _Launched:
