@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support.runs import sigmoid_generator
+from support.runs import sigmoid_generator, small_config
 
 from fastflow.core.errors import InputError
 from fastflow.engine.paths import flow
