@@ -3,7 +3,6 @@
 
 #include <math.h>
 
-#include "problem.hpp"
 #include "simd.hpp"
 
 namespace fastflow::cpu::FASTFLOW_ISA {
@@ -224,46 +223,6 @@ inline Derivatives<T> gelu_derivatives(Vec<T> x) {
     const Vec<T> distribution = x < T(0) ? tail : T(1) - tail;
     const Vec<T> density = decay * T(0.3989422804014327);
     return {x * distribution, distribution + bounded * density, density * (T(2) - square), density * bounded * (square - T(4))};
-}
-
-template <class T>
-inline bool all_within(int columns, const T* a, T limit) {
-    Vec<T> largest{};
-    for (int column = 0; column < columns; column += lanes<T>) {
-        const Vec<T> size = absolute<T>(load(a + column));
-        largest = size > largest ? size : largest;  // a NaN is none of these, and comes through either way
-    }
-    for (int i = 0; i < lanes<T>; ++i)
-        if (!(largest[i] <= limit)) return false;
-    return true;
-}
-
-// Of `rows` rows of `columns` pre-activations gives use(row, column, Derivatives) every vector.
-template <class T, class Use>
-void activate(Activation activation, int rows, int columns, int stride, const T* a, Use use) {
-    const auto run = [&](int from, int count, auto function) {
-        for (int row = from; row < from + count; ++row)
-            for (int column = 0; column < columns; column += lanes<T>)
-                use(row, column, function(load(a + static_cast<std::ptrdiff_t>(row) * stride + column)));
-    };
-    switch (activation) {
-        case Activation::tanh:
-            return run(0, rows, [](Vec<T> x) { return tanh_derivatives<T>(x); });
-        case Activation::sin:  // sample by sample, so that none depends on another one's size
-            for (int row = 0; row < rows; ++row) {
-                if (all_within<T>(columns, a + static_cast<std::ptrdiff_t>(row) * stride, sin_limit<T>))
-                    run(row, 1, [](Vec<T> x) { return sin_derivatives<T>(x); });
-                else
-                    run(row, 1, [](Vec<T> x) { return sin_derivatives_any<T>(x); });
-            }
-            return;
-        case Activation::gelu:
-            return run(0, rows, [](Vec<T> x) { return gelu_derivatives<T>(x); });
-        case Activation::silu:
-            return run(0, rows, [](Vec<T> x) { return silu_derivatives<T>(x); });
-        case Activation::softplus:
-            return run(0, rows, [](Vec<T> x) { return softplus_derivatives<T>(x); });
-    }
 }
 
 }  // namespace fastflow::cpu::FASTFLOW_ISA

@@ -9,15 +9,6 @@
 
 namespace fastflow::cpu::FASTFLOW_ISA {
 
-// Rows of the same shape and stride as the tile's points.
-template <class T>
-struct PointRows {
-    int stride;
-    T* data;
-
-    T* row(int i) const { return data + static_cast<std::ptrdiff_t>(i) * stride; }
-};
-
 template <class T>
 struct FlowRunner {
     static constexpr int max_stages = 4;
@@ -29,10 +20,10 @@ struct FlowRunner {
     JetPass<T> pass;
     Tile<T>& tile;
     int dim, columns, stages;
-    PointRows<T> point, increment, increment_bar, adjoint, trial;  // trial: a second estimate, in fixed-point iterations
-    PointRows<T> stage_points[max_stages], slopes[max_stages];     // where the field is evaluated, and its values there
-    PointRows<T> stage_bar;
-    PointRows<T> projection, rest, stage_sum, stage_move;  // of a walk in the first layer's coordinates
+    Rows<T> point, increment, increment_bar, adjoint, trial;  // trial: a second estimate, in fixed-point iterations
+    Rows<T> stage_points[max_stages], slopes[max_stages];     // where the field is evaluated, and its values there
+    Rows<T> stage_bar;
+    Rows<T> projection, rest, stage_sum, stage_move;  // of a walk in the first layer's coordinates
     T* scales;                                             // of its moves (capacity,)
     T* lengths;   // of the increments before normalisation (capacity,)
     T *movements, *errors;  // of the fixed-point iterations (capacity,)
@@ -69,13 +60,13 @@ struct FlowRunner {
         : call(call_), net(call_.net), potential(net, packed), pass(net, potential, arena), tile(pass.tile), dim(net.width[0]),
           columns(padded<T>(dim)), stages(call_.method == FlowMethod::euler ? 1 : call_.method == FlowMethod::heun ? 2 : 4), layout(net) {
         const int stride = row_stride<T>(dim);
-        const auto rows = [&] { return PointRows<T>{stride, arena.take<T>(static_cast<std::size_t>(tile.capacity) * stride)}; };
+        const auto rows = [&] { return Rows<T>{arena.take<T>(static_cast<std::size_t>(tile.capacity) * stride), stride}; };
         point = rows(), increment = rows(), increment_bar = rows(), adjoint = rows(), trial = rows(), stage_bar = rows();
         for (int s = 0; s < stages; ++s) stage_points[s] = s == 0 ? point : rows(), slopes[s] = rows();
         const int front = row_stride<T>(net.width[1]);
-        PointRows<T>* const projected[] = {&projection, &rest, &stage_sum, &stage_move};
-        for (PointRows<T>* rows : projected)
-            *rows = {front, arena.take<T>(net.gram ? static_cast<std::size_t>(tile.capacity) * front : 0)};
+        Rows<T>* const projected[] = {&projection, &rest, &stage_sum, &stage_move};
+        for (Rows<T>* rows : projected)
+            *rows = {arena.take<T>(net.gram ? static_cast<std::size_t>(tile.capacity) * front : 0), front};
         scales = arena.take<T>(tile.capacity);
         lengths = arena.take<T>(tile.capacity);
         movements = arena.take<T>(tile.capacity);
@@ -115,21 +106,21 @@ struct FlowRunner {
         read(0, point);
     }
     // Reads the path's n-th points, padded with zeros.
-    void read(int n, const PointRows<T>& rows) const {
+    void read(int n, const Rows<T>& rows) const {
         for (int i = 0; i < tile.n; ++i) {
             copy(path(i, n), rows.row(i), dim);
             for (int c = dim; c < columns; ++c) rows.row(i)[c] = 0;
         }
     }
     // Adds the cotangent of the path's n-th points, if there is one.
-    void add_path_bar(int n, const PointRows<T>& rows) const {
+    void add_path_bar(int n, const Rows<T>& rows) const {
         if (call.path_bar == nullptr) return;
         for (int i = 0; i < tile.n; ++i) {
             const T* bar = call.path_bar + (path(i, n) - call.path);
             for (int c = 0; c < dim; ++c) rows.row(i)[c] += bar[c];
         }
     }
-    void clear(const PointRows<T>& rows) const {
+    void clear(const Rows<T>& rows) const {
         for_vectors([&](int i, int c) { store<T>(rows.row(i) + c, Vec<T>{}); });
     }
 
@@ -141,7 +132,7 @@ struct FlowRunner {
     // stage_step / stage_weight
     T stage_ratio(int s) const { return stages == 2 ? T(2) : s == 1 ? T(1.5) : T(3); }
 
-    void place(const PointRows<T>& points, int time, bool with_jets) {
+    void place(const Rows<T>& points, int time, bool with_jets) {
         if (points.data != tile.outputs(0))
             for_vectors([&](int i, int c) { store<T>(tile.outputs(0) + tile.at(i, points.stride) + c, get(points, i, c)); });
         set_time(time, with_jets);
@@ -151,7 +142,7 @@ struct FlowRunner {
         tile.timed = tile.accelerated = with_jets && net.has_time;
         tile.load_bias(call.slots[time * net.potentials + k], 0, true);
     }
-    static Vec<T> get(const PointRows<T>& rows, int i, int c) { return load(rows.row(i) + c); }
+    static Vec<T> get(const Rows<T>& rows, int i, int c) { return load(rows.row(i) + c); }
 
     // Gives use(i, c, increment(point, step n)) every vector; keeps stages, and with a step length increments as well. The
     // tile may have gone forward from the point already.
@@ -164,7 +155,7 @@ struct FlowRunner {
                 });
             if (s > 0 || !has_gone_forward) {
                 place(stage_points[s], stage_time(n, s), false);
-                tile.template forward<1>();
+                tile.forward(1);
                 pass.mapping.prepare();
             }
             const bool last = s == stages - 1, used = last && call.step_length < 0;
@@ -188,7 +179,7 @@ struct FlowRunner {
         }
     }
 
-    T norm(const PointRows<T>& rows, int i) const {
+    T norm(const Rows<T>& rows, int i) const {
         Vec<T> sum{};
         for (int c = 0; c < columns; c += lanes<T>) sum += get(rows, i, c) * get(rows, i, c);
         return __builtin_sqrt(sum_lanes<T>(sum));
@@ -197,7 +188,7 @@ struct FlowRunner {
     // The cotangent of a stage's points, for that of the gradient there in stage_bar: into tile.z_bar.
     void field_backward(int n, int s, Accumulators<T>* accumulators) {
         place(stage_points[s], stage_time(n, s), false);
-        tile.template forward<2>();
+        tile.forward(2);
         pass.mapping.prepare();
         for (int i = 0; i < tile.n; ++i) pass.mapping.pull_back(i, {}, stage_bar.row(i));
         tile.backward(true, true, accumulators);
@@ -209,7 +200,7 @@ struct FlowRunner {
     // After make_increment(n) at `point`: adds to `sum` the cotangent of the point, for increment_bar, which changes. `first`
     // does the same as field_backward for the first stage.
     template <class First>
-    void increment_backward(int n, const PointRows<T>& sum, Accumulators<T>* accumulators, First first) {
+    void increment_backward(int n, const Rows<T>& sum, Accumulators<T>* accumulators, First first) {
         if (call.step_length >= 0) normalisation_backward();
         for (int s = stages - 1; s >= 0; --s) {
             for_vectors([&](int i, int c) {
@@ -266,23 +257,24 @@ struct FlowRunner {
         }
     }
 
-    // Gives use(i, c, v) every vector of rows * panels. What a product adds to comes after it: on the way, each of its
-    // many additions would round at the size of that.
-    template <class Use>
-    void product(const PointRows<T>& rows, const Panels<T>& panels, Use use) {
-        multiply_panels(tile.n, rows.data, rows.stride, panels, tile.scratch, row_stride<T>(panels.columns), no_start<T>, use);
+    // rows * panels, in the tile's scratch. What a product adds to comes after it: on the way, each of its many additions would
+    // round at the size of that.
+    Rows<T> product(const Rows<T>& rows, const Panels<T>& panels) {
+        const Rows<T> out{tile.scratch, row_stride<T>(panels.columns)};
+        multiply_panels<T>(tile.n, rows, panels, out);
+        return out;
     }
 
     // c_1 of the tile's samples.
-    PointRows<T> chain() const { return {projection.stride, tile.chain(1)}; }
+    Rows<T> chain() const { return tile.chain_rows(1); }
     // The c of a step, but for each sample's factor in `scales`.
-    PointRows<T> move() const { return stages == 1 ? chain() : stage_sum; }
+    Rows<T> move() const { return stages == 1 ? chain() : stage_sum; }
 
     // Stage s of step n: its share of the move, which begins with the step's first stage.
     void make_move(int n, int s) {
         set_time(stage_time(n, s), false);
         enter_first_layer(n, s);
-        tile.template rise_from_first<1>();
+        tile.rise_from_first(1);
         pass.mapping.prepare();
         tile.fall_to_first();
         for (int i = 0; i < tile.n; ++i) {
@@ -298,12 +290,21 @@ struct FlowRunner {
         }
     }
 
+    // f(i, first column) for every vector of the first layer.
+    template <class F>
+    void for_front(F f) const {
+        for (int i = 0; i < tile.n; ++i)
+            for (int c = 0; c < tile.levels[1].columns; c += lanes<T>) f(i, c);
+    }
+
     // q at the walk's start.
     void project() {
-        multiply_in_short_sums(tile.n, point.data, point.stride, potential.up[1], [&](int i, int c, bool first, Vec<T> v) {
-            if (first) store<T>(projection.row(i) + c, Vec<T>{}), store<T>(rest.row(i) + c, Vec<T>{});
-            add_to_projection(i, c, v);
-        });
+        const Rows<T> part{tile.scratch, projection.stride};
+        for_front([&](int i, int c) { store<T>(projection.row(i) + c, Vec<T>{}), store<T>(rest.row(i) + c, Vec<T>{}); });
+        for (int from = 0; from < dim; from += short_sum) {
+            multiply_part<T>(tile.n, point, potential.up[1], from, dim - from < short_sum ? dim : from + short_sum, part, false);
+            for_front([&](int i, int c) { add_to_projection(i, c, get(part, i, c)); });
+        }
     }
 
     // q += v, and what that rounds off, to first order, goes into the next addition: it would stay for the whole path.
@@ -317,20 +318,27 @@ struct FlowRunner {
     // a_1 = q + beta_1 at the stage's point; a step's first stage comes after the step before, if any, has moved q.
     void enter_first_layer(int n, int s) {
         const auto enter = [&](int i, int c, Vec<T> q) { store<T>(tile.outputs(1) + tile.at(i, projection.stride) + c, q + load(tile.bias(1, i, 0) + c)); };
-        if (s > 0) return product(stage_move, potential.gram, [&](int i, int c, Vec<T> v) { enter(i, c, get(projection, i, c) + v); });
-        if (n > 0) return product(move(), potential.gram, [&](int i, int c, Vec<T> v) { enter(i, c, add_to_projection(i, c, scales[i] * v)); });
-        for (int i = 0; i < tile.n; ++i)
-            for (int c = 0; c < tile.levels[1].columns; c += lanes<T>) enter(i, c, get(projection, i, c));
+        if (s > 0) {
+            const Rows<T> moved = product(stage_move, potential.gram);
+            for_front([&](int i, int c) { enter(i, c, get(projection, i, c) + get(moved, i, c)); });
+        } else if (n > 0) {
+            const Rows<T> moved = product(move(), potential.gram);
+            for_front([&](int i, int c) { enter(i, c, add_to_projection(i, c, scales[i] * get(moved, i, c))); });
+        } else {
+            for_front([&](int i, int c) { enter(i, c, get(projection, i, c)); });
+        }
     }
 
     // z's step by its move.
     void step() {
-        product(move(), potential.down[1], [&](int i, int c, Vec<T> v) { store<T>(point.row(i) + c, get(point, i, c) + scales[i] * v); });
+        const Rows<T> moved = product(move(), potential.down[1]);
+        for_vectors([&](int i, int c) { store<T>(point.row(i) + c, get(point, i, c) + scales[i] * get(moved, i, c)); });
     }
 
     // The same rescaled to the step's length, and the move with it.
     void step_of_length() {
-        product(move(), potential.down[1], [&](int i, int c, Vec<T> v) { store<T>(increment.row(i) + c, scales[i] * v); });
+        const Rows<T> moved = product(move(), potential.down[1]);
+        for_vectors([&](int i, int c) { store<T>(increment.row(i) + c, scales[i] * get(moved, i, c)); });
         for (int i = 0; i < tile.n; ++i) {
             const T length = norm(increment, i), scale = length > 0 ? call.step_length / length : T(0);
             for (int c = 0; c < columns; c += lanes<T>) store<T>(point.row(i) + c, get(point, i, c) + scale * get(increment, i, c));
@@ -385,7 +393,7 @@ struct FlowRunner {
     // writes its value for all rows to `trial`. Leaves in `errors` how far each row is from the solution, relative to `floor`
     // + its size: movements that shrink by a factor q add up to q / (1 - q) times the last one.
     template <class Function>
-    void solve(const PointRows<T>& rows, T floor, Function function) {
+    void solve(const Rows<T>& rows, T floor, Function function) {
         constexpr int most_iterations = 200;
         const T tolerance = 8 * (sizeof(T) == 4 ? T(FLT_EPSILON) : T(DBL_EPSILON));
         for (int i = 0; i < tile.n; ++i) errors[i] = movements[i] = 1;
@@ -415,7 +423,7 @@ struct FlowRunner {
         for (int i = 0; i < tile.n; ++i) worst(i) = 0;
         begin_walk();
         for (int m = 0; m < call.steps; ++m) {
-            const PointRows<T>& end = adjoint;
+            const Rows<T>& end = adjoint;
             for_vectors([&](int i, int c) { store<T>(end.row(i) + c, get(point, i, c)); });
             solve(point, T(1), [&] {
                 make_increment(call.steps - 1 - m, false, [&](int i, int c, Vec<T> increment) {
@@ -434,8 +442,8 @@ struct FlowRunner {
     // By the implicit function theorem: with J the increment's Jacobian at z_n, a cotangent g of z_n becomes the solution of
     // mu = g - J^T mu; mu is what z_{n+1} gets, and the parameters get -mu times the increment's derivative.
     void backward_of_reverse(Accumulators<T>& accumulators) {
-        const PointRows<T>& mu = adjoint;
-        const PointRows<T> given = increment_given();
+        const Rows<T>& mu = adjoint;
+        const Rows<T> given = increment_given();
         clear(mu);
         for (int m = call.steps; m > 0; --m) {
             const int n = call.steps - m;
@@ -443,7 +451,7 @@ struct FlowRunner {
             read(m, point);
             make_increment(n, false, [](int, int, Vec<T>) {});
             for_vectors([&](int i, int c) { store<T>(given.row(i) + c, get(mu, i, c)); });
-            const auto apply = [&](const PointRows<T>& sum, Accumulators<T>* into) {
+            const auto apply = [&](const Rows<T>& sum, Accumulators<T>* into) {
                 for_vectors([&](int i, int c) { store<T>(increment_bar.row(i) + c, -get(mu, i, c)); });
                 increment_backward(n, sum, into, [&] { field_backward(n, 0, into); });
             };
@@ -458,7 +466,7 @@ struct FlowRunner {
     }
 
     // The last slope is only needed while an increment is made.
-    PointRows<T> increment_given() const { return slopes[stages - 1]; }
+    Rows<T> increment_given() const { return slopes[stages - 1]; }
 };
 
 }  // namespace fastflow::cpu::FASTFLOW_ISA

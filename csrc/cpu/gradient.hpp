@@ -78,7 +78,7 @@ struct Accumulators {
                 store<T>(target, sum);
             }
         if (potential.basis != nullptr)
-            accumulate_product<T>(net.width[0], potential.directions, columns, potential.basis, net.width[0], seeds, stride, weight[1], stride);
+            accumulate_product<T>(net.width[0], potential.directions, columns, {potential.basis, net.width[0]}, {seeds, stride}, {weight[1], stride});
     }
 };
 

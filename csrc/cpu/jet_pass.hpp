@@ -20,10 +20,10 @@ struct JetPass {
     // Calls visit(i) for each sample when its scalars are known.
     template <class Visit>
     void forward(Visit visit) {
-        tile.template forward<2>();
+        tile.forward(2);
         mapping.prepare();
         for_groups([&](int from, int count, bool tangential) {
-            if (tangential) tangents.template forward<false>(from, count);
+            if (tangential) tangents.forward(from, count, false);
             for (int i = from; i < from + count; ++i) visit(i);
         });
     }
@@ -31,11 +31,11 @@ struct JetPass {
     // Here visit(i) calls mapping.pull_back and returns what that does.
     template <class Visit>
     void backward(Accumulators<T>& accumulators, bool wants_z_bar, Visit visit) {
-        tile.curved || tile.timed ? tile.template forward<3>() : tile.template forward<2>();
+        tile.forward(tile.curved || tile.timed ? 3 : 2);
         mapping.prepare();
         bool has_gamma_bar = false;
         for_groups([&](int from, int count, bool tangential) {
-            if (tangential) tangents.template forward<true>(from, count);
+            if (tangential) tangents.forward(from, count, true);
             for (int i = from; i < from + count; ++i) has_gamma_bar |= visit(i);
             if (tangential) tangents.backward(from, count, accumulators);
         });

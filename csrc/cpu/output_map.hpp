@@ -3,6 +3,7 @@
 //     u = psi(v)    grad u = psi' gamma    lap u = psi' lap v + psi'' |gamma|^2    u_t = psi' v_t    u_tt = psi' v_tt + psi'' v_t^2
 #pragma once
 
+#include "activations.hpp"
 #include "tile.hpp"
 
 namespace fastflow::cpu::FASTFLOW_ISA {
@@ -41,7 +42,7 @@ struct OutputMapping {
         }
         if (!probed()) return;
         const Level<T>& base = tile.levels[0];
-        multiply_panels(tile.n, tile.gamma(), base.stride, tile.potential.to_probes, probe_gammas, probe_stride, no_start<T>);
+        multiply_panels<T>(tile.n, {tile.gamma(), base.stride}, tile.potential.to_probes, {probe_gammas, probe_stride});
     }
 
     Scalars<T> scalars(int i) const {
@@ -93,8 +94,7 @@ struct OutputMapping {
 
     void add_probes(T* gamma_bar, T factor, int i) {
         const Level<T>& base = tile.levels[0];
-        multiply_panels(1, probe_gammas + tile.at(i, probe_stride), probe_stride, tile.potential.from_probes, tile.scratch, base.stride,
-                        no_start<T>);
+        multiply_panels<T>(1, {probe_gammas + tile.at(i, probe_stride), probe_stride}, tile.potential.from_probes, {tile.scratch, base.stride});
         for (int c = 0; c < base.columns; ++c) gamma_bar[c] += factor * tile.scratch[c];
     }
 };

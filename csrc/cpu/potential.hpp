@@ -79,10 +79,10 @@ struct Potential {
     void pack_gram(const Network<T>& net, const T* weight, Arena arena) {
         const int front = net.width[1], stride = row_stride<T>(front);
         T* sums = arena.take<T>(static_cast<std::size_t>(front) * stride);
-        multiply_in_short_sums(front, weight, net.width[0], up[1], [&](int row, int column, bool first, Vec<T> v) {
-            T* sum = sums + static_cast<std::ptrdiff_t>(row) * stride + column;
-            store<T>(sum, first ? v : load(sum) + v);
-        });
+        for (int from = 0; from < net.width[0]; from += short_sum) {
+            const int to = net.width[0] - from < short_sum ? net.width[0] : from + short_sum;
+            multiply_part<T>(front, {weight, net.width[0]}, up[1], from, to, {sums, stride}, from > 0);
+        }
         gram.pack(sums, stride);
     }
 
