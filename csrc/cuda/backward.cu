@@ -1,5 +1,5 @@
-#include "backward.hpp"
-#include "launch.cuh"
+#include "cuda/backward.hpp"
+#include "cuda/launch.cuh"
 
 namespace fastflow::cuda {
 namespace {

@@ -2,7 +2,7 @@
 // the workspace and summed over blocks, in a fixed order, by the functions at the end.
 #pragma once
 
-#include "tile.hpp"
+#include "cuda/tile.hpp"
 
 namespace fastflow::cuda {
 

@@ -9,8 +9,8 @@
 #include <utility>
 #include <vector>
 
-#include "launch.hpp"
-#include "plan.hpp"
+#include "cuda/launch.hpp"
+#include "cuda/plan.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;

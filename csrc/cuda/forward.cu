@@ -1,5 +1,5 @@
-#include "forward.hpp"
-#include "launch.cuh"
+#include "cuda/forward.hpp"
+#include "cuda/launch.cuh"
 
 namespace fastflow::cuda {
 namespace {

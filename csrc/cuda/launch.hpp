@@ -3,7 +3,7 @@
 
 #include <string>
 
-#include "problem.hpp"
+#include "cuda/problem.hpp"
 
 namespace fastflow::cuda {
 

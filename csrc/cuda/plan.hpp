@@ -5,8 +5,8 @@
 #include <stdexcept>
 #include <string>
 
-#include "device.hpp"
-#include "problem.hpp"
+#include "cuda/device.hpp"
+#include "cuda/problem.hpp"
 
 namespace fastflow::cuda {
 

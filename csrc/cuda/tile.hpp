@@ -5,8 +5,8 @@
 // thread finishes (bias, activation, ..) the very elements that it computed, so that one barrier per layer is enough.
 #pragma once
 
-#include "activations.hpp"
-#include "plan.hpp"
+#include "cuda/activations.hpp"
+#include "cuda/plan.hpp"
 
 namespace fastflow::cuda {
 

@@ -11,9 +11,9 @@
 #include <stdexcept>
 #include <vector>
 
-#include "backward.hpp"
-#include "forward.hpp"
-#include "launch.hpp"
+#include "cuda/backward.hpp"
+#include "cuda/forward.hpp"
+#include "cuda/launch.hpp"
 
 namespace fastflow::cuda {
 namespace {
