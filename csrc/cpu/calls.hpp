@@ -51,16 +51,14 @@ struct PointCall {
     bool residuals() const { return mode == PointMode::residual || mode == PointMode::residual_backward; }
 };
 
-enum class FlowMethod { euler, heun, rk4 };
-enum class FlowDirection { forward, reverse };  // descent is forward with the other sign
-
 // A path, its backward, a rollout loss: everything that happens along flows.
 template <class T>
 struct FlowCall {
     Network<T> net;  // for a flow alone without Laplacian and time derivatives
-    FlowMethod method;
-    FlowDirection direction;
-    T sign, dt, step_length;    // step_length < 0: increments keep their lengths
+    Method method;
+    Direction direction;
+    T sign;                     // -1 for descent
+    T dt, step_length;          // step_length < 0: increments keep their lengths
     int steps, times;
     const std::int64_t* slots;  // (times, potentials): bias rows at the times that the method uses
     const std::int64_t* order;  // as in PointCall
@@ -80,25 +78,6 @@ struct FlowCall {
     T* z_bar;             // (count, dim), optional: of the path's first points
     T* coefficients_bar;  // rollout backward: (potentials, num_coefficients)
     T* source_bar;        // rollout backward: (count, steps), optional
-};
-
-// The engine's entry points for one precision. Blocks are 64-byte aligned; sizes are in bytes.
-template <class T>
-struct EngineKernels {
-    std::size_t (*packed_size)(const Network<T>&);
-    std::size_t (*pack_scratch_size)(const Network<T>&);
-    void (*pack)(const Network<T>&, std::int64_t potential, void* packed, void* scratch);
-
-    std::size_t (*accumulators_size)(const Network<T>&);
-    void (*add_accumulators)(const Network<T>&, void* to, void* from);
-    void (*finish_gradient)(const Network<T>&, std::int64_t potential, void* packed, void* accumulators, const NetworkGradient<T>&,
-                            T* coefficients_bar);
-
-    std::int64_t (*tile_rows)(const Network<T>&);
-    std::size_t (*point_scratch_size)(const PointCall<T>&);
-    void (*run_points)(const PointCall<T>&, const Chunk&, void* packed, void* scratch, const ChunkGradient<T>&);
-    std::size_t (*flow_scratch_size)(const FlowCall<T>&);
-    void (*run_flow)(const FlowCall<T>&, const Chunk&, void* packed, void* scratch, const ChunkGradient<T>&);
 };
 
 }  // namespace fastflow::cpu

@@ -4,13 +4,9 @@
 
 #include <cstdint>
 
+#include "common/options.hpp"
+
 namespace fastflow::cpu {
-
-constexpr int max_depth = 8;
-
-enum class Activation { tanh, sin, gelu, silu, softplus };
-enum class OutputMap { identity, tanh };
-enum class Laplacian { none, exact, probes };
 
 // A bank of potentials u = psi(w_o . h_L + b_o), h_l = sigma(W_l h_{l-1} + beta_l). Arrays by layer are indexed 1..depth.
 template <class T>
@@ -19,7 +15,7 @@ struct Network {
     int depth;
     int width[max_depth + 1];  // width[0] is the dimension of z
     Activation activation;
-    OutputMap output_map;
+    OutActivation out_activation;
     bool has_time;
     Laplacian laplacian;
     int num_probes;
@@ -28,7 +24,7 @@ struct Network {
     const T* bias_jets[max_depth + 1];  // (slots, 3, width[l]): beta, d beta / dt, d2 beta / dt2
     const T* out_weight;                // (potentials, width[depth])
     const T* out_bias;                  // (potentials,)
-    const T* probes;                    // (num_probes, width[0]); for Laplacian::probes
+    const T* probes;                    // (num_probes, width[0]); for Laplacian::hutchinson
 };
 
 // Gradients with respect to a network's parameters, in the shapes of the parameters.

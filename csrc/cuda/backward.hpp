@@ -129,7 +129,7 @@ struct Backward : Tile<T, state_in_shared> {
     // delta_l = du/dh_l: forward, gradient pass, back up through the gradient pass, back down through the forward pass.
     FASTFLOW_DEVICE void field_backward(const T* x, int time, bool accumulate) {
         T *scratch = rows(plan.scratch), *stage_bar = rows(plan.stage_bar);
-        const bool mapped = problem.output_map == OutputMap::tanh;
+        const bool mapped = problem.out_activation == OutActivation::tanh;
         const T* out_weight = flow.out_weight + potential * problem.width[depth];
 
         for (int l = 1; l <= depth; ++l) {

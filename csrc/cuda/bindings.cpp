@@ -6,9 +6,9 @@
 
 #include <stdexcept>
 #include <string>
-#include <utility>
 #include <vector>
 
+#include "common/choices.hpp"
 #include "cuda/launch.hpp"
 #include "cuda/plan.hpp"
 
@@ -19,16 +19,6 @@ namespace fastflow::cuda {
 namespace {
 
 using Address = std::uintptr_t;
-
-template <class E, std::size_t N>
-E choice(const std::string& value, const char* name, const std::pair<const char*, E> (&choices)[N]) {
-    std::string list;
-    for (const auto& [text, result] : choices) {
-        if (value == text) return result;
-        list += (list.empty() ? "'" : ", '") + std::string(text) + "'";
-    }
-    throw nb::value_error((std::string(name) + " must be one of " + list + ", got '" + value + "'").c_str());
-}
 
 // A problem and its layout, in one direction of differentiation and one precision.
 struct FlowPlan {
@@ -53,11 +43,10 @@ struct FlowPlan {
         }
         if (potentials < 1 || slots < 0 || batch < 0 || times < 0 || multiprocessors < 1) throw nb::value_error("sizes must not be negative");
         problem.potentials = potentials, problem.slots = slots, problem.batch = batch;
-        problem.activation = choice<Activation>(activation, "activation", {{"tanh", Activation::tanh}, {"sin", Activation::sin}, {"gelu", Activation::gelu},
-                                                                           {"silu", Activation::silu}, {"softplus", Activation::softplus}});
-        problem.output_map = choice<OutputMap>(out_activation, "out_activation", {{"identity", OutputMap::identity}, {"tanh", OutputMap::tanh}});
-        problem.method = choice<Method>(method, "method", {{"euler", Method::euler}, {"heun", Method::heun}, {"rk4", Method::rk4}});
-        problem.direction = choice<Direction>(direction, "direction", {{"forward", Direction::forward}, {"descent", Direction::descent}, {"reverse", Direction::reverse}});
+        problem.activation = activation_named(activation);
+        problem.out_activation = out_activation_named(out_activation);
+        problem.method = method_named(method);
+        problem.direction = direction_named(direction);
         problem.times = times;
         problem.steps = problem.method == Method::euler ? times : problem.method == Method::heun ? times - 1 : (times - 1) / 2;
         if (problem.steps < 0 || (problem.method == Method::rk4 && times % 2 == 0))

@@ -4,14 +4,9 @@
 
 #include <cstdint>
 
+#include "common/options.hpp"
+
 namespace fastflow::cuda {
-
-constexpr int max_depth = 8;
-
-enum class Activation { tanh, sin, gelu, silu, softplus };
-enum class OutputMap { identity, tanh };
-enum class Method { euler, heun, rk4 };
-enum class Direction { forward, descent, reverse };
 
 // Sizes of a bank of potentials u = psi(w_o . h_L + b_o), h_l = sigma(W_l h_{l-1} + beta_l), and of the flow along them.
 // Arrays by layer are indexed 1..depth.
@@ -23,7 +18,7 @@ struct Problem {
     std::int64_t potentials, slots, batch;
     int steps, times;
     Activation activation;
-    OutputMap output_map;
+    OutActivation out_activation;
     Method method;
     Direction direction;
     double dt, step_length;  // a negative step_length: steps keep their own

@@ -200,7 +200,7 @@ struct Tile {
 
     // psi and its derivatives for h_L in `hidden`.
     FASTFLOW_DEVICE void map_output(const T* hidden) const {
-        if (problem.output_map == OutputMap::identity) return;
+        if (problem.out_activation == OutActivation::identity) return;
         const T* out_weight = flow.out_weight + potential * problem.width[depth];
         sum_rows(
             problem.width[depth], [&](int unit, int s) { return out_weight[unit] * hidden[unit * stride + s]; },

@@ -15,7 +15,6 @@ from fastflow.ops.settings import empty_gradients, plain
 from fastflow.ops.types import MLP, Jet
 
 MAX_DEPTH = 8
-LAPLACIANS = {"exact": "exact", "hutchinson": "probes", "none": "none"}
 
 
 def jet(
@@ -218,7 +217,7 @@ def _options(mlp: MLP, laplacian: str, probes: Tensor | None) -> dict[str, Any]:
     return {
         **_network_options(mlp),
         "has_time": mlp.has_time,
-        "laplacian": LAPLACIANS[laplacian],
+        "laplacian": laplacian,
         "probes": None if probes is None else probes.detach().to(mlp.out_bias.dtype).contiguous(),
     }
 

@@ -143,27 +143,4 @@ class Arguments {
     std::deque<std::vector<std::int64_t>> indices_;
 };
 
-template <class T, std::size_t N>
-T choice(const std::string& value, const char* name, const std::pair<const char*, T> (&choices)[N]) {
-    std::string list;
-    for (const auto& [text, result] : choices) {
-        if (value == text) return result;
-        list += (list.empty() ? "'" : ", '") + std::string(text) + "'";
-    }
-    throw nb::value_error((std::string(name) + " must be one of " + list + ", got '" + value + "'").c_str());
-}
-
-inline Activation activation_named(const std::string& value) {
-    return choice<Activation>(value, "activation", {{"tanh", Activation::tanh}, {"sin", Activation::sin}, {"gelu", Activation::gelu},
-                                                    {"silu", Activation::silu}, {"softplus", Activation::softplus}});
-}
-
-inline OutputMap output_map_named(const std::string& value) {
-    return choice<OutputMap>(value, "out_activation", {{"identity", OutputMap::identity}, {"tanh", OutputMap::tanh}});
-}
-
-inline Laplacian laplacian_named(const std::string& value) {
-    return choice<Laplacian>(value, "laplacian", {{"none", Laplacian::none}, {"exact", Laplacian::exact}, {"probes", Laplacian::probes}});
-}
-
 }  // namespace fastflow::cpu

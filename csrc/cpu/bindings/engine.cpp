@@ -7,7 +7,7 @@
 //     jet      = (u (B,), grad (B, D), laplacian (B,), u_t (B,), u_tt (B,)), of which each may be None
 //     net      = keywords activation: "tanh" | "sin" | "gelu" | "silu" | "softplus", out_activation: "identity" | "tanh",
 //                num_threads: int
-//     jets     = keywords has_time: bool, laplacian: "exact" | "probes" | "none", probes: (m, D) or None
+//     jets     = keywords has_time: bool, laplacian: "exact" | "hutchinson" | "none", probes: (m, D) or None
 //     path     = keywords dt: float, method: "euler" | "heun" | "rk4", direction: "forward" | "descent" | "reverse",
 //                step_length: float or None; slots (T, K) has the bias rows of each potential at the method's times
 //
@@ -155,7 +155,7 @@ struct FlowArguments {
         read_method(options);
         threads = take_threads(options);
         options.done();
-        if (with_jets && (call.direction == FlowDirection::reverse || call.sign < 0))
+        if (with_jets && call.direction != Direction::forward)
             throw nb::value_error("direction must be 'forward' in a rollout");
         call.path = arguments.array<T>(path, "path", shape);
         call.slots = arguments.indices(slots, "slots", {call.times, call.net.potentials}, call.net.slots);
@@ -184,12 +184,10 @@ struct FlowArguments {
 
    private:
     void read_method(Options& options) {
-        call.method = choice<FlowMethod>(options.take<std::string>("method"), "method",
-                                         {{"euler", FlowMethod::euler}, {"heun", FlowMethod::heun}, {"rk4", FlowMethod::rk4}});
-        call.times = call.method == FlowMethod::euler ? call.steps : call.method == FlowMethod::heun ? call.steps + 1 : 2 * call.steps + 1;
-        const int direction = choice<int>(options.take<std::string>("direction"), "direction", {{"forward", 0}, {"descent", 1}, {"reverse", 2}});
-        call.direction = direction == 2 ? FlowDirection::reverse : FlowDirection::forward;
-        call.sign = direction == 1 ? T(-1) : T(1);
+        call.method = method_named(options.take<std::string>("method"));
+        call.times = call.method == Method::euler ? call.steps : call.method == Method::heun ? call.steps + 1 : 2 * call.steps + 1;
+        call.direction = direction_named(options.take<std::string>("direction"));
+        call.sign = call.direction == Direction::descent ? T(-1) : T(1);
         call.dt = static_cast<T>(options.take<double>("dt"));
         const nb::object length = options.object("step_length");
         call.step_length = length.is_none() ? T(-1) : static_cast<T>(options.take<double>("step_length"));
@@ -203,7 +201,7 @@ void flow_forward(nb::object network, nb::object z0, nb::object index, nb::objec
         using T = decltype(zero);
         FlowArguments<T> flow(arguments, network, path, index, slots, false, Options(options));
         flow.call.z = arguments.array<T>(z0, "z0", {flow.count, flow.call.net.width[0]});
-        if (flow.call.direction == FlowDirection::reverse) flow.call.reverse_error = arguments.array<T>(error, "error", {flow.count});
+        if (flow.call.direction == Direction::reverse) flow.call.reverse_error = arguments.array<T>(error, "error", {flow.count});
         flow.run();
     });
 }

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <nanobind/stl/string.h>
 
+#include "common/choices.hpp"
 #include "cpu/bindings/arguments.hpp"
 
 namespace fastflow::cpu {
@@ -99,7 +100,7 @@ Network<T> read_network(Arguments& arguments, nb::handle network, std::int64_t d
     net.out_weight = arguments.array<T>(parts[2], "out_weight", {net.potentials, net.width[depth]});
     net.out_bias = arguments.array<T>(parts[3], "out_bias", {net.potentials});
     net.activation = activation_named(options.take<std::string>("activation"));
-    net.output_map = output_map_named(options.take<std::string>("out_activation"));
+    net.out_activation = out_activation_named(options.take<std::string>("out_activation"));
     return net;
 }
 
@@ -109,7 +110,7 @@ void read_derivatives(Network<T>& net, Arguments& arguments, Options& options) {
     net.has_time = options.take<bool>("has_time");
     net.laplacian = laplacian_named(options.take<std::string>("laplacian"));
     const nb::object probes = options.object("probes");
-    if (net.laplacian != Laplacian::probes) return;
+    if (net.laplacian != Laplacian::hutchinson) return;
     const std::int64_t number = arguments.shape(probes, "probes", 2)[0];
     if (number < 1) throw nb::value_error("probes must not be empty");
     net.num_probes = to_int(number, "the number of probes");

@@ -1,4 +1,4 @@
-// The functions behind EngineKernels (tasks.hpp), for T float and double.
+// The functions behind EngineKernels (isa/kernel_table.hpp), for T float and double.
 #pragma once
 
 #include "cpu/kernels/isa.hpp"

@@ -43,9 +43,9 @@ struct FlowRunner {
         for (begin = chunk.begin; begin < chunk.end; begin += tile.capacity) {
             tile.n = static_cast<int>(chunk.end - begin < tile.capacity ? chunk.end - begin : tile.capacity);
             if (stages == 1) point.data = stage_points[0].data = tile.outputs(0);  // no other stage comes between
-            if (call.z != nullptr) call.direction == FlowDirection::reverse ? walk_back() : net.gram ? walk_projected() : walk(out.loss);
+            if (call.z != nullptr) call.direction == Direction::reverse ? walk_back() : net.gram ? walk_projected() : walk(out.loss);
             if (!call.backward) continue;
-            call.direction == FlowDirection::reverse ? backward_of_reverse(accumulators) : backward(accumulators, out.loss);
+            call.direction == Direction::reverse ? backward_of_reverse(accumulators) : backward(accumulators, out.loss);
         }
         if (!call.backward) return;
         T* partial = out.partial_rows;
@@ -58,7 +58,7 @@ struct FlowRunner {
    private:
     FlowRunner(const FlowCall<T>& call_, Arena packed, Arena& arena)
         : call(call_), net(call_.net), potential(net, packed), pass(net, potential, arena), tile(pass.tile), dim(net.width[0]),
-          columns(padded<T>(dim)), stages(call_.method == FlowMethod::euler ? 1 : call_.method == FlowMethod::heun ? 2 : 4), layout(net) {
+          columns(padded<T>(dim)), stages(call_.method == Method::euler ? 1 : call_.method == Method::heun ? 2 : 4), layout(net) {
         const int stride = row_stride<T>(dim);
         const auto rows = [&] { return Rows<T>{arena.take<T>(static_cast<std::size_t>(tile.capacity) * stride), stride}; };
         point = rows(), increment = rows(), increment_bar = rows(), adjoint = rows(), trial = rows(), stage_bar = rows();

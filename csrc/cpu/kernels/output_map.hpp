@@ -29,7 +29,7 @@ struct OutputMapping {
 
     // After the tile's forward pass: psi and its derivatives; with probes, their estimate of |gamma|^2.
     void prepare() {
-        if (tile.net.output_map == OutputMap::identity) {
+        if (tile.net.out_activation == OutActivation::identity) {
             for (int i = 0; i < tile.n; ++i) psi[i] = tile.value[i], first[i] = 1, second[i] = third[i] = 0;
             return;
         }
@@ -82,7 +82,7 @@ struct OutputMapping {
     }
 
    private:
-    bool probed() const { return tile.curved && tile.net.laplacian == Laplacian::probes && tile.net.output_map != OutputMap::identity; }
+    bool probed() const { return tile.curved && tile.net.laplacian == Laplacian::hutchinson && tile.net.out_activation != OutActivation::identity; }
 
     // The |gamma|^2 of psi'' |gamma|^2: with probes their estimate of it.
     T curvature_square(int i) const {

@@ -12,7 +12,7 @@ namespace fastflow::cpu::FASTFLOW_ISA {
 template <class T>
 int num_directions(const Network<T>& net) {
     if (net.laplacian == Laplacian::none) return 0;
-    if (net.laplacian == Laplacian::probes) return net.num_probes;
+    if (net.laplacian == Laplacian::hutchinson) return net.num_probes;
     return net.depth > 1 && net.width[1] < net.width[0] ? net.width[1] : net.width[0];
 }
 
@@ -50,8 +50,8 @@ struct Potential {
         if (directions == 0) return;
         seeds = arena.take<T>(static_cast<std::size_t>(directions) * row_stride<T>(net.width[1]));
         seed_norms = arena.take<T>(padded<T>(net.width[1]));
-        if (triangular || net.laplacian == Laplacian::probes) basis = arena.take<T>(static_cast<std::size_t>(net.width[0]) * directions);
-        if (net.laplacian != Laplacian::probes) return;
+        if (triangular || net.laplacian == Laplacian::hutchinson) basis = arena.take<T>(static_cast<std::size_t>(net.width[0]) * directions);
+        if (net.laplacian != Laplacian::hutchinson) return;
         to_probes = {arena.take<T>(static_cast<std::size_t>(net.width[0]) * padded<T>(directions)), net.width[0], directions};
         from_probes = {arena.take<T>(static_cast<std::size_t>(directions) * padded<T>(net.width[0])), directions, net.width[0]};
     }
@@ -89,7 +89,7 @@ struct Potential {
     void pack_directions(const Network<T>& net, const T* weight, Arena arena) {
         const int dim = net.width[0], height = net.width[1], stride = row_stride<T>(height);
         if (triangular) rotate(height, dim, weight, seeds, stride, basis, arena);
-        if (net.laplacian == Laplacian::probes) {
+        if (net.laplacian == Laplacian::hutchinson) {
             const T scale = 1 / __builtin_sqrt(static_cast<T>(directions));
             for (std::ptrdiff_t i = 0; i < static_cast<std::ptrdiff_t>(directions) * dim; ++i) basis[i] = scale * net.probes[i];
             to_probes.pack_transposed(basis, dim);

@@ -30,10 +30,10 @@ void for_runs(const Partition& parts, const std::int64_t* slot, F f) {
 template <class T>
 bool wants_gram(const FlowCall<T>& call, double count) {
     const bool jets_on_the_way = call.coefficients != nullptr && !call.backward;
-    if (call.z == nullptr || call.direction == FlowDirection::reverse || jets_on_the_way) return false;
+    if (call.z == nullptr || call.direction == Direction::reverse || jets_on_the_way) return false;
     const double dim = call.net.width[0], front = call.net.width[1];
     if (front > dim) return false;  // there rounding would lead q to where no z is
-    const double stages = call.method == FlowMethod::euler ? 1 : call.method == FlowMethod::heun ? 2 : 4;
+    const double stages = call.method == Method::euler ? 1 : call.method == Method::heun ? 2 : 4;
     const double plainly = call.steps * stages * 2 * dim * front;
     const double projected = call.steps * (stages * front + dim) * front + dim * front;
     return count * projected + static_cast<double>(call.net.potentials) * front * front * dim < count * plainly;
@@ -87,7 +87,7 @@ double run_flow(FlowCall<T> call, std::int64_t count, const std::int64_t* index,
         for (std::size_t c = 0; c < parts.chunks.size(); ++c) bias.first[c + 1] = bias.first[c] + call.times;
         bias.clear(net, call.gradient, [](std::int64_t) { return false; });
     }
-    threads = useful_threads((call.backward ? 3 : 1) * multiplications(net) * visits * (call.method == FlowMethod::rk4 ? 4 : 1), threads);
+    threads = useful_threads((call.backward ? 3 : 1) * multiplications(net) * visits * (call.method == Method::rk4 ? 4 : 1), threads);
     std::vector<double> losses(parts.chunks.size(), 0);
     run_chunks<T>(net, parts, engine.flow_scratch_size(call), threads, {call.backward, call.gradient, call.coefficients_bar}, bias,
                   [&](std::int64_t c, void* packed, void* scratch, void* accumulators) {
