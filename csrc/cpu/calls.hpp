@@ -36,16 +36,16 @@ struct PointCall {
     JetArrays<T> jet;            // jet: the output
     JetArrays<const T> jet_bar;  // jet_backward: the cotangents, null for zero
 
-    const T* coefficients;  // residual: (potentials, num_coefficients)
+    const T* coefficients;  // residual: (num_potentials, num_coefficients)
     const T* source;        // residual: (count,), optional
     T* residual;            // residual: (count,)
     T loss_scale;           // residual_backward: cotangent of the mean square, times 2 / count
 
     NetworkGradient<T> gradient;
     T* z_bar;                  // (count, dim), optional
-    T* coefficients_bar;       // residual_backward: (potentials, num_coefficients)
+    T* coefficients_bar;       // residual_backward: (num_potentials, num_coefficients)
     T* source_bar;             // residual_backward: (count,), optional
-    const std::int32_t* runs;  // (slots,): how many runs of the order's samples have that slot
+    const std::int32_t* runs;  // (num_slots,): how many runs of the order's samples have that slot
 
     bool backward() const { return mode == PointMode::jet_backward || mode == PointMode::residual_backward; }
     bool residuals() const { return mode == PointMode::residual || mode == PointMode::residual_backward; }
@@ -60,7 +60,7 @@ struct FlowCall {
     T sign;                     // -1 for descent
     T dt, step_length;          // step_length < 0: increments keep their lengths
     int steps, times;
-    const std::int64_t* slots;  // (times, potentials): bias rows at the times that the method uses
+    const std::int64_t* slots;  // (times, num_potentials): bias rows at the times that the method uses
     const std::int64_t* order;  // as in PointCall
 
     const T* z;         // (count, dim): the path's first points, to compute it from; null when the path is given
@@ -76,7 +76,7 @@ struct FlowCall {
 
     NetworkGradient<T> gradient;
     T* z_bar;             // (count, dim), optional: of the path's first points
-    T* coefficients_bar;  // rollout backward: (potentials, num_coefficients)
+    T* coefficients_bar;  // rollout backward: (num_potentials, num_coefficients)
     T* source_bar;        // rollout backward: (count, steps), optional
 };
 

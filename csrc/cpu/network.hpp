@@ -8,10 +8,10 @@
 
 namespace fastflow::cpu {
 
-// A bank of potentials u = psi(w_o . h_L + b_o), h_l = sigma(W_l h_{l-1} + beta_l). Arrays by layer are indexed 1..depth.
+// A bank of potentials u = psi(w . h_L + c), h_l = sigma(W_l h_{l-1} + b_l). Arrays by layer are indexed 1..depth.
 template <class T>
 struct Network {
-    std::int64_t potentials, slots;
+    std::int64_t num_potentials, num_slots;
     int depth;
     int width[max_depth + 1];  // width[0] is the dimension of z
     Activation activation;
@@ -20,10 +20,10 @@ struct Network {
     Laplacian laplacian;
     int num_probes;
     bool gram;                          // whether potentials are packed with W_1 W_1^T
-    const T* weight[max_depth + 1];     // (potentials, width[l], width[l - 1])
-    const T* bias_jets[max_depth + 1];  // (slots, 3, width[l]): beta, d beta / dt, d2 beta / dt2
-    const T* out_weight;                // (potentials, width[depth])
-    const T* out_bias;                  // (potentials,)
+    const T* weight[max_depth + 1];     // (num_potentials, width[l], width[l - 1])
+    const T* bias_jet[max_depth + 1];   // (num_slots, 3, width[l]): b, d b / dt, d2 b / dt2
+    const T* out_weight;                // (num_potentials, width[depth])
+    const T* out_bias;                  // (num_potentials,)
     const T* probes;                    // (num_probes, width[0]); for Laplacian::hutchinson
 };
 
@@ -31,7 +31,7 @@ struct Network {
 template <class T>
 struct NetworkGradient {
     T* weight[max_depth + 1];
-    T* bias_jets[max_depth + 1];
+    T* bias_jet[max_depth + 1];
     T* out_weight;
     T* out_bias;
 };
@@ -39,7 +39,7 @@ struct NetworkGradient {
 // The jet of each sample: five quantities, of which each pointer is optional.
 template <class T>
 struct JetArrays {
-    T* value;      // (count,)
+    T* u;          // (count,)
     T* grad;       // (count, dim)
     T* laplacian;  // (count,)
     T* u_t;        // (count,)

@@ -238,7 +238,7 @@ def test_outputs_that_nobody_wants():
     samples = random_samples(mlp, 9)
     jet = Engine().jet(mlp, *samples)
     only = nan_like(jet.u)
-    _native.jet_forward(network(mlp), *samples, (None, None, only, None, None), **Engine().options(mlp))
+    _native.jet(network(mlp), *samples, (None, None, only, None, None), **Engine().options(mlp))
     assert torch.equal(only, jet.laplacian)
     gradient = nan_gradient(mlp)
     _native.jet_backward(network(mlp), *samples, jet, None, gradient, **Engine().options(mlp))
@@ -247,7 +247,7 @@ def test_outputs_that_nobody_wants():
 
 def call(mlp, z, index, slot, **changes):
     options = {**Engine().options(mlp), **changes}
-    _native.jet_forward(network(mlp), z, index, slot, (None,) * 5, **options)
+    _native.jet(network(mlp), z, index, slot, (None,) * 5, **options)
 
 
 BAD = {

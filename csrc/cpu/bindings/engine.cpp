@@ -11,17 +11,17 @@
 //     path     = keywords dt: float, method: "euler" | "heun" | "rk4", direction: "forward" | "descent" | "reverse",
 //                step_length: float or None; slots (T, K) has the bias rows of each potential at the method's times
 //
-//     jet_forward(network, z, index, slot, jet, **net, **jets)
+//     jet(network, z, index, slot, jet, **net, **jets)
 //     jet_backward(network, z, index, slot, jet_bar, z_bar or None, gradient, **net, **jets)
 //     residual_loss(network, z, index, slot, coefficients (K, 5), source (B,) or None, residual (B,), **net, **jets) -> loss
-//     residual_loss_backward(network, z, index, slot, coefficients, source, residual, loss_bar: float, z_bar or None, gradient,
+//     residual_loss_and_gradient(network, z, index, slot, coefficients, source, residual, loss_bar: float, z_bar or None, gradient,
 //                            coefficients_bar (K, 5), source_bar (B,) or None, **net, **jets) -> loss
 //
-//     flow_forward(network, z0, index, slots, path (B, steps + 1, D), error (B,) or None, **net, **path)
+//     flow(network, z0, index, slots, path (B, steps + 1, D), error (B,) or None, **net, **path)
 //     flow_backward(network, path, index, slots, path_bar, z0_bar or None, gradient, **net, **path)
 //     rollout_loss(network, z0, index, slots, coefficients, source (B, steps) or None, path, residual (B, steps) or None,
 //                  **net, **jets, **path) -> loss
-//     rollout_loss_backward(network, z0 or None, index, slots, coefficients, source, path, residual, loss_bar: float,
+//     rollout_loss_and_gradient(network, z0 or None, index, slots, coefficients, source, path, residual, loss_bar: float,
 //                           path_bar or None, z0_bar or None, gradient, coefficients_bar, source_bar, **net, **jets, **path) -> loss
 //         With z0 it computes the path too; without, `path` is one that rollout_loss wrote.
 #include "cpu/bindings/engine.hpp"
@@ -50,8 +50,8 @@ struct PointArguments {
         threads = take_threads(options);
         options.done();
         call.z = arguments.array<T>(z, "z", shape);
-        index = arguments.indices(index_, "index", {count}, call.net.potentials);
-        call.slot = arguments.indices(slot, "slot", {count}, call.net.slots);
+        index = arguments.indices(index_, "index", {count}, call.net.num_potentials);
+        call.slot = arguments.indices(slot, "slot", {count}, call.net.num_slots);
     }
 
     void read_gradients(nb::handle gradient, nb::handle z_bar) {
@@ -70,7 +70,7 @@ struct PointArguments {
     }
 
     void read_residual(nb::handle coefficients, nb::handle source, nb::handle residual) {
-        call.coefficients = arguments.array<T>(coefficients, "coefficients", {call.net.potentials, num_coefficients});
+        call.coefficients = arguments.array<T>(coefficients, "coefficients", {call.net.num_potentials, num_coefficients});
         call.source = arguments.optional<T>(source, "source", {count});
         call.residual = arguments.array<T>(residual, "residual", {count});
     }
@@ -82,7 +82,7 @@ struct PointArguments {
     }
 };
 
-void jet_forward(nb::object network, nb::object z, nb::object index, nb::object slot, nb::object jet, nb::kwargs options) {
+void jet(nb::object network, nb::object z, nb::object index, nb::object slot, nb::object jet, nb::kwargs options) {
     Arguments arguments;
     with_type(arguments, z, "z", [&](auto zero) {
         using T = decltype(zero);
@@ -120,7 +120,7 @@ double residual_loss(nb::object network, nb::object z, nb::object index, nb::obj
     });
 }
 
-double residual_loss_backward(nb::object network, nb::object z, nb::object index, nb::object slot, nb::object coefficients, nb::object source,
+double residual_loss_and_gradient(nb::object network, nb::object z, nb::object index, nb::object slot, nb::object coefficients, nb::object source,
                               nb::object residual, double loss_bar, nb::object z_bar, nb::object gradient, nb::object coefficients_bar,
                               nb::object source_bar, nb::kwargs options) {
     Arguments arguments;
@@ -129,7 +129,7 @@ double residual_loss_backward(nb::object network, nb::object z, nb::object index
         PointArguments<T> points(arguments, network, z, index, slot, Options(options));
         points.read_residual(coefficients, source, residual);
         points.read_gradients(gradient, z_bar);
-        points.call.coefficients_bar = arguments.array<T>(coefficients_bar, "coefficients_bar", {points.call.net.potentials, num_coefficients});
+        points.call.coefficients_bar = arguments.array<T>(coefficients_bar, "coefficients_bar", {points.call.net.num_potentials, num_coefficients});
         points.call.source_bar = arguments.optional<T>(source_bar, "source_bar", {points.count});
         return points.run(PointMode::residual_backward, loss_bar);
     });
@@ -158,8 +158,8 @@ struct FlowArguments {
         if (with_jets && call.direction != Direction::forward)
             throw nb::value_error("direction must be 'forward' in a rollout");
         call.path = arguments.array<T>(path, "path", shape);
-        call.slots = arguments.indices(slots, "slots", {call.times, call.net.potentials}, call.net.slots);
-        index = arguments.indices(index_, "index", {count}, call.net.potentials);
+        call.slots = arguments.indices(slots, "slots", {call.times, call.net.num_potentials}, call.net.num_slots);
+        index = arguments.indices(index_, "index", {count}, call.net.num_potentials);
     }
 
     void read_start(nb::handle z0) { call.z = arguments.optional<T>(z0, "z0", {count, call.net.width[0]}); }
@@ -172,7 +172,7 @@ struct FlowArguments {
     }
 
     void read_residual(nb::handle coefficients, nb::handle source, nb::handle residual) {
-        call.coefficients = arguments.array<T>(coefficients, "coefficients", {call.net.potentials, num_coefficients});
+        call.coefficients = arguments.array<T>(coefficients, "coefficients", {call.net.num_potentials, num_coefficients});
         call.source = arguments.optional<T>(source, "source", {count, call.steps});
         call.residual = arguments.optional<T>(residual, "residual", {count, call.steps});
     }
@@ -195,7 +195,7 @@ struct FlowArguments {
     }
 };
 
-void flow_forward(nb::object network, nb::object z0, nb::object index, nb::object slots, nb::object path, nb::object error, nb::kwargs options) {
+void flow(nb::object network, nb::object z0, nb::object index, nb::object slots, nb::object path, nb::object error, nb::kwargs options) {
     Arguments arguments;
     with_type(arguments, path, "path", [&](auto zero) {
         using T = decltype(zero);
@@ -228,7 +228,7 @@ double rollout_loss(nb::object network, nb::object z0, nb::object index, nb::obj
     });
 }
 
-double rollout_loss_backward(nb::object network, nb::object z0, nb::object index, nb::object slots, nb::object coefficients, nb::object source,
+double rollout_loss_and_gradient(nb::object network, nb::object z0, nb::object index, nb::object slots, nb::object coefficients, nb::object source,
                              nb::object path, nb::object residual, double loss_bar, nb::object path_bar, nb::object z0_bar, nb::object gradient,
                              nb::object coefficients_bar, nb::object source_bar, nb::kwargs options) {
     Arguments arguments;
@@ -238,7 +238,7 @@ double rollout_loss_backward(nb::object network, nb::object z0, nb::object index
         flow.read_start(z0);
         flow.read_residual(coefficients, source, residual);
         flow.read_gradients(path_bar, z0_bar, gradient);
-        flow.call.coefficients_bar = arguments.array<T>(coefficients_bar, "coefficients_bar", {flow.call.net.potentials, num_coefficients});
+        flow.call.coefficients_bar = arguments.array<T>(coefficients_bar, "coefficients_bar", {flow.call.net.num_potentials, num_coefficients});
         flow.call.source_bar = arguments.optional<T>(source_bar, "source_bar", {flow.count, flow.call.steps});
         return flow.run(loss_bar);
     });
@@ -248,23 +248,23 @@ double rollout_loss_backward(nb::object network, nb::object z0, nb::object index
 
 void bind_engine(nb::module_& m) {
     using nb::arg;
-    m.def("jet_forward", &jet_forward, arg("network"), arg("z"), arg("index"), arg("slot"), arg("jet"), arg("options"), "Writes the jets of z.");
+    m.def("jet", &jet, arg("network"), arg("z"), arg("index"), arg("slot"), arg("jet"), arg("options"), "Writes the jets of z.");
     m.def("jet_backward", &jet_backward, arg("network"), arg("z"), arg("index"), arg("slot"), arg("jet_bar"), arg("z_bar").none(), arg("gradient"),
           arg("options"), "Writes the gradients for the cotangents of the jets.");
     m.def("residual_loss", &residual_loss, arg("network"), arg("z"), arg("index"), arg("slot"), arg("coefficients"), arg("source").none(),
           arg("residual"), arg("options"),
           "Writes residual = c0 u + c1 u_t + c2 u_tt + c3 laplacian + c4 |grad|^2 + source and returns its mean square.");
-    m.def("residual_loss_backward", &residual_loss_backward, arg("network"), arg("z"), arg("index"), arg("slot"), arg("coefficients"),
+    m.def("residual_loss_and_gradient", &residual_loss_and_gradient, arg("network"), arg("z"), arg("index"), arg("slot"), arg("coefficients"),
           arg("source").none(), arg("residual"), arg("loss_bar"), arg("z_bar").none(), arg("gradient"), arg("coefficients_bar"),
           arg("source_bar").none(), arg("options"), "As residual_loss; in the same pass writes the gradients of loss_bar times the loss.");
-    m.def("flow_forward", &flow_forward, arg("network"), arg("z0"), arg("index"), arg("slots"), arg("path"), arg("error").none(), arg("options"),
+    m.def("flow", &flow, arg("network"), arg("z0"), arg("index"), arg("slots"), arg("path"), arg("error").none(), arg("options"),
           "Writes the path of the flow dz/dt = +-grad u, or, in reverse, that of undoing it, with its relative error.");
     m.def("flow_backward", &flow_backward, arg("network"), arg("path"), arg("index"), arg("slots"), arg("path_bar"), arg("z0_bar").none(),
-          arg("gradient"), arg("options"), "Writes the gradients for the cotangent of a path that flow_forward wrote.");
+          arg("gradient"), arg("options"), "Writes the gradients for the cotangent of a path that flow wrote.");
     m.def("rollout_loss", &rollout_loss, arg("network"), arg("z0"), arg("index"), arg("slots"), arg("coefficients"), arg("source").none(),
           arg("path"), arg("residual").none(), arg("options"),
           "Writes the path and returns the mean of the squared residuals at its points but the last.");
-    m.def("rollout_loss_backward", &rollout_loss_backward, arg("network"), arg("z0").none(), arg("index"), arg("slots"), arg("coefficients"),
+    m.def("rollout_loss_and_gradient", &rollout_loss_and_gradient, arg("network"), arg("z0").none(), arg("index"), arg("slots"), arg("coefficients"),
           arg("source").none(), arg("path"), arg("residual").none(), arg("loss_bar"), arg("path_bar").none(), arg("z0_bar").none(),
           arg("gradient"), arg("coefficients_bar"), arg("source_bar").none(), arg("options"),
           "As rollout_loss; in the same pass writes the gradients of loss_bar times the loss plus path_bar . path.");

@@ -88,17 +88,17 @@ Network<T> read_network(Arguments& arguments, nb::handle network, std::int64_t d
     if (dim < 1) throw nb::value_error("z must have at least one column");
     net.depth = static_cast<int>(depth);
     net.width[0] = to_int(dim, "the dimension of z");
-    net.potentials = arguments.shape(weights[0], weights.name(0), 3)[0];
-    net.slots = arguments.shape(bias_jets[0], bias_jets.name(0), 3)[0];
+    net.num_potentials = arguments.shape(weights[0], weights.name(0), 3)[0];
+    net.num_slots = arguments.shape(bias_jets[0], bias_jets.name(0), 3)[0];
     for (std::size_t l = 1; l <= depth; ++l) {
         const Shape shape = arguments.shape(weights[l - 1], weights.name(l - 1), 3);
         if (shape[0] < 1 || shape[1] < 1) throw nb::value_error((weights.name(l - 1) + " must not be empty").c_str());
         net.width[l] = to_int(shape[1], "the width of " + weights.name(l - 1));
-        net.weight[l] = arguments.array<T>(weights[l - 1], weights.name(l - 1), {net.potentials, net.width[l], net.width[l - 1]});
-        net.bias_jets[l] = arguments.array<T>(bias_jets[l - 1], bias_jets.name(l - 1), {net.slots, 3, net.width[l]});
+        net.weight[l] = arguments.array<T>(weights[l - 1], weights.name(l - 1), {net.num_potentials, net.width[l], net.width[l - 1]});
+        net.bias_jet[l] = arguments.array<T>(bias_jets[l - 1], bias_jets.name(l - 1), {net.num_slots, 3, net.width[l]});
     }
-    net.out_weight = arguments.array<T>(parts[2], "out_weight", {net.potentials, net.width[depth]});
-    net.out_bias = arguments.array<T>(parts[3], "out_bias", {net.potentials});
+    net.out_weight = arguments.array<T>(parts[2], "out_weight", {net.num_potentials, net.width[depth]});
+    net.out_bias = arguments.array<T>(parts[3], "out_bias", {net.num_potentials});
     net.activation = activation_named(options.take<std::string>("activation"));
     net.out_activation = out_activation_named(options.take<std::string>("out_activation"));
     return net;
@@ -124,11 +124,11 @@ NetworkGradient<T> read_gradient(Arguments& arguments, nb::handle gradient, cons
     const std::size_t depth = net.depth;
     const Items parts(gradient, "gradient", 4), weights(parts[0], "gradient[0]", depth), bias_jets(parts[1], "gradient[1]", depth);
     for (std::size_t l = 1; l <= depth; ++l) {
-        result.weight[l] = arguments.array<T>(weights[l - 1], weights.name(l - 1), {net.potentials, net.width[l], net.width[l - 1]});
-        result.bias_jets[l] = arguments.array<T>(bias_jets[l - 1], bias_jets.name(l - 1), {net.slots, 3, net.width[l]});
+        result.weight[l] = arguments.array<T>(weights[l - 1], weights.name(l - 1), {net.num_potentials, net.width[l], net.width[l - 1]});
+        result.bias_jet[l] = arguments.array<T>(bias_jets[l - 1], bias_jets.name(l - 1), {net.num_slots, 3, net.width[l]});
     }
-    result.out_weight = arguments.array<T>(parts[2], parts.name(2), {net.potentials, net.width[depth]});
-    result.out_bias = arguments.array<T>(parts[3], parts.name(3), {net.potentials});
+    result.out_weight = arguments.array<T>(parts[2], parts.name(2), {net.num_potentials, net.width[depth]});
+    result.out_bias = arguments.array<T>(parts[3], parts.name(3), {net.num_potentials});
     return result;
 }
 

@@ -27,7 +27,7 @@ struct Accumulators {
     }
 
     static std::size_t weight_size(const Network<T>& net, int l) { return static_cast<std::size_t>(net.width[l - 1]) * row_stride<T>(net.width[l]); }
-    static std::size_t seeds_size(const Network<T>& net) { return static_cast<std::size_t>(num_directions(net)) * row_stride<T>(net.width[1]); }
+    static std::size_t seeds_size(const Network<T>& net) { return static_cast<std::size_t>(count_directions(net)) * row_stride<T>(net.width[1]); }
 
     static void add(double* sums, Vec<T> addend) {
         for (int i = 0; i < lanes<T>; ++i) sums[i] += addend[i];
@@ -47,7 +47,7 @@ struct Accumulators {
 
     // Writes the gradients of potential k. Changes the accumulators.
     void finish(const Network<T>& net, const Potential<T>& potential, std::int64_t k, const NetworkGradient<T>& out, T* coefficient_out) {
-        if (potential.directions > 0) add_directions(net, potential);
+        if (potential.num_directions > 0) add_directions(net, potential);
         for (int l = 1; l <= net.depth; ++l) {
             const int in = net.width[l - 1], width = net.width[l], stride = row_stride<T>(width);
             T* target = out.weight[l] + k * in * width;
@@ -65,7 +65,7 @@ struct Accumulators {
     // X_1 = W_1 basis: the gradient of X_1 comes back to W_1 through the transpose of the basis.
     void add_directions(const Network<T>& net, const Potential<T>& potential) {
         const int columns = padded<T>(net.width[1]), stride = row_stride<T>(net.width[1]);
-        for (int j = 0; j < potential.directions; ++j)
+        for (int j = 0; j < potential.num_directions; ++j)
             for (int c = 0; c < columns; c += lanes<T>) {
                 T* target = seeds + static_cast<std::ptrdiff_t>(j) * stride + c;
                 const Vec<T> seed = load(potential.seeds + static_cast<std::ptrdiff_t>(j) * stride + c);
@@ -78,7 +78,7 @@ struct Accumulators {
                 store<T>(target, sum);
             }
         if (potential.basis != nullptr)
-            accumulate_product<T>(net.width[0], potential.directions, columns, {potential.basis, net.width[0]}, {seeds, stride}, {weight[1], stride});
+            accumulate_product<T>(net.width[0], potential.num_directions, columns, {potential.basis, net.width[0]}, {seeds, stride}, {weight[1], stride});
     }
 };
 
@@ -148,7 +148,7 @@ struct BiasGradient {
             *partial_slots++ = slot;
             partial_rows = layout.copy_partial(row, partial_rows);
         } else {
-            layout.copy(row, [&](int l) { return out.bias_jets[l] + slot * 3 * layout.net.width[l]; });
+            layout.copy(row, [&](int l) { return out.bias_jet[l] + slot * 3 * layout.net.width[l]; });
         }
         slot = -1;
     }

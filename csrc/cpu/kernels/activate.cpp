@@ -23,11 +23,11 @@ void apply(Function function, int from, int count, int columns, const Activated<
     for (int row = from; row < from + count; ++row)
         for (int column = 0; column < columns; column += lanes<T>) {
             const std::ptrdiff_t e = static_cast<std::ptrdiff_t>(row) * units.stride + column;
-            const Derivatives<T> sigma = function(load(units.value + e));
-            store<T>(units.value + e, sigma.value);
-            store<T>(units.first + e, sigma.first);
-            if constexpr (Order >= 2) store<T>(units.second + e, sigma.second);
-            if constexpr (Order >= 3) store<T>(units.third + e, sigma.third);
+            const Derivatives<T> sigma = function(load(units.h + e));
+            store<T>(units.h + e, sigma.value);
+            store<T>(units.sigma1 + e, sigma.sigma1);
+            if constexpr (Order >= 2) store<T>(units.sigma2 + e, sigma.sigma2);
+            if constexpr (Order >= 3) store<T>(units.sigma3 + e, sigma.sigma3);
         }
 }
 
@@ -39,7 +39,7 @@ void activate(Activation activation, int rows, int columns, const Activated<T>& 
             return run(0, rows, [](Vec<T> x) { return tanh_derivatives<T>(x); });
         case Activation::sin:  // sample by sample, so that none depends on another one's size
             for (int row = 0; row < rows; ++row) {
-                if (all_within<T>(columns, units.value + static_cast<std::ptrdiff_t>(row) * units.stride, sin_limit<T>))
+                if (all_within<T>(columns, units.h + static_cast<std::ptrdiff_t>(row) * units.stride, sin_limit<T>))
                     run(row, 1, [](Vec<T> x) { return sin_derivatives<T>(x); });
                 else
                     run(row, 1, [](Vec<T> x) { return sin_derivatives_any<T>(x); });

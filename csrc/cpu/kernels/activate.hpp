@@ -9,11 +9,11 @@ namespace fastflow::cpu::FASTFLOW_ISA {
 // The values and derivatives of an activation, in rows of one shape. Which derivatives are wanted is the call's.
 template <class T>
 struct Activated {
-    T *value, *first, *second, *third;
+    T *h, *sigma1, *sigma2, *sigma3;
     int stride;
 };
 
-// Of `rows` rows of `columns` inputs in `value`, puts sigma of each in its place, and its derivatives up to the `order`-th, from 1
+// Of `rows` rows of `columns` inputs in `h`, puts sigma of each in its place, and its derivatives up to the `order`-th, from 1
 // to 3, into the other rows.
 template <class T>
 void activate(Activation activation, int order, int rows, int columns, const Activated<T>& units);

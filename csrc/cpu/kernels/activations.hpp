@@ -9,7 +9,7 @@ namespace fastflow::cpu::FASTFLOW_ISA {
 
 template <class T>
 struct Derivatives {
-    Vec<T> value, first, second, third;
+    Vec<T> value, sigma1, sigma2, sigma3;
 };
 
 template <class T, int N>
@@ -101,8 +101,8 @@ inline Vec<double> tanh_value(Vec<double> x) {
 template <class T>
 inline Derivatives<T> tanh_derivatives(Vec<T> x) {
     const Vec<T> value = tanh_value(x);
-    const Vec<T> first = T(1) - value * value;
-    return {value, first, T(-2) * value * first, first * (T(4) - T(6) * first)};
+    const Vec<T> sigma1 = T(1) - value * value;
+    return {value, sigma1, T(-2) * value * sigma1, sigma1 * (T(4) - T(6) * sigma1)};
 }
 
 // The largest |x| for which `reduce` by pi is exact; beyond it `sin_derivatives_any` answers.

@@ -12,7 +12,7 @@ namespace fastflow::cpu::FASTFLOW_ISA {
 template <class T>
 struct FlowRunner {
     static constexpr int max_stages = 4;
-    static constexpr std::size_t most_visit_bytes = 512 * 1024;
+    static constexpr std::size_t most_step_bytes = 512 * 1024;
 
     const FlowCall<T>& call;
     const Network<T>& net;
@@ -21,15 +21,15 @@ struct FlowRunner {
     Tile<T>& tile;
     int dim, columns, stages;
     Rows<T> point, increment, increment_bar, adjoint, trial;  // trial: a second estimate, in fixed-point iterations
-    Rows<T> stage_points[max_stages], slopes[max_stages];     // where the field is evaluated, and its values there
+    Rows<T> stage_points[max_stages], fields[max_stages];     // where the field is evaluated, and its values there
     Rows<T> stage_bar;
-    Rows<T> projection, rest, stage_sum, stage_move;  // of a walk in the first layer's coordinates
-    T* scales;                                             // of its moves (capacity,)
+    Rows<T> q, q_rest, stage_sum, stage_move;  // of a path in the first layer's coordinates
+    T* scales;                                 // of its moves (capacity,)
     T* lengths;   // of the increments before normalisation (capacity,)
     T *movements, *errors;  // of the fixed-point iterations (capacity,)
     T* bias_bar;  // gradients of the bias jets (times, layout.size())
-    std::size_t visit_size;  // of the accumulators for the tile's points at one step of a rollout; 0 without
-    char* visit_sums;
+    std::size_t step_sums_size;  // of the accumulators for the tile's points at one step of a rollout; 0 without
+    char* step_sums;
     BiasLayout<T> layout;
     std::int64_t k = 0, begin = 0;  // the chunk's potential, the tile's first position
 
@@ -42,8 +42,8 @@ struct FlowRunner {
         k = chunk.potential;
         for (begin = chunk.begin; begin < chunk.end; begin += tile.capacity) {
             tile.n = static_cast<int>(chunk.end - begin < tile.capacity ? chunk.end - begin : tile.capacity);
-            if (stages == 1) point.data = stage_points[0].data = tile.outputs(0);  // no other stage comes between
-            if (call.z != nullptr) call.direction == Direction::reverse ? walk_back() : net.gram ? walk_projected() : walk(out.loss);
+            if (stages == 1) point.data = stage_points[0].data = tile.h(0);  // no other stage comes between
+            if (call.z != nullptr) call.direction == Direction::reverse ? integrate_reverse() : net.gram ? integrate_in_first_layer() : integrate(out.loss);
             if (!call.backward) continue;
             call.direction == Direction::reverse ? backward_of_reverse(accumulators) : backward(accumulators, out.loss);
         }
@@ -51,7 +51,7 @@ struct FlowRunner {
         T* partial = out.partial_rows;
         for (int time = 0; time < call.times; ++time) {
             partial = layout.copy_partial(bias_bar + layout.size() * time, partial);
-            out.partial_slots[time] = call.slots[time * net.potentials + k];
+            out.partial_slots[time] = call.slots[time * net.num_potentials + k];
         }
     }
 
@@ -62,10 +62,10 @@ struct FlowRunner {
         const int stride = row_stride<T>(dim);
         const auto rows = [&] { return Rows<T>{arena.take<T>(static_cast<std::size_t>(tile.capacity) * stride), stride}; };
         point = rows(), increment = rows(), increment_bar = rows(), adjoint = rows(), trial = rows(), stage_bar = rows();
-        for (int s = 0; s < stages; ++s) stage_points[s] = s == 0 ? point : rows(), slopes[s] = rows();
+        for (int s = 0; s < stages; ++s) stage_points[s] = s == 0 ? point : rows(), fields[s] = rows();
         const int front = row_stride<T>(net.width[1]);
-        Rows<T>* const projected[] = {&projection, &rest, &stage_sum, &stage_move};
-        for (Rows<T>* rows : projected)
+        Rows<T>* const in_first_layer[] = {&q, &q_rest, &stage_sum, &stage_move};
+        for (Rows<T>* rows : in_first_layer)
             *rows = {arena.take<T>(net.gram ? static_cast<std::size_t>(tile.capacity) * front : 0), front};
         scales = arena.take<T>(tile.capacity);
         lengths = arena.take<T>(tile.capacity);
@@ -74,15 +74,15 @@ struct FlowRunner {
         bias_bar = arena.take<T>(call.backward ? layout.size() * call.times : 0);
         Arena measure{nullptr};
         Accumulators<T>(net, measure);
-        visit_size = call.backward && call.coefficients != nullptr && measure.used <= most_visit_bytes ? measure.used : 0;
-        visit_sums = arena.take<char>(visit_size);
+        step_sums_size = call.backward && call.coefficients != nullptr && measure.used <= most_step_bytes ? measure.used : 0;
+        step_sums = arena.take<char>(step_sums_size);
     }
 
     T* path(int i, int n) const {
         const std::int64_t id = call.order != nullptr ? call.order[begin + i] : begin + i;
         return call.path + (id * (call.steps + 1) + n) * dim;
     }
-    std::int64_t visit_index(int i, int n) const {
+    std::int64_t point_index(int i, int n) const {
         return (call.order != nullptr ? call.order[begin + i] : begin + i) * call.steps + n;
     }
 
@@ -101,7 +101,7 @@ struct FlowRunner {
         for (int lane = 0; c + lane < dim; ++lane) row[c + lane] = v[lane];
     }
     // Starts the path.
-    void begin_walk() {
+    void begin_path() {
         for (int i = 0; i < tile.n; ++i) copy(call.z + (path(i, 0) - call.path) / (call.steps + 1), path(i, 0), dim);
         read(0, point);
     }
@@ -124,7 +124,7 @@ struct FlowRunner {
         for_vectors([&](int i, int c) { store<T>(rows.row(i) + c, Vec<T>{}); });
     }
 
-    // Which of the method's times stage s of step n uses, how far along its slope the next stage stands, and its slope's weight.
+    // Which of the method's times stage s of step n uses, how far along its field the next stage stands, and the field's weight.
     int stage_time(int n, int s) const { return stages == 4 ? 2 * n + (s + 1) / 2 : n + s; }
     T stage_step(int s) const { return stages == 4 && s < 2 ? call.dt / 2 : call.dt; }
     T stage_weight(int s) const { return stages == 1 ? call.dt : stages == 2 ? call.dt / 2 : s == 0 || s == 3 ? call.dt / 6 : call.dt / 3; }
@@ -133,14 +133,14 @@ struct FlowRunner {
     T stage_ratio(int s) const { return stages == 2 ? T(2) : s == 1 ? T(1.5) : T(3); }
 
     void place(const Rows<T>& points, int time, bool with_jets) {
-        if (points.data != tile.outputs(0))
-            for_vectors([&](int i, int c) { store<T>(tile.outputs(0) + tile.at(i, points.stride) + c, get(points, i, c)); });
+        if (points.data != tile.h(0))
+            for_vectors([&](int i, int c) { store<T>(tile.h(0) + tile.at(i, points.stride) + c, get(points, i, c)); });
         set_time(time, with_jets);
     }
     void set_time(int time, bool with_jets) {
-        tile.curved = with_jets && net.laplacian != Laplacian::none;
-        tile.timed = tile.accelerated = with_jets && net.has_time;
-        tile.load_bias(call.slots[time * net.potentials + k], 0, true);
+        tile.has_laplacian = with_jets && net.laplacian != Laplacian::none;
+        tile.has_time = tile.has_time_tangents = with_jets && net.has_time;
+        tile.load_bias(call.slots[time * net.num_potentials + k], 0, true);
     }
     static Vec<T> get(const Rows<T>& rows, int i, int c) { return load(rows.row(i) + c); }
 
@@ -151,20 +151,20 @@ struct FlowRunner {
         for (int s = 0; s < stages; ++s) {
             if (s > 0)
                 for_vectors([&](int i, int c) {
-                    store<T>(stage_points[s].row(i) + c, get(point, i, c) + stage_step(s - 1) * get(slopes[s - 1], i, c));
+                    store<T>(stage_points[s].row(i) + c, get(point, i, c) + stage_step(s - 1) * get(fields[s - 1], i, c));
                 });
             if (s > 0 || !has_gone_forward) {
                 place(stage_points[s], stage_time(n, s), false);
                 tile.forward(1);
-                pass.mapping.prepare();
+                pass.output_map.forward();
             }
             const bool last = s == stages - 1, used = last && call.step_length < 0;
             for_vectors([&](int i, int c) {
-                const Vec<T> slope = call.sign * pass.mapping.first[i] * load(tile.gamma() + tile.at(i, slopes[s].stride) + c);
-                const Vec<T> part = stage_weight(s) * slope, sum = s == 0 ? part : get(increment, i, c) + part;
+                const Vec<T> field = call.sign * pass.output_map.psi1[i] * load(tile.grad_v() + tile.at(i, fields[s].stride) + c);
+                const Vec<T> part = stage_weight(s) * field, sum = s == 0 ? part : get(increment, i, c) + part;
                 if (used) return use(i, c, sum);
                 store<T>(increment.row(i) + c, sum);
-                if (!last) store<T>(slopes[s].row(i) + c, slope);
+                if (!last) store<T>(fields[s].row(i) + c, field);
             });
         }
         if (call.step_length < 0) return;
@@ -189,8 +189,8 @@ struct FlowRunner {
     void field_backward(int n, int s, Accumulators<T>* accumulators) {
         place(stage_points[s], stage_time(n, s), false);
         tile.forward(2);
-        pass.mapping.prepare();
-        for (int i = 0; i < tile.n; ++i) pass.mapping.pull_back(i, {}, stage_bar.row(i));
+        pass.output_map.forward();
+        for (int i = 0; i < tile.n; ++i) pass.output_map.backward(i, {}, stage_bar.row(i));
         tile.backward(true, true, accumulators);
         if (accumulators != nullptr) add_bias_bar(stage_time(n, s));
     }
@@ -228,9 +228,9 @@ struct FlowRunner {
         }
     }
 
-    void walk(double* loss) {
+    void integrate(double* loss) {
         const bool residuals = call.coefficients != nullptr && !call.backward;  // else they come with the gradients
-        begin_walk();
+        begin_path();
         for (int n = 0; n < call.steps; ++n) {
             if (residuals) {
                 place(point, stage_time(n, 0), true);
@@ -247,9 +247,9 @@ struct FlowRunner {
     // The same walk in the first layer's coordinates q = W_1 z: where z moves by W_1^T c, q moves by W_1 W_1^T c. Stages need
     // no z then, and a step only to write it: of an Euler step's two products with W_1 one becomes a smaller one, and of a
     // Runge-Kutta step's eight seven.
-    void walk_projected() {
-        begin_walk();
-        project();
+    void integrate_in_first_layer() {
+        begin_path();
+        start_q();
         for (int n = 0; n < call.steps; ++n) {
             for (int s = 0; s < stages; ++s) make_move(n, s);
             call.step_length < 0 ? step() : step_of_length();
@@ -265,25 +265,25 @@ struct FlowRunner {
         return out;
     }
 
-    // c_1 of the tile's samples.
-    Rows<T> chain() const { return tile.chain_rows(1); }
+    // e_1 of the tile's samples.
+    Rows<T> signal() const { return tile.signal_rows(1); }
     // The c of a step, but for each sample's factor in `scales`.
-    Rows<T> move() const { return stages == 1 ? chain() : stage_sum; }
+    Rows<T> move() const { return stages == 1 ? signal() : stage_sum; }
 
     // Stage s of step n: its share of the move, which begins with the step's first stage.
     void make_move(int n, int s) {
         set_time(stage_time(n, s), false);
         enter_first_layer(n, s);
-        tile.rise_from_first(1);
-        pass.mapping.prepare();
-        tile.fall_to_first();
+        tile.forward_values(1);
+        pass.output_map.forward();
+        tile.backward_signal();
         for (int i = 0; i < tile.n; ++i) {
-            scales[i] = call.sign * stage_weight(s) * pass.mapping.first[i];
+            scales[i] = call.sign * stage_weight(s) * pass.output_map.psi1[i];
             if (stages == 1) continue;
             const T scale = scales[i];
             scales[i] = 1;
-            for (int c = 0; c < tile.levels[1].columns; c += lanes<T>) {
-                const Vec<T> part = scale * get(chain(), i, c);
+            for (int c = 0; c < tile.layers[1].columns; c += lanes<T>) {
+                const Vec<T> part = scale * get(signal(), i, c);
                 store<T>(stage_sum.row(i) + c, s == 0 ? part : get(stage_sum, i, c) + part);
                 if (s < stages - 1) store<T>(stage_move.row(i) + c, stage_ratio(s) * part);
             }
@@ -294,38 +294,38 @@ struct FlowRunner {
     template <class F>
     void for_front(F f) const {
         for (int i = 0; i < tile.n; ++i)
-            for (int c = 0; c < tile.levels[1].columns; c += lanes<T>) f(i, c);
+            for (int c = 0; c < tile.layers[1].columns; c += lanes<T>) f(i, c);
     }
 
     // q at the walk's start.
-    void project() {
-        const Rows<T> part{tile.scratch, projection.stride};
-        for_front([&](int i, int c) { store<T>(projection.row(i) + c, Vec<T>{}), store<T>(rest.row(i) + c, Vec<T>{}); });
+    void start_q() {
+        const Rows<T> part{tile.scratch, q.stride};
+        for_front([&](int i, int c) { store<T>(q.row(i) + c, Vec<T>{}), store<T>(q_rest.row(i) + c, Vec<T>{}); });
         for (int from = 0; from < dim; from += short_sum) {
             multiply_part<T>(tile.n, point, potential.up[1], from, dim - from < short_sum ? dim : from + short_sum, part, false);
-            for_front([&](int i, int c) { add_to_projection(i, c, get(part, i, c)); });
+            for_front([&](int i, int c) { add_to_q(i, c, get(part, i, c)); });
         }
     }
 
     // q += v, and what that rounds off, to first order, goes into the next addition: it would stay for the whole path.
-    Vec<T> add_to_projection(int i, int c, Vec<T> v) {
-        const Vec<T> q = get(projection, i, c), addend = v + get(rest, i, c), sum = q + addend;
-        store<T>(projection.row(i) + c, sum);
-        store<T>(rest.row(i) + c, addend - (sum - q));
+    Vec<T> add_to_q(int i, int c, Vec<T> v) {
+        const Vec<T> before = get(q, i, c), addend = v + get(q_rest, i, c), sum = before + addend;
+        store<T>(q.row(i) + c, sum);
+        store<T>(q_rest.row(i) + c, addend - (sum - before));
         return sum;
     }
 
-    // a_1 = q + beta_1 at the stage's point; a step's first stage comes after the step before, if any, has moved q.
+    // a_1 = q + b_1 at the stage's point; a step's first stage comes after the step before, if any, has moved q.
     void enter_first_layer(int n, int s) {
-        const auto enter = [&](int i, int c, Vec<T> q) { store<T>(tile.outputs(1) + tile.at(i, projection.stride) + c, q + load(tile.bias(1, i, 0) + c)); };
+        const auto enter = [&](int i, int c, Vec<T> point) { store<T>(tile.h(1) + tile.at(i, q.stride) + c, point + load(tile.bias(1, i, 0) + c)); };
         if (s > 0) {
             const Rows<T> moved = product(stage_move, potential.gram);
-            for_front([&](int i, int c) { enter(i, c, get(projection, i, c) + get(moved, i, c)); });
+            for_front([&](int i, int c) { enter(i, c, get(q, i, c) + get(moved, i, c)); });
         } else if (n > 0) {
             const Rows<T> moved = product(move(), potential.gram);
-            for_front([&](int i, int c) { enter(i, c, add_to_projection(i, c, scales[i] * get(moved, i, c))); });
+            for_front([&](int i, int c) { enter(i, c, add_to_q(i, c, scales[i] * get(moved, i, c))); });
         } else {
-            for_front([&](int i, int c) { enter(i, c, get(projection, i, c)); });
+            for_front([&](int i, int c) { enter(i, c, get(q, i, c)); });
         }
     }
 
@@ -347,9 +347,9 @@ struct FlowRunner {
     }
 
     T residual_at(int i, int n, double* loss) {
-        const T source = call.source != nullptr ? call.source[visit_index(i, n)] : T(0);
-        const T r = residual(call.coefficients + k * num_coefficients, pass.mapping.scalars(i), source);
-        if (call.residual != nullptr) call.residual[visit_index(i, n)] = r;
+        const T source = call.source != nullptr ? call.source[point_index(i, n)] : T(0);
+        const T r = residual(call.coefficients + k * num_coefficients, pass.output_map.scalars(i), source);
+        if (call.residual != nullptr) call.residual[point_index(i, n)] = r;
         *loss += static_cast<double>(r) * r;
         return r;
     }
@@ -364,7 +364,7 @@ struct FlowRunner {
             add_path_bar(n, adjoint);
             increment_backward(n, adjoint, &accumulators, [&] {
                 if (call.coefficients == nullptr) return field_backward(n, 0, &accumulators);
-                visit_backward(n, accumulators, loss);
+                residual_backward_at(n, accumulators, loss);
             });
         }
         for (int i = 0; i < tile.n && call.z_bar != nullptr; ++i) write_z_bar(i);
@@ -374,18 +374,18 @@ struct FlowRunner {
 
     // The first stage of step n together with the residual at its point. Tangents add to the accumulators group by group, and
     // that at every step would round long sums; a step has sums of its own, unless the network is so wide that they cost memory.
-    void visit_backward(int n, Accumulators<T>& all, double* loss) {
-        Arena own{visit_sums};
-        Accumulators<T> accumulators = visit_size > 0 ? Accumulators<T>(net, own) : all;
-        if (visit_size > 0) __builtin_memset(visit_sums, 0, visit_size);
+    void residual_backward_at(int n, Accumulators<T>& all, double* loss) {
+        Arena own{step_sums};
+        Accumulators<T> accumulators = step_sums_size > 0 ? Accumulators<T>(net, own) : all;
+        if (step_sums_size > 0) __builtin_memset(step_sums, 0, step_sums_size);
         place(point, stage_time(n, 0), true);
         pass.backward(accumulators, true, [&](int i) {
             const T r = residual_at(i, n, loss), r_bar = call.loss_scale * r;
-            if (call.source_bar != nullptr) call.source_bar[visit_index(i, n)] = r_bar;
+            if (call.source_bar != nullptr) call.source_bar[point_index(i, n)] = r_bar;
             const T* c = call.coefficients + k * num_coefficients;
-            return pass.mapping.pull_back(i, residual_backward(c, pass.mapping.scalars(i), r_bar, accumulators.coefficients), stage_bar.row(i));
+            return pass.output_map.backward(i, residual_backward(c, pass.output_map.scalars(i), r_bar, accumulators.coefficients), stage_bar.row(i));
         });
-        if (visit_size > 0) all.add(net, accumulators);
+        if (step_sums_size > 0) all.add(net, accumulators);
         add_bias_bar(stage_time(n, 0));
     }
 
@@ -419,9 +419,9 @@ struct FlowRunner {
     }
 
     // z_n from z_{n+1} = z_n + increment(z_n, n), for n = steps - 1 .. 0.
-    void walk_back() {
+    void integrate_reverse() {
         for (int i = 0; i < tile.n; ++i) worst(i) = 0;
-        begin_walk();
+        begin_path();
         for (int m = 0; m < call.steps; ++m) {
             const Rows<T>& end = adjoint;
             for_vectors([&](int i, int c) { store<T>(end.row(i) + c, get(point, i, c)); });
@@ -465,8 +465,8 @@ struct FlowRunner {
         for (int i = 0; i < tile.n && call.z_bar != nullptr; ++i) write_z_bar(i);
     }
 
-    // The last slope is only needed while an increment is made.
-    Rows<T> increment_given() const { return slopes[stages - 1]; }
+    // The last field is only needed while an increment is made.
+    Rows<T> increment_given() const { return fields[stages - 1]; }
 };
 
 }  // namespace fastflow::cpu::FASTFLOW_ISA

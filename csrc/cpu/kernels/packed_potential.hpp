@@ -10,7 +10,7 @@
 namespace fastflow::cpu::FASTFLOW_ISA {
 
 template <class T>
-int num_directions(const Network<T>& net) {
+int count_directions(const Network<T>& net) {
     if (net.laplacian == Laplacian::none) return 0;
     if (net.laplacian == Laplacian::hutchinson) return net.num_probes;
     return net.depth > 1 && net.width[1] < net.width[0] ? net.width[1] : net.width[0];
@@ -26,12 +26,12 @@ struct Potential {
 
     // X_1 = W_1 basis. Exact and deep: basis is the Q of W_1 = R Q^T. Exact and one layer deep: the identity, and null.
     // Probes: their vectors over the square root of their number, which makes the sum over directions the mean over probes.
-    int directions;    // r
+    int num_directions;  // r
     bool triangular;   // X_1 is zero above its diagonal
     T* seeds;          // X_1^T (r, row_stride(width[1])); with no second layer only its gradient is needed
     T* seed_norms;     // squared row norms of X_1 (padded width[1],)
     T* basis;          // transposed (r, width[0])
-    Panels<T> to_probes, from_probes;  // basis and its transpose, for the output map's share of a probed Laplacian
+    Panels<T> to_directions, from_directions;  // basis and its transpose, for the output map's share of an estimated Laplacian
 
     // Lays the pieces out in a block, filled or to be filled; without a block it only measures.
     Potential(const Network<T>& net, Arena& arena) {
@@ -44,16 +44,16 @@ struct Potential {
         out_bias = arena.take<T>(1);
         const int front = net.gram ? net.width[1] : 0;
         gram = {arena.take<T>(static_cast<std::size_t>(front) * padded<T>(front)), front, front};
-        directions = num_directions(net);
+        num_directions = count_directions(net);
         triangular = net.laplacian == Laplacian::exact && net.depth > 1;
         seeds = seed_norms = basis = nullptr;
-        if (directions == 0) return;
-        seeds = arena.take<T>(static_cast<std::size_t>(directions) * row_stride<T>(net.width[1]));
+        if (num_directions == 0) return;
+        seeds = arena.take<T>(static_cast<std::size_t>(num_directions) * row_stride<T>(net.width[1]));
         seed_norms = arena.take<T>(padded<T>(net.width[1]));
-        if (triangular || net.laplacian == Laplacian::hutchinson) basis = arena.take<T>(static_cast<std::size_t>(net.width[0]) * directions);
+        if (triangular || net.laplacian == Laplacian::hutchinson) basis = arena.take<T>(static_cast<std::size_t>(net.width[0]) * num_directions);
         if (net.laplacian != Laplacian::hutchinson) return;
-        to_probes = {arena.take<T>(static_cast<std::size_t>(net.width[0]) * padded<T>(directions)), net.width[0], directions};
-        from_probes = {arena.take<T>(static_cast<std::size_t>(directions) * padded<T>(net.width[0])), directions, net.width[0]};
+        to_directions = {arena.take<T>(static_cast<std::size_t>(net.width[0]) * padded<T>(num_directions)), net.width[0], num_directions};
+        from_directions = {arena.take<T>(static_cast<std::size_t>(num_directions) * padded<T>(net.width[0])), num_directions, net.width[0]};
     }
 
     // Fills the pieces from potential k; `arena` is scratch.
@@ -68,7 +68,7 @@ struct Potential {
         for (int i = 0; i < padded<T>(last); ++i) out_weight[i] = i < last ? net.out_weight[k * last + i] : T(0);
         *out_bias = net.out_bias[k];
         if (net.gram) pack_gram(net, net.weight[1] + k * net.width[0] * net.width[1], arena);
-        if (directions > 0) pack_directions(net, net.weight[1] + k * net.width[0] * net.width[1], arena);
+        if (num_directions > 0) pack_directions(net, net.weight[1] + k * net.width[0] * net.width[1], arena);
     }
 
     static std::size_t gram_scratch_size(const Network<T>& net) {
@@ -90,13 +90,13 @@ struct Potential {
         const int dim = net.width[0], height = net.width[1], stride = row_stride<T>(height);
         if (triangular) rotate(height, dim, weight, seeds, stride, basis, arena);
         if (net.laplacian == Laplacian::hutchinson) {
-            const T scale = 1 / __builtin_sqrt(static_cast<T>(directions));
-            for (std::ptrdiff_t i = 0; i < static_cast<std::ptrdiff_t>(directions) * dim; ++i) basis[i] = scale * net.probes[i];
-            to_probes.pack_transposed(basis, dim);
-            from_probes.pack(basis, dim);
+            const T scale = 1 / __builtin_sqrt(static_cast<T>(num_directions));
+            for (std::ptrdiff_t i = 0; i < static_cast<std::ptrdiff_t>(num_directions) * dim; ++i) basis[i] = scale * net.probes[i];
+            to_directions.pack_transposed(basis, dim);
+            from_directions.pack(basis, dim);
         }
         if (!triangular)  // (W_1 basis)^T, or W_1^T
-            for (int j = 0; j < directions; ++j)
+            for (int j = 0; j < num_directions; ++j)
                 for (int k = 0; k < stride; ++k) {
                     T sum = 0;
                     if (k < height) {
@@ -110,7 +110,7 @@ struct Potential {
                 }
         for (int k = 0; k < padded<T>(height); ++k) {
             T sum = 0;
-            for (int j = 0; j < directions; ++j) {
+            for (int j = 0; j < num_directions; ++j) {
                 const T seed = seeds[static_cast<std::ptrdiff_t>(j) * stride + k];
                 sum += seed * seed;
             }

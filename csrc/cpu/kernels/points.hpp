@@ -42,7 +42,7 @@ struct PointRunner {
     PointRunner(const PointCall<T>& call_, Arena packed, Arena& arena)
         : call(call_), net(call_.net), potential(net, packed), pass(net, potential, arena), tile(pass.tile),
           bias_gradient(net, call_.gradient, call_.runs, arena) {
-        tile.accelerated = tile.timed && (call.mode != PointMode::jet || call.jet.u_tt != nullptr);
+        tile.has_time_tangents = tile.has_time && (call.mode != PointMode::jet || call.jet.u_tt != nullptr);
     }
 
     std::int64_t sample(std::int64_t position) const { return call.order != nullptr ? call.order[position] : position; }
@@ -56,20 +56,20 @@ struct PointRunner {
     }
 
     // Writes what the call wants of sample i, whose number is `id`; in a backward call prepares its cotangents and tells
-    // whether that of gamma can be other than zero.
+    // whether that of grad v can be other than zero.
     bool visit(int i, std::int64_t id, std::int64_t k, Accumulators<T>& accumulators, double* loss) {
-        OutputMapping<T>& mapping = pass.mapping;
+        OutputMap<T>& output_map = pass.output_map;
         if (call.mode == PointMode::jet_backward) {
             const JetArrays<const T>& bar = call.jet_bar;
             const auto get = [&](const T* array) { return array != nullptr ? array[id] : T(0); };
-            return mapping.pull_back(i, {get(bar.value), T(0), get(bar.laplacian), get(bar.u_t), get(bar.u_tt)},
+            return output_map.backward(i, {get(bar.u), T(0), get(bar.laplacian), get(bar.u_t), get(bar.u_tt)},
                                      bar.grad != nullptr ? bar.grad + id * net.width[0] : nullptr);
         }
-        const Scalars<T> scalars = mapping.scalars(i);
+        const Scalars<T> scalars = output_map.scalars(i);
         if (call.mode == PointMode::jet) {
             const JetArrays<T>& jet = call.jet;
-            if (jet.value != nullptr) jet.value[id] = scalars.value;
-            if (jet.grad != nullptr) mapping.write_gradient(i, jet.grad + id * net.width[0]);
+            if (jet.u != nullptr) jet.u[id] = scalars.u;
+            if (jet.grad != nullptr) output_map.write_gradient(i, jet.grad + id * net.width[0]);
             if (jet.laplacian != nullptr) jet.laplacian[id] = scalars.laplacian;
             if (jet.u_t != nullptr) jet.u_t[id] = scalars.u_t;
             if (jet.u_tt != nullptr) jet.u_tt[id] = scalars.u_tt;
@@ -82,14 +82,14 @@ struct PointRunner {
         if (call.mode == PointMode::residual) return false;
         const T r_bar = call.loss_scale * r;
         if (call.source_bar != nullptr) call.source_bar[id] = r_bar;
-        return mapping.pull_back(i, residual_backward(c, scalars, r_bar, accumulators.coefficients), nullptr);
+        return output_map.backward(i, residual_backward(c, scalars, r_bar, accumulators.coefficients), nullptr);
     }
 
     void store_backward(std::int64_t begin) {
         const int dim = net.width[0];
         if (call.z_bar != nullptr)
             for (int i = 0; i < tile.n; ++i)
-                __builtin_memcpy(call.z_bar + sample(begin + i) * dim, tile.z_bar + tile.at(i, tile.levels[0].stride), sizeof(T) * dim);
+                __builtin_memcpy(call.z_bar + sample(begin + i) * dim, tile.z_bar + tile.at(i, tile.layers[0].stride), sizeof(T) * dim);
         for (int i = 0, next; i < tile.n; i = next) {  // runs of samples that share a slot
             const std::int64_t slot = call.slot[sample(begin + i)];
             for (next = i + 1; next < tile.n && call.slot[sample(begin + next)] == slot;) ++next;

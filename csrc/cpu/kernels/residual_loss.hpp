@@ -7,13 +7,13 @@ namespace fastflow::cpu::FASTFLOW_ISA {
 
 template <class T>
 inline T residual(const T* c, const Scalars<T>& s, T source) {
-    return c[0] * s.value + c[1] * s.u_t + c[2] * s.u_tt + c[3] * s.laplacian + c[4] * s.grad_square + source;
+    return c[0] * s.u + c[1] * s.u_t + c[2] * s.u_tt + c[3] * s.laplacian + c[4] * s.grad_square + source;
 }
 
 // The cotangents of the scalars; adds those of the coefficients to `c_bar`.
 template <class T>
 inline Scalars<T> residual_backward(const T* c, const Scalars<T>& s, T residual_bar, double* c_bar) {
-    const T terms[num_coefficients] = {s.value, s.u_t, s.u_tt, s.laplacian, s.grad_square};
+    const T terms[num_coefficients] = {s.u, s.u_t, s.u_tt, s.laplacian, s.grad_square};
     for (int k = 0; k < num_coefficients; ++k) c_bar[k] += residual_bar * terms[k];
     return {residual_bar * c[0], residual_bar * c[4], residual_bar * c[3], residual_bar * c[1], residual_bar * c[2]};
 }

@@ -118,7 +118,7 @@ class BiasRows {
         for (const std::int64_t slot : slots_)
             for (int l = 1; l <= net.depth; ++l) {
                 const std::size_t size = 3 * static_cast<std::size_t>(net.width[l]);
-                T* target = out.bias_jets[l] + slot * size;
+                T* target = out.bias_jet[l] + slot * size;
                 for (std::size_t i = 0; i < size; ++i) target[i] += *row++;
             }
     }
@@ -128,8 +128,8 @@ class BiasRows {
     static void clear(const Network<T>& net, const NetworkGradient<T>& out, Written written) {
         for (int l = 1; l <= net.depth; ++l) {
             const std::size_t size = 3 * static_cast<std::size_t>(net.width[l]);
-            for (std::int64_t s = 0; s < net.slots; ++s)
-                if (!written(s)) std::fill_n(out.bias_jets[l] + s * size, size, T(0));
+            for (std::int64_t s = 0; s < net.num_slots; ++s)
+                if (!written(s)) std::fill_n(out.bias_jet[l] + s * size, size, T(0));
         }
     }
 
@@ -151,13 +151,13 @@ void run_chunks(const Network<T>& net, const Partition& parts, std::size_t scrat
     const std::size_t scratch_step = aligned(std::max(scratch_size, engine.pack_scratch_size(net)));
     const auto chunks_of = [&](std::int64_t first, std::int64_t last) { return parts.first_chunk[last] - parts.first_chunk[first]; };
 
-    for (std::int64_t first = 0, last; first < net.potentials; first = last) {
+    for (std::int64_t first = 0, last; first < net.num_potentials; first = last) {
         const std::int64_t first_chunk = parts.first_chunk[first];
         const auto bytes = [&](std::int64_t end) {
             return packed_size * (end - first) + accumulators_size * chunks_of(first, end) + bias.bytes(first_chunk, parts.first_chunk[end]);
         };
         // One thread takes one potential at a time, which then is in its cache when its chunks run.
-        for (last = first + 1; threads > 1 && last < net.potentials && bytes(last + 1) <= wave_bytes;) ++last;
+        for (last = first + 1; threads > 1 && last < net.num_potentials && bytes(last + 1) <= wave_bytes;) ++last;
         const std::int64_t most_tasks = std::max(last - first, chunks_of(first, last));
         char* const packed = workspaces().packed.get(packed_size * (last - first));
         char* const scratch = workspaces().scratch.get(scratch_step * std::min<std::int64_t>(threads, most_tasks));

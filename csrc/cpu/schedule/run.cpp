@@ -36,7 +36,7 @@ bool wants_gram(const FlowCall<T>& call, double count) {
     const double stages = call.method == Method::euler ? 1 : call.method == Method::heun ? 2 : 4;
     const double plainly = call.steps * stages * 2 * dim * front;
     const double projected = call.steps * (stages * front + dim) * front + dim * front;
-    return count * projected + static_cast<double>(call.net.potentials) * front * front * dim < count * plainly;
+    return count * projected + static_cast<double>(call.net.num_potentials) * front * front * dim < count * plainly;
 }
 
 }  // namespace
@@ -46,12 +46,12 @@ double run_points(PointCall<T> call, std::int64_t count, const std::int64_t* ind
     const Network<T>& net = call.net;
     const EngineKernels<T>& engine = engine_kernels<T>();
     const bool backward = call.backward();
-    const Partition parts = partition(count, net.potentials, index, net.slots, call.slot, chunk_rows(count, engine.tile_rows(net)),
+    const Partition parts = partition(count, net.num_potentials, index, net.num_slots, call.slot, chunk_rows(count, engine.tile_rows(net)),
                                       affordable_chunks(backward ? engine.accumulators_size(net) : 0));
     call.order = parts.order.empty() ? nullptr : parts.order.data();
     call.loss_scale = static_cast<T>(count > 0 ? loss_bar * 2 / static_cast<double>(count) : 0);
 
-    std::vector<std::int32_t> runs(backward ? net.slots : 0, 0);
+    std::vector<std::int32_t> runs(backward ? net.num_slots : 0, 0);
     BiasRows<T> bias(net, parts.chunks.size());
     if (backward) {
         for_runs(parts, call.slot, [&](std::size_t, std::int64_t s) { ++runs[s]; });
@@ -76,7 +76,7 @@ double run_flow(FlowCall<T> call, std::int64_t count, const std::int64_t* index,
     const Network<T>& net = call.net;
     const EngineKernels<T>& engine = engine_kernels<T>();
     const std::size_t chunk_bytes = call.backward ? engine.accumulators_size(net) + call.times * BiasRows<T>::row_width(net) * sizeof(T) : 0;
-    const Partition parts = partition(count, net.potentials, index, net.slots, nullptr, chunk_rows(count, engine.tile_rows(net)),
+    const Partition parts = partition(count, net.num_potentials, index, net.num_slots, nullptr, chunk_rows(count, engine.tile_rows(net)),
                                       affordable_chunks(chunk_bytes));
     call.order = parts.order.empty() ? nullptr : parts.order.data();
     const double visits = static_cast<double>(count) * call.steps;
