@@ -1,13 +1,13 @@
 // The engine's functions in the Python module. They read CPU tensors and write into tensors that the caller allocates, whose
 // contents beforehand don't matter. All tensors are contiguous, float32 or float64 like z; index, slot and slots int64.
-// B samples, D dimensions, K potentials, S slots, layers of widths H_1 .. H_L, H_0 = D, m probes, T times.
+// B samples, D dimensions, K potentials, S slots, layers of widths H_1 .. H_L, H_0 = D, M probes, T times.
 //
 //     network  = (weights: list of (K, H_l, H_{l-1}), bias_jets: list of (S, 3, H_l), out_weight (K, H_L), out_bias (K,))
 //     gradient = the same structure, written to
 //     jet      = (u (B,), grad (B, D), laplacian (B,), u_t (B,), u_tt (B,)), of which each may be None
 //     net      = keywords activation: "tanh" | "sin" | "gelu" | "silu" | "softplus", out_activation: "identity" | "tanh",
 //                num_threads: int
-//     jets     = keywords has_time: bool, laplacian: "exact" | "hutchinson" | "none", probes: (m, D) or None
+//     jets     = keywords has_time: bool, laplacian: "exact" | "hutchinson" | "none", probes: (M, D) or None
 //     path     = keywords dt: float, method: "euler" | "heun" | "rk4", direction: "forward" | "descent" | "reverse",
 //                step_length: float or None; slots (T, K) has the bias rows of each potential at the method's times
 //
@@ -15,14 +15,14 @@
 //     jet_backward(network, z, index, slot, jet_bar, z_bar or None, gradient, **net, **jets)
 //     residual_loss(network, z, index, slot, coefficients (K, 5), source (B,) or None, residual (B,), **net, **jets) -> loss
 //     residual_loss_and_gradient(network, z, index, slot, coefficients, source, residual, loss_bar: float, z_bar or None, gradient,
-//                            coefficients_bar (K, 5), source_bar (B,) or None, **net, **jets) -> loss
+//                                coefficients_bar (K, 5), source_bar (B,) or None, **net, **jets) -> loss
 //
 //     flow(network, z0, index, slots, path (B, steps + 1, D), error (B,) or None, **net, **path)
 //     flow_backward(network, path, index, slots, path_bar, z0_bar or None, gradient, **net, **path)
 //     rollout_loss(network, z0, index, slots, coefficients, source (B, steps) or None, path, residual (B, steps) or None,
 //                  **net, **jets, **path) -> loss
 //     rollout_loss_and_gradient(network, z0 or None, index, slots, coefficients, source, path, residual, loss_bar: float,
-//                           path_bar or None, z0_bar or None, gradient, coefficients_bar, source_bar, **net, **jets, **path) -> loss
+//                               path_bar or None, z0_bar or None, gradient, coefficients_bar, source_bar, **net, **jets, **path) -> loss
 //         With z0 it computes the path too; without, `path` is one that rollout_loss wrote.
 #include "cpu/bindings/engine.hpp"
 
@@ -121,8 +121,8 @@ double residual_loss(nb::object network, nb::object z, nb::object index, nb::obj
 }
 
 double residual_loss_and_gradient(nb::object network, nb::object z, nb::object index, nb::object slot, nb::object coefficients, nb::object source,
-                              nb::object residual, double loss_bar, nb::object z_bar, nb::object gradient, nb::object coefficients_bar,
-                              nb::object source_bar, nb::kwargs options) {
+                                  nb::object residual, double loss_bar, nb::object z_bar, nb::object gradient, nb::object coefficients_bar,
+                                  nb::object source_bar, nb::kwargs options) {
     Arguments arguments;
     return with_type(arguments, z, "z", [&](auto zero) {
         using T = decltype(zero);
@@ -229,8 +229,8 @@ double rollout_loss(nb::object network, nb::object z0, nb::object index, nb::obj
 }
 
 double rollout_loss_and_gradient(nb::object network, nb::object z0, nb::object index, nb::object slots, nb::object coefficients, nb::object source,
-                             nb::object path, nb::object residual, double loss_bar, nb::object path_bar, nb::object z0_bar, nb::object gradient,
-                             nb::object coefficients_bar, nb::object source_bar, nb::kwargs options) {
+                                 nb::object path, nb::object residual, double loss_bar, nb::object path_bar, nb::object z0_bar, nb::object gradient,
+                                 nb::object coefficients_bar, nb::object source_bar, nb::kwargs options) {
     Arguments arguments;
     return with_type(arguments, path, "path", [&](auto zero) {
         using T = decltype(zero);
@@ -260,7 +260,7 @@ void bind_engine(nb::module_& m) {
     m.def("flow", &flow, arg("network"), arg("z0"), arg("index"), arg("slots"), arg("path"), arg("error").none(), arg("options"),
           "Writes the path of the flow dz/dt = +-grad u, or, in reverse, that of undoing it, with its relative error.");
     m.def("flow_backward", &flow_backward, arg("network"), arg("path"), arg("index"), arg("slots"), arg("path_bar"), arg("z0_bar").none(),
-          arg("gradient"), arg("options"), "Writes the gradients for the cotangent of a path that flow wrote.");
+          arg("gradient"), arg("options"), "Writes the gradients for the cotangent of a path that `flow` wrote.");
     m.def("rollout_loss", &rollout_loss, arg("network"), arg("z0"), arg("index"), arg("slots"), arg("coefficients"), arg("source").none(),
           arg("path"), arg("residual").none(), arg("options"),
           "Writes the path and returns the mean of the squared residuals at its points but the last.");

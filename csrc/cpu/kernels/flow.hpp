@@ -1,6 +1,6 @@
-// Flows dz/dt = +-grad u(z, t) of a chunk of samples, tile by tile: each tile walks all steps while its weights are in the
+// Flows dz/dt = +-grad u(z, t) of a chunk of samples, tile by tile: each tile takes all steps while its weights are in the
 // cache. Forward by Euler, Heun or Runge-Kutta; reverse by fixed-point iteration; back by the discrete adjoint, which
-// computes each step's stages again. A rollout also has the residual at each visited point.
+// computes each step's stages again. A rollout also has the residual at each point of the path.
 #pragma once
 
 #include "cpu/kernels/jet_pass.hpp"
@@ -244,7 +244,7 @@ struct FlowRunner {
         }
     }
 
-    // The same walk in the first layer's coordinates q = W_1 z: where z moves by W_1^T c, q moves by W_1 W_1^T c. Stages need
+    // The same path in the first layer's coordinates q = W_1 z: where z moves by W_1^T c, q moves by W_1 W_1^T c. Stages need
     // no z then, and a step only to write it: of an Euler step's two products with W_1 one becomes a smaller one, and of a
     // Runge-Kutta step's eight seven.
     void integrate_in_first_layer() {
@@ -297,7 +297,7 @@ struct FlowRunner {
             for (int c = 0; c < tile.layers[1].columns; c += lanes<T>) f(i, c);
     }
 
-    // q at the walk's start.
+    // q at the path's start.
     void start_q() {
         const Rows<T> part{tile.scratch, q.stride};
         for_front([&](int i, int c) { store<T>(q.row(i) + c, Vec<T>{}), store<T>(q_rest.row(i) + c, Vec<T>{}); });

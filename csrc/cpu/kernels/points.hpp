@@ -1,4 +1,4 @@
-// Jets, their backward and residual losses of a chunk of samples, tile by tile.
+// Jets, their backward and residual losses (residual_loss.hpp) of a chunk of samples, tile by tile.
 #pragma once
 
 #include "cpu/kernels/jet_pass.hpp"

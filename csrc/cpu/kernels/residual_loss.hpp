@@ -1,4 +1,4 @@
-// r = c0 u + c1 u_t + c2 u_tt + c3 laplacian + c4 |grad u|^2 + f of one sample, and back.
+// A sample's residual r = c0 u + c1 u_t + c2 u_tt + c3 laplacian + c4 |grad u|^2 + f, and back: for the wave equation, c2 = 1 and c3 = -c^2.
 #pragma once
 
 #include "cpu/kernels/output_map.hpp"

@@ -26,7 +26,7 @@ void for_runs(const Partition& parts, const std::int64_t* slot, F f) {
     }
 }
 
-// Whether a walk costs fewer multiplications in the first layer's coordinates, the Gram matrices themselves included.
+// Whether a path costs fewer multiplications in the first layer's coordinates, the Gram matrices themselves included.
 template <class T>
 bool wants_gram(const FlowCall<T>& call, double count) {
     const bool jets_on_the_way = call.coefficients != nullptr && !call.backward;
