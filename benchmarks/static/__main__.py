@@ -137,7 +137,14 @@ def cuda_rows() -> Iterator[Row]:
         for source in sorted(CUDA_SOURCES.glob("*.cu")):
             for capability in SHARED_LIMITS:
                 cubin = Path(folder) / f"{source.stem}-{capability}.cubin"
-                options = ["-std=c++17", "-O3", "-cubin", f"-arch=sm_{capability}", '-DFASTFLOW_CUDA_ARCHITECTURES=""']
+                options = [
+                    "-std=c++17",
+                    f"-I{CUDA_SOURCES.parent}",
+                    "-O3",
+                    "-cubin",
+                    f"-arch=sm_{capability}",
+                    '-DFASTFLOW_CUDA_ARCHITECTURES=""',
+                ]
                 subprocess.run(["nvcc", *options, "-o", str(cubin), str(source)], check=True)
                 yield from _cuda_rows(cubin, capability)
 
