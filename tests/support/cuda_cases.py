@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from native.engine import attach, check_all, rebuild
+from support import tolerances
 from support.networks import random_mlp
 from torch import Tensor
 
@@ -14,10 +15,6 @@ from fastflow.engine.types import MLP
 H100 = 227 * 1024  # bytes of shared memory that a block may ask for
 A100 = 163 * 1024
 SMALL = 99 * 1024
-
-# What the reverse flow's iterations leave, which stop when a point moves by a few roundings.
-REVERSE = 1e-9
-LIMITS = {torch.float64: 1e-11, torch.float32: 2e-5}
 
 
 def machine(module: Any, order: int = 0, multiprocessors: int = 4, shared_bytes: int = H100) -> cuda.Machine:
@@ -59,7 +56,7 @@ def run(mlp: MLP, z0: Tensor, index: Tensor, slots: Tensor, path: dict[str, Any]
 
 def check(result: list[Tensor], mlp: MLP, z0: Tensor, index: Tensor, slots: Tensor, path: dict[str, Any]) -> None:
     """Against the reference in float64."""
-    limit = REVERSE if path["direction"] == "reverse" else LIMITS[z0.dtype]
+    limit = tolerances.REVERSE_FLOW if path["direction"] == "reverse" else tolerances.INTEGRATOR[z0.dtype]
     inputs = attach([x.double().cpu() for x in (z0, *mlp.tensors())])
     exact, _ = reference.flow(rebuild(mlp, inputs[1:]), inputs[0], index.cpu(), slots.cpu(), **path)
     gradients = torch.autograd.grad(exact, inputs, cotangent(exact).double(), materialize_grads=True)

@@ -4,17 +4,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+from support import tolerances
 from support.networks import random_mlp
 from torch import Tensor
 
 from fastflow.engine.backends import reference
 from fastflow.engine.types import MLP
-
-# Errors relative to the largest value. float64: sums of some thousand terms in another order. float32: the kernels may
-# have twice the error of plain PyTorch in the same precision, or this where that happens to be exact. tf32: ten bits of
-# mantissa in every product; tf32x3 gives back nearly all of float32's.
-FLOORS = {torch.float64: 1e-13, torch.float32: 2e-6}
-LOOSER = {"ieee": 1.0, "tf32x3": 4.0, "tf32": 2000.0}
 
 
 class Case(NamedTuple):
@@ -125,5 +120,5 @@ def check(
         x, same = x.detach().cpu().double(), same.detach().cpu().double()
         size = max(1.0, float(truth.abs().max()))
         error, of_torch = (float((y - truth).abs().max()) / size for y in (x, same))
-        bound = LOOSER[precision] * max(2 * of_torch, FLOORS[computed[0].dtype])
+        bound = tolerances.KERNEL_PRECISION[precision] * max(2 * of_torch, tolerances.KERNEL[computed[0].dtype])
         assert error <= bound, f"tensor {place}: error {error:.1e}, allowed {bound:.1e}"

@@ -5,17 +5,12 @@ import itertools
 import pytest
 import torch
 from support.networks import nested_jet, random_mlp, random_samples, value
+from support.tolerances import FIRST_DIFFERENCES, SAME_FORMULA, SECOND_DIFFERENCES
 from torch import Tensor
 
 from fastflow.engine.activations import ACTIVATIONS, OUT_ACTIVATIONS
 from fastflow.engine.backends import reference
 from fastflow.engine.types import MLP, Jet
-
-# Both sides evaluate the same smooth functions in float64; the sums have at most a few hundred terms.
-EXACT = {"rtol": 1e-11, "atol": 1e-12}
-# Central differences with step h err by O(h^2) and by rounding / h (first order) or rounding / h^2 (second).
-FINITE_FIRST = {"rtol": 1e-7, "atol": 1e-8}
-FINITE_SECOND = {"rtol": 1e-5, "atol": 1e-5}
 
 SHAPES = {
     "one layer": (1, 4, (5,)),
@@ -54,7 +49,7 @@ def scalar(jet: Jet) -> Tensor:
 def test_jet_equals_nested_autograd(shape, activation, out_activation):
     mlp = random_mlp(*shape, slots=4, activation=activation, out_activation=out_activation)
     samples = random_samples(mlp, 7)
-    torch.testing.assert_close(reference.jet(mlp, *samples), nested_jet(mlp, *samples), **EXACT)
+    torch.testing.assert_close(reference.jet(mlp, *samples), nested_jet(mlp, *samples), **SAME_FORMULA)
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
@@ -81,11 +76,13 @@ def test_jet_equals_finite_differences(activation):
 
         ahead = torch.stack([u(z[b] + h * e, now) for e in torch.eye(3, dtype=z.dtype)])
         behind = torch.stack([u(z[b] - h * e, now) for e in torch.eye(3, dtype=z.dtype)])
-        torch.testing.assert_close(jet.grad[b], (ahead - behind) / (2 * h), **FINITE_FIRST)
-        torch.testing.assert_close(jet.laplacian[b], (ahead + behind - 2 * u(z[b], now)).sum() / h**2, **FINITE_SECOND)
+        torch.testing.assert_close(jet.grad[b], (ahead - behind) / (2 * h), **FIRST_DIFFERENCES)
+        torch.testing.assert_close(
+            jet.laplacian[b], (ahead + behind - 2 * u(z[b], now)).sum() / h**2, **SECOND_DIFFERENCES
+        )
         later, earlier = u(z[b], now + h), u(z[b], now - h)
-        torch.testing.assert_close(jet.u_t[b], (later - earlier) / (2 * h), **FINITE_FIRST)
-        torch.testing.assert_close(jet.u_tt[b], (later + earlier - 2 * u(z[b], now)) / h**2, **FINITE_SECOND)
+        torch.testing.assert_close(jet.u_t[b], (later - earlier) / (2 * h), **FIRST_DIFFERENCES)
+        torch.testing.assert_close(jet.u_tt[b], (later + earlier - 2 * u(z[b], now)) / h**2, **SECOND_DIFFERENCES)
 
 
 @pytest.mark.parametrize("shape", [(2, 3, (4, 3)), (1, 5, (2,))], ids=["two layers", "wide latents"])
@@ -108,9 +105,9 @@ def test_rotation_changes_neither_value_nor_gradient():
     z.requires_grad_()
     inputs = [z, *parameters(mlp)]
     plain, rotated = (reference.jet(mlp, z, index, slot, rotate=rotate) for rotate in (False, True))
-    torch.testing.assert_close(rotated, plain, **EXACT)
+    torch.testing.assert_close(rotated, plain, **SAME_FORMULA)
     torch.testing.assert_close(
-        torch.autograd.grad(scalar(rotated), inputs), torch.autograd.grad(scalar(plain), inputs), **EXACT
+        torch.autograd.grad(scalar(rotated), inputs), torch.autograd.grad(scalar(plain), inputs), **SAME_FORMULA
     )
 
 
@@ -120,7 +117,7 @@ def test_rotation_survives_weights_without_full_rank():
     mlp.weights[0][0, 3] = 0
     samples = random_samples(mlp, 3)
     torch.testing.assert_close(
-        reference.jet(mlp, *samples, rotate=True), reference.jet(mlp, *samples, rotate=False), **EXACT
+        reference.jet(mlp, *samples, rotate=True), reference.jet(mlp, *samples, rotate=False), **SAME_FORMULA
     )
 
 
@@ -130,7 +127,7 @@ def test_hutchinson_is_the_mean_over_its_probes():
     exact = reference.jet(mlp, *samples)
     all_signs = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=3)), dtype=torch.float64)
     over_all = reference.jet(mlp, *samples, "hutchinson", all_signs)
-    torch.testing.assert_close(over_all, exact, **EXACT)
+    torch.testing.assert_close(over_all, exact, **SAME_FORMULA)
     one = reference.jet(mlp, *samples, "hutchinson", all_signs[1:2])
     assert (one.laplacian - exact.laplacian).abs().max() > 1e-3
 
@@ -139,7 +136,7 @@ def test_laplacian_none_leaves_the_rest_alone():
     mlp = random_mlp(2, 3, (5, 4), slots=2)
     samples = random_samples(mlp, 4)
     exact, none = reference.jet(mlp, *samples), reference.jet(mlp, *samples, "none")
-    torch.testing.assert_close(none, exact._replace(laplacian=torch.zeros(4, dtype=torch.float64)), **EXACT)
+    torch.testing.assert_close(none, exact._replace(laplacian=torch.zeros(4, dtype=torch.float64)), **SAME_FORMULA)
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
@@ -147,7 +144,7 @@ def test_row_sums_equal_the_hessians(shape):
     mlp = random_mlp(*shape, slots=2)
     samples = random_samples(mlp, 3)
     torch.testing.assert_close(
-        reference.jet(mlp, *samples, "row_sum"), nested_jet(mlp, *samples, row_sum=True), **EXACT
+        reference.jet(mlp, *samples, "row_sum"), nested_jet(mlp, *samples, row_sum=True), **SAME_FORMULA
     )
 
 
@@ -170,7 +167,7 @@ def test_a_samples_jet_does_not_depend_on_its_batch(batch):
     assert [x.shape for x in whole] == [(batch,), (batch, 4), (batch,), (batch,), (batch,)]
     for b in range(0, batch, 31):
         alone = reference.jet(mlp, z[b : b + 1], index[b : b + 1], slot[b : b + 1])
-        torch.testing.assert_close(Jet(*(x[b : b + 1] for x in whole)), alone, **EXACT)
+        torch.testing.assert_close(Jet(*(x[b : b + 1] for x in whole)), alone, **SAME_FORMULA)
 
 
 def test_float32_is_as_accurate_as_its_rounding():
@@ -195,7 +192,7 @@ def test_residual_is_the_linear_quadratic_form():
     source = torch.arange(4.0, dtype=torch.float64)
     c = coefficients.unbind(1)
     expected = c[0] * jet.u + c[1] * jet.u_t + c[2] * jet.u_tt + c[3] * jet.laplacian + c[4] * (jet.grad**2).sum(1)
-    torch.testing.assert_close(reference.residual(jet, coefficients, source), expected + source, **EXACT)
+    torch.testing.assert_close(reference.residual(jet, coefficients, source), expected + source, **SAME_FORMULA)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)

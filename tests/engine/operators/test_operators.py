@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from support import tolerances
 from support.networks import random_mlp, random_samples
 from torch import Tensor
 
@@ -16,10 +17,6 @@ from fastflow.engine.operators.residual_loss import residual_loss
 from fastflow.engine.operators.rollout_loss import rollout_loss
 from fastflow.engine.operators.settings import Settings
 from fastflow.engine.types import MLP, Integration
-
-# One row for each dtype. float64: sums of a few thousand terms, in another order than the twin's. float32: the same,
-# and the engine's own activations, good to about two units in the last place.
-TOLERANCES = {torch.float64: {"rtol": 1e-10, "atol": 1e-12}, torch.float32: {"rtol": 5e-5, "atol": 2e-5}}
 
 Function = Callable[..., Sequence[Tensor]]
 
@@ -128,15 +125,15 @@ def weighed(outputs: Sequence[Tensor]) -> Tensor:
 
 
 @every_operator
-@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize("dtype", tolerances.OPERATOR, ids=str)
 @pytest.mark.parametrize("batch", [1, 63, 129])
 def test_operator_equals_its_twin(make, dtype, batch):
     operator = make(dtype, batch)
     inputs = [x.requires_grad_() for x in operator.inputs]
     computed, expected = operator.function(*inputs), operator.twin(*inputs)
-    torch.testing.assert_close(tuple(computed), tuple(expected), **TOLERANCES[dtype])
+    torch.testing.assert_close(tuple(computed), tuple(expected), **tolerances.OPERATOR[dtype])
     gradients = (torch.autograd.grad(weighed(outputs), inputs) for outputs in (computed, expected))
-    torch.testing.assert_close(*gradients, **TOLERANCES[dtype])
+    torch.testing.assert_close(*gradients, **tolerances.OPERATOR[dtype])
 
 
 @every_operator
@@ -170,7 +167,7 @@ def test_a_cotangent_of_the_path_alone_and_of_the_loss_alone():
             )
             for function in (operator.function, operator.twin)
         ]
-        torch.testing.assert_close(*gradients, **TOLERANCES[torch.float64])
+        torch.testing.assert_close(*gradients, **tolerances.OPERATOR[torch.float64])
 
 
 @pytest.mark.parametrize("step_length", [None, 0.05])
@@ -182,7 +179,7 @@ def test_every_kind_of_flow_equals_its_twin(method, direction, step_length):
     inputs = [x.requires_grad_() for x in (z0, *mlp.tensors())]
     computed = flow(mlp, z0, index, slots, path)
     expected, _ = reference.flow(mlp, z0, index, slots, *path)
-    torch.testing.assert_close(computed, expected, **TOLERANCES[torch.float64])
+    torch.testing.assert_close(computed, expected, **tolerances.OPERATOR[torch.float64])
     gradients = (torch.autograd.grad(weighed((points,)), inputs) for points in (computed, expected))
     torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-11)
 
