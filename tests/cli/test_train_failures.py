@@ -41,6 +41,8 @@ DISCOVER_REFUSES = {
     "predictor-absent": ([*DISCOVER, "--predictor", "no.py:f"], "predictor file 'no.py' doesn't exist"),
     "memory": ([*DISCOVER, "--hidden", str(10**12)], "not enough memory: 238418.6 GiB were needed at once"),
     "memory-for-a-batch": ([*DISCOVER, "--batch-size", str(10**13)], "GiB were needed at once; take a smaller batch"),
+    "config-without-a-file": ([*DISCOVER, "--config"], "--config"),
+    "config-before-an-option": ([*DISCOVER, "--config", "--steps", "3"], "--config"),
     "config-absent": ([*DISCOVER, "--config", "no.json"], "'no.json' can't be read: No such file"),
 }
 
