@@ -72,7 +72,7 @@ gpu: ## on a machine with a GPU: build, test and time in under 8 minutes (PYTHON
 	$(PYTHON) -m benchmarks.gpu --out $(OUT)
 
 profile: ## on a machine with a GPU: what Nsight Systems and Nsight Compute see of the kernels (PYTHON=python3 OUT=dir)
-	$(PYTHON) -m benchmarks.gpu_profile --out $(OUT)
+	$(PYTHON) -m benchmarks.gpu.profile --out $(OUT)
 
 lint: $(READY) ## check style, formatting and types
 	$(BIN)/ruff check

@@ -1,7 +1,7 @@
 """What settings of a VAE with flows do on images that the study never tests on: how its small trainings were chosen.
 
-python -m benchmarks.study_settings --root data/mnist
-python -m benchmarks.study_settings --root data/mnist plain flows steps=3000,batch_size=64,latent_dim=32
+python -m benchmarks.studies.study_settings --root data/mnist
+python -m benchmarks.studies.study_settings --root data/mnist plain flows steps=3000,batch_size=64,latent_dim=32
 
 The first takes the study's own settings for MNIST, the second also what is named. Each line is a training on 7,200 of
 the training images, measured on 1,300 others: `plain` without flows along its best straight directions, `flows`
@@ -49,7 +49,7 @@ class Rows:
 def main(arguments: list[str] | None = None) -> None:
     """Print a line for each setting."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.study_settings", description=(__doc__ or "").splitlines()[0]
+        prog="python -m benchmarks.studies.study_settings", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("--root", required=True, help="the folder of MNIST's files")
     parser.add_argument("cases", nargs="*", default=["plain", "flows"], help="[VARIANT,]SETTING=VALUE,...")

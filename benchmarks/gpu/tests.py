@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from xml.etree import ElementTree
 
-from benchmarks.parts import ROOT
+from benchmarks.gpu.parts import ROOT
 
 MOST = 16  # processes, each with a context of its own on the device
 NOTHING_COLLECTED = 5  # pytest's word for a share without a test

@@ -9,8 +9,8 @@ from jet import jet as taylor
 from torch import Tensor
 from torch.func import vmap
 
+from benchmarks.cpu.torch_peers import jet_prepared, training_prepared
 from benchmarks.problem import TIME, Network, Prepared, Problem, value
-from benchmarks.torch_peers import jet_prepared, training_prepared
 
 
 def taylor_jet(problem: Problem) -> Prepared:

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from benchmarks import collapsed, engine, gate
+from benchmarks.cpu import collapsed, engine, gate
+from benchmarks.cpu.torch_peers import jet_prepared, training_prepared
 from benchmarks.machine import Peak
 from benchmarks.problem import TIME, Case, Problem
 from benchmarks.timing import measure
-from benchmarks.torch_peers import jet_prepared, training_prepared
 
 DIMS = (12, 64, 512)
 WIDTHS = (32, 64, 128, 256, 512)

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from benchmarks import collapsed
+from benchmarks.cpu import collapsed
+from benchmarks.cpu.torch_peers import compiled, nested_wave_residual, training_prepared
 from benchmarks.problem import Network, Prepared, Problem, value
-from benchmarks.torch_peers import compiled, nested_wave_residual, training_prepared
 
 try:
     from torchdiffeq import odeint

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from benchmarks.nested_walk import in_place_of_the_engine
+from benchmarks.studies.nested_walk import in_place_of_the_engine
 from fastflow import datasets
 from fastflow.training.presets import VAE_PRESETS
 from fastflow.training.timers import Phases
@@ -84,9 +84,9 @@ def table(found: dict[str, tuple[VAEConfig, Measured]], where: str) -> str:
     )
     return (
         "# A VAE's training step with the engine and with nested autograd in its place\n\n"
-        f"{where} Written by `python -m benchmarks.training vae`. Whole steps: images drawn and moved, the objective, "
-        "its backward and Adam, in CPU time, the least of several taken in turn. The exact Laplacian in both, all "
-        "potentials batched in both; losses and gradients are compared first. MNIST's images are random pixels here, "
+        f"{where} Written by `python -m benchmarks.studies.training vae`. Whole steps: images drawn and moved, the "
+        "objective, its backward and Adam, in CPU time, the least of several taken in turn. The exact Laplacian in "
+        "both, all potentials batched in both; losses and gradients are compared first. MNIST's images are random pixels here, "
         "of its size and transformations. The last column is the ratio of an engine that took no time: the rest of the "
         "step, which is the VAE's, stays.\n\n"
         "| | VAE | D | hidden | batch | T | with the engine, ms | engine's share | nested autograd, ms | ratio | "

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import engine
+from benchmarks.cpu import engine
 from benchmarks.problem import Case, Problem
 from benchmarks.timing import measure
 

@@ -12,8 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import gpu
-from benchmarks.parts import Part, run
+from benchmarks.gpu import __main__ as gpu
+from benchmarks.gpu.parts import Part, run
 
 SECTIONS = Path(__file__).parent / "sections"
 WORKLOADS = ("training-B65536-D12-H64-L2-K1", "training-B4096-D128-H128-L2-K32", "flow-B128-D128-H64-L2-K8")
@@ -62,7 +62,7 @@ def parts(out: Path, profilers: Sequence[str]) -> list[Part]:
             f"{profiler}-{workload}-{precision}",
             "a report",
             [*commands[profiler], str(out / f"{profiler}-{workload}-{precision}"), sys.executable, "-m",
-             "benchmarks.gpu_profile_run", workload, precision],
+             "benchmarks.gpu.profile_run", workload, precision],
             120.0,
         )
         for profiler in profilers

@@ -1,4 +1,4 @@
-"""Some calls of the engine for a profiler to watch: `python -m benchmarks.gpu_profile_run CASE PRECISION`."""
+"""Some calls of the engine for a profiler to watch: `python -m benchmarks.gpu.profile_run CASE PRECISION`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import sys
 import torch
 
 import fastflow as ff
-from benchmarks import engine
-from benchmarks.gpu_part import on_device
+from benchmarks.cpu import engine
+from benchmarks.gpu.part import on_device
 from benchmarks.problem import Case, Problem
 
 CALLS = 3

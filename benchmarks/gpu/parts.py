@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 _TAIL = 8  # lines of a failed part's output that its outcome keeps
 _MARGIN = 15.0  # seconds that a part which minds its own time has to end in
 

@@ -6,9 +6,9 @@ from functools import cache
 import pytest
 import torch
 
-from benchmarks import gate
+from benchmarks.cpu import gate
+from benchmarks.cpu.registry import contenders
 from benchmarks.problem import CASES, Case, Problem
-from benchmarks.registry import contenders
 from benchmarks.timing import keep_memory
 
 PAIRS = [(case, contender) for case in CASES for contender in contenders(case)]

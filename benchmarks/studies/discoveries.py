@@ -1,6 +1,6 @@
 """What a run had learned at several points of its training, with random directions at equal strength beside it.
 
-python -m benchmarks.discoveries RUN --steps 10000 30000 --pictures docs/images/mnist
+python -m benchmarks.studies.discoveries RUN --steps 10000 30000 --pictures docs/images/mnist
 
 evaluates those checkpoints on latents that training never saw (as `fastflow evaluate` does, images rounded to 8 bits),
 prints a table, and draws the best potentials of the last one, and as many random directions from the same starts, as
@@ -27,7 +27,7 @@ PATHS = 6
 
 def main(arguments: list[str] | None = None) -> None:
     """Evaluate, print, draw."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.discoveries")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.studies.discoveries")
     parser.add_argument("run", type=Path, help="a run's folder")
     parser.add_argument("--steps", type=int, nargs="+", required=True, help="which of its checkpoints")
     parser.add_argument("--samples", type=int, default=4096, help="pairs of images")

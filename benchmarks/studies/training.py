@@ -1,11 +1,11 @@
 """What a step of a training costs, and where its time goes.
 
-python -m benchmarks.training share     the phases' shares at K = 32, D = 128, batch 128, T = 10, on a generator of the
-                                        size of SNGAN's for 64 x 64 images, or on --generator NAME
-python -m benchmarks.training cost      how a step grows with K, D, H, T and the batch
-python -m benchmarks.training reach     how soon 16 potentials on --generator NAME are told apart with an accuracy of
-                                        0.9 while they change the images by 0.01 per step
-python -m benchmarks.training vae       whole steps of VAEs with the engine and with nested autograd in its place
+python -m benchmarks.studies.training share     the phases' shares at K = 32, D = 128, batch 128, T = 10, on a generator
+                                                of the size of SNGAN's for 64 x 64 images, or on --generator NAME
+python -m benchmarks.studies.training cost      how a step grows with K, D, H, T and the batch
+python -m benchmarks.studies.training reach     how soon 16 potentials on --generator NAME are told apart with an
+                                                accuracy of 0.9 while they change the images by 0.01 per step
+python -m benchmarks.studies.training vae       whole steps of VAEs with the engine, and with nested autograd instead
 
 All train on one thread through the loop that every run uses, print a table, and write it to --out, by default into
 results/<processor>/. Times are CPU time; those of a step are its fastest interval's: a busy machine only ever adds.
@@ -24,7 +24,8 @@ from typing import Any
 
 import torch
 
-from benchmarks import machine, vae_step
+from benchmarks import machine
+from benchmarks.studies import vae_step
 from fastflow import generators
 from fastflow.generators import SNGAN, SNGAN64, Generator
 from fastflow.training.config import DiscoverConfig
@@ -57,7 +58,7 @@ SWEEPS: dict[str, tuple[int, ...]] = {
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure and write a table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.studies.training", description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=("share", "cost", "reach", "vae"))
     parser.add_argument(
         "--generator", help="a generator's name, or FILE.py:FUNCTION: in place of SNGAN's for share, needed by reach"
@@ -69,7 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
         default=None,
         help="of which the fastest counts; 3 for share, 8 for cost, 5 steps for vae",
     )
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / machine.folder_name())
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results" / machine.folder_name())
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     if options.what == "share":
@@ -172,7 +173,7 @@ def share_table(generator: Generator, found: dict[str, float]) -> str:
     rows = "".join(f"| {phase} | {found[phase]:.1f} | {found[phase] / found['step']:.1%} |\n" for phase in PHASES)
     shape = " x ".join(map(str, generator.image_shape))
     return (
-        f"# Where a training step's time goes\n\n{_where()} Written by `python -m benchmarks.training share`, "
+        f"# Where a training step's time goes\n\n{_where()} Written by `python -m benchmarks.studies.training share`, "
         f"on {generator.name}: K = {SHARE.num_potentials}, D = {generator.latent_dim}, H = {SHARE.hidden[0]}, batch "
         f"{SHARE.batch_size}, T = {SHARE.path_steps}, {SHARE.classifier} classifier, images {shape}. CPU time, "
         "backward included.\n\n"
@@ -189,8 +190,9 @@ def reach_table(generator: Generator, found: list[list[dict[str, float]]]) -> st
     )
     shape = " x ".join(map(str, generator.image_shape))
     return (
-        f"# How soon the potentials are told apart\n\n{_where()} Written by `python -m benchmarks.training reach "
-        f"--generator NAME`, images {shape}, D = {generator.latent_dim}: K = {REACH.num_potentials}, hidden "
+        f"# How soon the potentials are told apart\n\n{_where()} Written by `python -m "
+        f"benchmarks.studies.training reach --generator NAME`, "
+        f"images {shape}, D = {generator.latent_dim}: K = {REACH.num_potentials}, hidden "
         f"{', '.join(map(str, REACH.hidden))}, T = {REACH.path_steps}, batch {REACH.batch_size}, learning rate "
         f"{REACH.learning_rate}, jacobian_weight {REACH.jacobian_weight}, the {REACH.classifier} classifier, the exact "
         f"Laplacian. The first {REACH.log_every} steps, or {REACH.log_every * REACH.batch_size:,} samples, whose mean "
@@ -210,8 +212,9 @@ def cost_table(rows: list[dict[str, Any]]) -> str:
         for row in rows
     )
     return (
-        f"# What a training step costs\n\n{_where()} Written by `python -m benchmarks.training cost`: a generator of "
-        "one layer and 16 x 16 images, the small classifier; CPU time, backward and optimizer included.\n\n"
+        f"# What a training step costs\n\n{_where()} Written by `python -m benchmarks.studies.training cost`: a "
+        "generator of one layer and 16 x 16 images, the small classifier; CPU time, backward and optimizer "
+        "included.\n\n"
         f"| varied | K | D | hidden | T | batch | step, ms | engine, ms |\n|---|---|---|---|---|---|---|---|\n{lines}"
     )
 

@@ -17,8 +17,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from benchmarks import gpu_report
-from benchmarks.parts import ROOT, Outcome, Part, run
+from benchmarks.gpu import report as gpu_report
+from benchmarks.gpu.parts import ROOT, Outcome, Part, run
 
 TOTAL = 465.0  # seconds of all parts
 OLDEST = {"torch": (2, 11), "triton": (3, 6), "pytest": (8, 3)}
@@ -27,7 +27,7 @@ NEEDED = ("torch", "triton", "numpy", "safetensors", "tqdm", "pillow", "jinja2",
 BUILD_TOOLS = ("scikit-build-core", "nanobind")
 TESTS = 200.0  # seconds
 
-# What is timed, and the seconds that it may take with torch.compile; names are of benchmarks.gpu_part.
+# What is timed, and the seconds that it may take with torch.compile; names are of benchmarks.gpu.part.
 BENCHMARKS = {
     "ceilings": ("copy bandwidth and matrix products", 30.0),
     "flow": ("paths of 20 steps: one call against PyTorch loops, with and without CUDA graphs", 45.0),
@@ -110,13 +110,13 @@ def parts(out: Path, capability: Sequence[int]) -> list[Part]:
     """
     site = out / "site"
     architecture = "90" if capability[0] >= 9 else "80-real"
-    python = [sys.executable, "-m", "benchmarks.gpu_part"]
+    python = [sys.executable, "-m", "benchmarks.gpu.part"]
     build = [
         sys.executable, "-m", "pip", "install", "--no-build-isolation", "--no-deps", "--no-index", "--upgrade",
         "--disable-pip-version-check", "--target", str(site),
         f"--config-settings=cmake.define.FASTFLOW_CUDA_ARCHITECTURES={architecture}", str(ROOT),
     ]  # fmt: skip
-    tests = [sys.executable, "-m", "benchmarks.gpu_tests", str(out), "{result}", "{seconds}"]
+    tests = [sys.executable, "-m", "benchmarks.gpu.tests", str(out), "{result}", "{seconds}"]
     return [
         Part("build", "the package with its CUDA module, without a network", build, 200.0),
         *(Part(name, what, [*python, name, "{result}"], seconds) for name, (what, seconds) in BENCHMARKS.items()),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, grad_and_value, hessian, vmap
 
-from benchmarks import collapsed
+from benchmarks.cpu import collapsed
 from benchmarks.problem import JET_OUTPUTS, TIME, Network, Prepared, Problem, value
 
 Second = Callable[[Network, Tensor, Tensor], Tensor]

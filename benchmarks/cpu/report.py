@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gate import ALLOWED, SEEDS
+from benchmarks.cpu.gate import ALLOWED, SEEDS
+from benchmarks.cpu.registry import OURS
 from benchmarks.problem import Case
-from benchmarks.registry import OURS
 
 Row = dict[str, Any]
 

@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks import gate, report, roofline, scaling
+from benchmarks.cpu import gate, report, roofline, scaling
+from benchmarks.cpu.registry import MISSING, OURS, contenders
 from benchmarks.machine import Peak, folder_name, record
 from benchmarks.problem import CASES, SHAPES, Case, Problem
-from benchmarks.registry import MISSING, OURS, contenders
 from benchmarks.timing import Timing, keep_memory, measure, peak_memory
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 
 
 class Plan(NamedTuple):

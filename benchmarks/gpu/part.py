@@ -1,4 +1,4 @@
-"""One part of `benchmarks.gpu`, in a process of its own: `python -m benchmarks.gpu_part NAME RESULT.json`.
+"""One part of `benchmarks.gpu`, in a process of its own: `python -m benchmarks.gpu.part NAME RESULT.json`.
 
 Every contender's outputs are held to nested autograd in float64 on the same device before it is timed. Rows are written
 as they come: what was measured before an end of any kind stays.
@@ -18,7 +18,7 @@ from torch import Tensor
 from triton.testing import do_bench
 
 import fastflow as ff
-from benchmarks import engine, flow_peers, gate, torch_peers
+from benchmarks.cpu import engine, flow_peers, gate, torch_peers
 from benchmarks.problem import Case, Prepared, Problem
 
 Row = dict[str, Any]

@@ -1,4 +1,4 @@
-"""The README's table of what the GPU kernels compile to: `python -m benchmarks.static_table` writes it anew.
+"""The README's table of what the GPU kernels compile to: `python -m benchmarks.static.table` writes it anew.
 
 It is made of benchmarks/results/static.json, which `python -m benchmarks.static --json` writes.
 """
@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "static.json"
 README = ROOT / "README.md"
-BEGIN, END = "<!-- python -m benchmarks.static_table -->\n", "<!-- end -->"
+BEGIN, END = "<!-- python -m benchmarks.static.table -->\n", "<!-- end -->"
 # What the table shows of the list: the loss with its gradients at two shapes, and a path with its adjoint.
 SHOWN = (
     *(("residual_kernel", f"{widths} tanh tanh exact {kind} timed HAS_SOURCE WITH_GRADIENT WITH_Z")

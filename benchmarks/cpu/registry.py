@@ -6,7 +6,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import NamedTuple
 
-from benchmarks import engine, flow_peers, torch_peers
+from benchmarks.cpu import engine, flow_peers, torch_peers
 from benchmarks.problem import Case, Prepared, Problem
 
 OURS = "fastflow"
@@ -62,13 +62,13 @@ def contenders(case: Case) -> list[Contender]:
 
 def _add_optional() -> None:
     try:
-        taylor = import_module("benchmarks.taylor_peer")
+        taylor = import_module("benchmarks.cpu.taylor_peer")
         _CONTENDERS["jet"].append(Contender("jet-for-pytorch", taylor.taylor_jet, stacked=False))
         _CONTENDERS["training"].append(Contender("jet-for-pytorch", taylor.taylor_training, stacked=False))
     except (ImportError, SyntaxError) as error:  # its syntax is Python 3.12's
         MISSING["jet-for-pytorch"] = f"{error} (it needs Python 3.12 and scipy)"
     try:
-        jax = import_module("benchmarks.jax_peer")
+        jax = import_module("benchmarks.cpu.jax_peer")
         _CONTENDERS["jet"].append(Contender("folx", jax.folx_jet, stacked=False))
         _CONTENDERS["training"].append(Contender("folx", jax.folx_training, stacked=False))
     except ImportError as error:

@@ -1,6 +1,6 @@
 """What settings of the flows do on generators, beside the targets of a discovery.
 
-python -m benchmarks.search COMPARISON...
+python -m benchmarks.studies.search COMPARISON...
 
 reads folders that `fastflow compare` wrote and prints a table for each: the means over its seeds, and for flows the
 normalised residual of the worst potential of any seed, at 4,096 points on their paths, and how nearly they are straight
@@ -30,7 +30,7 @@ MEASURES = ("distinctness", "purity", "monotonicity", "vp", "curvature", "consis
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.search")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.studies.search")
     parser.add_argument("comparisons", nargs="+", type=Path, metavar="COMPARISON", help="a comparison's folder")
     parser.add_argument("--samples", type=int, default=4096, help="points of the residual")
     options = parser.parse_args(arguments)

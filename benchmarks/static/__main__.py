@@ -29,7 +29,7 @@ from fastflow.kernels.shipped import Shipped, shipped
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from benchmarks.sass import MULTIPROCESSORS, Busy, busy, busy_for_products, cuda_functions
+from benchmarks.static.sass import MULTIPROCESSORS, Busy, busy, busy_for_products, cuda_functions
 from fastflow.engine.backends.selection import cuda_missing, cuda_module
 
 # The most dynamic shared memory that one block may ask for, by compute capability.
@@ -38,7 +38,7 @@ TENSOR_CORES = re.compile(r"\b(HMMA|HGMMA|QGMMA)\b")
 SPILLS = re.compile(r"\b(STL|LDL)\b")
 SAMPLES = 65536  # of one potential, for which a time is predicted
 SLOWER = 1.1  # times an earlier predicted time or number of instructions: more is a regression
-CUDA_SOURCES = Path(__file__).parents[1] / "csrc" / "cuda"
+CUDA_SOURCES = Path(__file__).parents[2] / "csrc" / "cuda"
 CUDA_KERNELS = re.compile(r"\d+([a-z_]+_kernel)I([df])(?:Lb([01]))?E")
 
 

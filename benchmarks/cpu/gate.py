@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 import fastflow as ff
-from benchmarks import flow_peers, torch_peers
+from benchmarks.cpu import flow_peers, torch_peers
+from benchmarks.cpu.registry import OURS, Contender, contenders
 from benchmarks.problem import Case, Prepared, Problem
-from benchmarks.registry import OURS, Contender, contenders
 
 # float32 gives about 1e-6 here; a wrong formula is off by a tenth or more.
 TOLERANCE = 5e-5

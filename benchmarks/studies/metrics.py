@@ -1,6 +1,6 @@
 """What the metrics cost.
 
-python -m benchmarks.metrics
+python -m benchmarks.studies.metrics
 
 measures every factor metric on 10,000 codes of 64 dimensions that are five factors' random mixtures with noise, then
 every measure of paths on random directions of the bundled digits VAE, and a regressor of dSprites' factors, on one
@@ -33,7 +33,7 @@ def mixtures(count: int, dim: int, seed: int = 0) -> tuple[np.ndarray, np.ndarra
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.metrics")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.studies.metrics")
     parser.add_argument("--samples", type=int, default=10_000, help="codes")
     parser.add_argument("--dim", type=int, default=64, help="their width")
     parser.add_argument("--published", action="store_true", help="the published VP score as well, for one seed")
