@@ -12,6 +12,7 @@ from torch.func import functional_call, grad, hessian
 from torch.utils.checkpoint import checkpoint
 
 import fastflow as ff
+from fastflow.engine.learned_fields import NetworkField
 from fastflow.engine.operators.residual_loss import residual_loss
 from fastflow.engine.potentials import sinusoidal_embedding
 
@@ -181,7 +182,7 @@ def test_pieces_of_samples_give_what_all_together_do(monkeypatch):
 def test_pieces_of_samples_have_the_same_gradients(loss, monkeypatch):
     """Of latents, times, every parameter and the equation's constant; and again, of their own norm."""
     bank, (z, t, index) = bank_of(), samples()
-    force = ff.fields.NetworkField(3, 4, (5,))
+    force = NetworkField(3, 4, (5,))
     pde = ff.pde.HamiltonJacobi(force) if loss == "source" else ff.pde.Wave(0.7, learnable=True)
     leaves = [z.requires_grad_(), t.requires_grad_(), *bank.parameters(), *pde.double().parameters()]
 

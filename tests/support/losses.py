@@ -27,6 +27,6 @@ LOSSES: dict[str, Loss] = {
     "flow": lambda bank, z, index: ff.flow(bank, z, index, 3).square().mean(),
     "rollout_loss": lambda bank, z, index: ff.rollout_loss(bank, z, index, 3)[0],
     "rollout_loss and path": lambda bank, z, index: sum(x.square().mean() for x in ff.rollout_loss(bank, z, index, 3)),
-    "one index": lambda bank, z, index: ff.pde_loss(bank, z, 0.5, 1, ff.objectives.WAVE),
+    "one index": lambda bank, z, index: ff.pde_loss(bank, z, 0.5, 1, ff.pde.WAVE),
 }
 every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())

@@ -106,7 +106,7 @@ def test_a_compiled_reverse_flow_says_that_it_did_not_converge():
     compiled = torch.compile(
         lambda z: ff.flow(bank, z, index, 2, dt=50.0, direction="reverse"), fullgraph=True, backend="aot_eager"
     )
-    with pytest.raises(ff.errors.ConvergenceError, match="smaller dt"):
+    with pytest.raises(ff.ConvergenceError, match="smaller dt"):
         compiled(z)
 
 

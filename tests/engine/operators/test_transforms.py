@@ -206,7 +206,7 @@ def test_vmap_over_reverse_flows():
     with torch.no_grad():
         for parameter in bank.parameters():
             parameter *= 6
-    with pytest.raises(ff.errors.ConvergenceError):
+    with pytest.raises(ff.ConvergenceError):
         torch.vmap(lambda z: back(z, 50.0))(batches)
 
 
