@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import pytest
 from support.moving import small_config
 from support.runs import small_run
 
@@ -12,6 +13,7 @@ from fastflow.metrics import predictability
 TEXT = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_examples_run_one_after_the_other(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     small_run(tmp_path / "runs/digits", ff.generators.load("digits-vae"), num_potentials=2)

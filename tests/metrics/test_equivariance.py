@@ -104,6 +104,7 @@ def test_a_straight_direction_is_the_one_that_looks_best(known):
     torch.testing.assert_close(directions[0], torch.tensor([0.4, 0.0, -0.4]), atol=0.1, rtol=0)
 
 
+@pytest.mark.slow
 def test_straight_directions_have_converged(tmp_path, monkeypatch):
     run = small_vae(tmp_path / "run", steps=300, batch_size=24, learning_rate=5e-3)
     error = {}
@@ -150,6 +151,7 @@ def test_assignment_is_the_best_of_all():
     assert _best_assignment([[0, 0], [0, 0]]) in ([0, 1], [1, 0])
 
 
+@pytest.mark.slow
 def test_trained_flows_beat_not_moving(tmp_path):
     run = small_vae(tmp_path / "run", steps=300, batch_size=24, learning_rate=5e-3)
     found = ff.metrics.equivariance_error(run, Bars())

@@ -301,7 +301,7 @@ def test_choices_are_made_on_the_validation_part():
     for metric in (beta_vae, dci):
         whole, other = (metric(codes, f, progress=False) for f in (factors, spoiled(factors, "validation")))
         assert np.mean(other.validation) < 0.6 * np.mean(whole.validation)
-    # Noise is learned best by the deepest trees and foretold best by the shallowest.
+    # Noise is learned best by the deepest trees and predicted best by the shallowest.
     factors, rng = drawn(1500)
     assert dci(rng.normal(size=(1500, 4)), factors, progress=False).depth == [4, 4, 4, 4]
 
