@@ -34,8 +34,10 @@ def value(bank: PotentialBank, z: Tensor, t: Tensor) -> Tensor:
     return torch.tanh(u) if bank.out_activation == "tanh" else u
 
 
-def walk(potentials: Potentials, config: FlowConfig, z0: Tensor, index: Tensor, *_: Any, **__: Any) -> IntegratedPaths:
-    """What `fastflow.training.potentials.walk` gives for the default settings: the same number of samples for each."""
+def integrate_paths(
+    potentials: Potentials, config: FlowConfig, z0: Tensor, index: Tensor, *_: Any, **__: Any
+) -> IntegratedPaths:
+    """`fastflow.training.potentials.integrate_paths` for the default settings: the same number of samples for each."""
     bank, pde, companion = potentials
     steps, count = config.path_steps, config.num_potentials
     order = torch.argsort(index, stable=True)
@@ -83,8 +85,11 @@ def nested_jet(bank: PotentialBank, z: Tensor, t: Tensor) -> Jet:
 
 @contextmanager
 def in_place_of_the_engine() -> Iterator[None]:
-    """As long as this lasts, a VAE's training walks and differentiates by nested autograd."""
-    with patch("fastflow.training.vae.walk", walk), patch("fastflow.training.vae.initial_loss", initial_loss):
+    """As long as this lasts, a VAE's training integrates paths and differentiates by nested autograd."""
+    with (
+        patch("fastflow.training.vae.integrate_paths", integrate_paths),
+        patch("fastflow.training.vae.initial_loss", initial_loss),
+    ):
         yield
 
 

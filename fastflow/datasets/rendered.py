@@ -130,7 +130,7 @@ def _check_array(array: Any, shape: tuple[int, ...], kind: type[np.generic], fil
         raise InputError(f"{what} in another file: expected the data in this one")
     piece = math.prod(array.chunks or (0,)) * array.dtype.itemsize
     if piece > min(_LARGEST_CHUNK, max(_ALWAYS_ALLOWED, _DEFLATE_LIMIT * file.stat().st_size)):
-        raise InputError(f"{what} stored in pieces of {array.chunks}, which are too large to be read one by one")
+        raise InputError(f"{what} stored in pieces of {array.chunks}, too large to read one by one")
 
 
 class NumberedImages:

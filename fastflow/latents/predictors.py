@@ -38,6 +38,5 @@ def check_predictor(predictor: Predictor, images: Tensor) -> None:
                 return
     kind = "" if values.is_floating_point() else f", they are {values.dtype}"
     raise InputError(
-        f"the predictor's values carry no gradient{kind}: compute them without torch.no_grad, detach, argmax and "
-        "comparisons"
+        f"the predictor's values carry no gradient{kind}; leave out torch.no_grad, detach, argmax and comparisons"
     )
