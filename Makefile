@@ -8,7 +8,7 @@ CONSTRAINTS ?= requirements/known-good.txt
 # Where `make gpu` and `make profile` build and write.
 OUT ?= gpu-results
 # Which tests the sanitizers run: those that reach native code.
-SANITIZE_TESTS ?= tests/native tests/cuda tests/ops/test_operators.py tests/test_flows.py tests/test_mlp.py
+SANITIZE_TESTS ?= tests/native tests/cuda tests/engine/operators/test_operators.py tests/engine/test_paths.py tests/engine/test_mlp.py
 # What the package is installed with.
 EXTRAS = dev,viz,logging,app
 
@@ -85,7 +85,7 @@ gpu: ## on a machine with a GPU: build, test and time in under 8 minutes (PYTHON
 	$(PYTHON) -m benchmarks.gpu --out $(OUT)
 
 profile: ## on a machine with a GPU: what Nsight Systems and Nsight Compute see of the kernels (PYTHON=python3 OUT=dir)
-	$(PYTHON) -m benchmarks.gpu_profile --out $(OUT)
+	$(PYTHON) -m benchmarks.gpu.profile --out $(OUT)
 
 lint: $(READY) ## check style, formatting, types and spelling
 	$(BIN)/ruff check

@@ -1,5 +1,5 @@
 """`python -m fastflow`."""
 
-from fastflow.cli import main
+from fastflow.cli.main import main
 
 main()

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from fastflow.app.explorer import Explorer
-from fastflow.errors import InputError
-from fastflow.importing import imported
-from fastflow.runs import Run
+from fastflow.core.errors import InputError
+from fastflow.core.plugins import imported
+from fastflow.runs.run import Run
 
 __all__ = ["serve"]
 

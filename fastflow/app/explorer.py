@@ -12,18 +12,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fastflow.arguments import check_count, check_seed
 from fastflow.baselines import PCA, Random
-from fastflow.edits import Edit
-from fastflow.errors import ConvergenceError, InputError
-from fastflow.files import replacing, write_tensors
-from fastflow.flows import mixed_flow
+from fastflow.core.checks import check_count, check_seed
+from fastflow.core.errors import ConvergenceError, InputError
+from fastflow.core.files import replacing, write_tensors
+from fastflow.engine.paths import mixed_flow
 from fastflow.generators import Generator
-from fastflow.inversion import invert
+from fastflow.latents.inversion import invert
+from fastflow.latents.traversal import decoded
 from fastflow.report import save_gif, save_strip
-from fastflow.runs import Run, VAERun, load_run
+from fastflow.runs.loading import load_run
+from fastflow.runs.run import Run, VAERun
+from fastflow.saved.edits import Edit
 from fastflow.training.checkpoint import latest_checkpoint
-from fastflow.traversal import decoded
 
 BASELINES = {"random": "random direction", "pca": "principal direction"}
 """What a film can be compared with, and how the page calls it."""

@@ -20,8 +20,8 @@ from PIL import Image
 
 from fastflow.app.explorer import BASELINES, Explorer, Scene, Start
 from fastflow.app.films import scene_html
-from fastflow.edits import Edit
-from fastflow.errors import ConvergenceError, InputError
+from fastflow.core.errors import ConvergenceError, InputError
+from fastflow.saved.edits import Edit
 
 MIX = -1
 """The potential that is none: a mix of several."""

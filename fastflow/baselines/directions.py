@@ -7,11 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from fastflow.arguments import check_count, check_seed
 from fastflow.baselines.stepped import Stepped
-from fastflow.errors import InputError
+from fastflow.core.checks import check_count, check_seed
+from fastflow.core.errors import InputError
+from fastflow.core.plugins import explaining
 from fastflow.generators import Generator
-from fastflow.importing import explaining
 
 _CHUNK = 256
 """Latents that are decoded at once."""

@@ -19,16 +19,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fastflow.arguments import check_count
 from fastflow.baselines.directions import Straight, pooled, unit
 from fastflow.baselines.stepped import Stepped
-from fastflow.errors import InputError
-from fastflow.files import locked_folder
+from fastflow.core.checks import check_count
+from fastflow.core.errors import InputError
+from fastflow.core.files import locked_folder
+from fastflow.core.rng import step_rng
 from fastflow.generators import Generator
-from fastflow.training.classifier import make_classifier
-from fastflow.training.loop import Losses, Trainer, step_rng
-from fastflow.training.phases import Phases
-from fastflow.training.settings import DiscoverConfig
+from fastflow.latents.classifiers import make_classifier
+from fastflow.training.config import DiscoverConfig
+from fastflow.training.loop import Losses, Trainer
+from fastflow.training.timers import Phases
 
 SHORTEST, LONGEST = 0.5, 6.0
 """Of the shifts in latent space that classifiers are shown (Voynov and Babenko, ICML 2020)."""

@@ -9,10 +9,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fastflow.arguments import check_count, check_index, check_latents, is_finite
-from fastflow.errors import InputError
+from fastflow.core.checks import check_count, is_finite
+from fastflow.core.errors import InputError
+from fastflow.engine.inputs import check_index, check_latents
 from fastflow.generators import Generator
-from fastflow.traversal import Traversal
+from fastflow.latents.traversal import Traversal
 
 
 class Stepped(ABC):
@@ -59,7 +60,7 @@ class Stepped(ABC):
     ) -> Traversal:
         """Walk latents z0 (B, D) along the paths `index`, one for all or one for each (B,) long.
 
-        "descent" walks the other way; `labels` are those of `fastflow.traversal.traverse`.
+        "descent" walks the other way; `labels` are those of `fastflow.latents.traversal.traverse`.
 
         Raises:
             InputError: an argument that doesn't fit, by its name.

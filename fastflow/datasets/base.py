@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from fastflow.errors import InputError
+from fastflow.core.errors import InputError
 
 Split = Literal["train", "test"]
 HELD_OUT = 0.15

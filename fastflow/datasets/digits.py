@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
+from fastflow.core.errors import InputError
+from fastflow.core.plugins import imported
 from fastflow.datasets.base import Split, check_split, rows_of
 from fastflow.datasets.idx import read_pair
 from fastflow.datasets.images import IMAGE_TRANSFORMATIONS, ImageSequences
-from fastflow.errors import InputError
-from fastflow.importing import imported
 
 _STEMS = {"train": "train", "test": "t10k"}  # what the files of a split begin with
 

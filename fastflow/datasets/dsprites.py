@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastflow.core.errors import InputError
 from fastflow.datasets.base import Split
 from fastflow.datasets.factors import FactorSequences
 from fastflow.datasets.npy import member_rows
-from fastflow.errors import InputError
 
 FACTORS = {"color": 1, "shape": 3, "scale": 6, "orientation": 40, "position-x": 32, "position-y": 32}
 """How many values each factor has, in the order of the file; the last changes fastest."""

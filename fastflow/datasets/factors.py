@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastflow.core.devices import send
+from fastflow.core.errors import InputError
 from fastflow.datasets.base import Split, check_names, check_request, rows_of
-from fastflow.devices import send
-from fastflow.errors import InputError
 
 
 class FactorImages(Protocol):

@@ -14,7 +14,7 @@ from typing import BinaryIO, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from fastflow.errors import InputError
+from fastflow.core.errors import InputError
 
 _DEFLATE_LIMIT = 1032  # bytes that deflate can make of one, at most
 _CHUNK = 1 << 20

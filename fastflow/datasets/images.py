@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastflow.core.errors import InputError
 from fastflow.datasets.base import check_names, check_request
 from fastflow.datasets.transformations import parse, transform
-from fastflow.errors import InputError
 
 IMAGE_TRANSFORMATIONS = ("rotation", "scale", "hue")
 

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fastflow.core.errors import InputError
 from fastflow.datasets.base import Sequences, Split
 from fastflow.datasets.digits import digits, mnist
 from fastflow.datasets.dsprites import dsprites
 from fastflow.datasets.pictures import image_folder
 from fastflow.datasets.rendered import falcor3d, isaac3d, shapes3d
-from fastflow.errors import InputError
 
 _IN_FOLDERS: dict[str, Callable[..., Sequences]] = {
     "mnist": mnist,

@@ -11,8 +11,8 @@ from typing import IO
 
 import numpy as np
 
-from fastflow.errors import InputError
-from fastflow.importing import first_line
+from fastflow.core.errors import InputError
+from fastflow.core.plugins import first_line
 
 _CHUNK = 1 << 20
 _DEFLATE_LIMIT = 1032  # bytes that deflate can make of one, at most

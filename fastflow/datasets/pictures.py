@@ -10,11 +10,11 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from fastflow.arguments import check_count
+from fastflow.core.checks import check_count
+from fastflow.core.errors import InputError
+from fastflow.core.plugins import first_line
 from fastflow.datasets.base import Split, rows_of
 from fastflow.datasets.images import IMAGE_TRANSFORMATIONS, ImageSequences
-from fastflow.errors import InputError
-from fastflow.importing import first_line
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")

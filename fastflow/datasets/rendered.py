@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastflow.arguments import check_count
+from fastflow.core.checks import check_count
+from fastflow.core.devices import send
+from fastflow.core.errors import InputError
+from fastflow.core.plugins import first_line, imported
 from fastflow.datasets.base import Split
 from fastflow.datasets.factors import FactorSequences, check_labels
 from fastflow.datasets.npy import check_header
 from fastflow.datasets.pictures import read_picture
-from fastflow.devices import send
-from fastflow.errors import InputError
-from fastflow.importing import first_line, imported
 
 SHAPES3D = {"floor-hue": 10, "wall-hue": 10, "object-hue": 10, "scale": 8, "shape": 4, "orientation": 15}
 FALCOR3D = {

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastflow.arguments import check_count
-from fastflow.devices import send
-from fastflow.errors import InputError
+from fastflow.core.checks import check_count
+from fastflow.core.devices import send
+from fastflow.core.errors import InputError
 
 COMPONENTS = ("rotation", "scale", "translation-x", "translation-y", "hue")
 """What transformations are composed of, as in "rotation+scale"."""

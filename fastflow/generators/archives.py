@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fastflow.errors import InputError
+from fastflow.core.errors import InputError
+from fastflow.core.plugins import first_line
 from fastflow.generators.base import Generator
 from fastflow.generators.state_dicts import is_torchscript
-from fastflow.importing import first_line
 
 
 def archive(

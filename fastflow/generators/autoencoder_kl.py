@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastflow.errors import InputError
-from fastflow.files import read_json
+from fastflow.core.errors import InputError
+from fastflow.core.files import read_json
+from fastflow.core.plugins import imported
 from fastflow.generators.base import Generator, Sampler
 from fastflow.generators.state_dicts import load_weights, read_state_dict
-from fastflow.importing import imported
 
 
 def autoencoder_kl(model: nn.Module, size: int = 64, sample: Sampler | None = None) -> Generator:

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastflow.arguments import check_count, check_seed
-from fastflow.devices import find_device, send
-from fastflow.errors import InputError
-from fastflow.importing import first_line
-from fastflow.objectives import generator_change
+from fastflow.core.checks import check_count, check_seed
+from fastflow.core.devices import find_device, send
+from fastflow.core.errors import InputError
+from fastflow.core.plugins import first_line
+from fastflow.generators.change import generator_change
 
 Decode = Callable[[Tensor], Tensor]
 Encode = Callable[[Tensor], Tensor | tuple[Tensor, ...]]
@@ -327,3 +327,13 @@ def _checked_range(value_range: tuple[float, float]) -> tuple[float, float]:
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise InputError(f"value_range must be two numbers (darkest, brightest), got {value_range!r}")
     return low, high
+
+
+def as_generator(generator: Generator) -> Generator:
+    """The generator; raise InputError unless it is one."""
+    if not isinstance(generator, Generator):
+        raise InputError(
+            f"generator must be a fastflow generator, got {type(generator).__name__}: wrap it in "
+            "ff.generators.from_callable"
+        )
+    return generator

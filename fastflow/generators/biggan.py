@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fastflow.errors import InputError
-from fastflow.files import read_json
+from fastflow.core.errors import InputError
+from fastflow.core.files import read_json
+from fastflow.core.plugins import imported
 from fastflow.generators.base import Generator
 from fastflow.generators.state_dicts import load_weights, read_state_dict
-from fastflow.importing import imported
 
 
 def biggan(model: Any, classes: Sequence[int] = (207,), truncation: float = 0.4) -> Generator:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from fastflow.errors import InputError
+from fastflow.core.errors import InputError
 from fastflow.generators.base import Generator
 from fastflow.generators.state_dicts import StateDict, load_weights, read_state_dict
 

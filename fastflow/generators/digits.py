@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fastflow.errors import InputError
+from fastflow.core.errors import InputError
 from fastflow.generators.base import Generator
 from fastflow.generators.vae import MLPVAE
 

@@ -12,7 +12,8 @@ from typing import Any, cast
 
 from torch import nn
 
-from fastflow.errors import InputError
+from fastflow.core.errors import InputError
+from fastflow.core.plugins import explaining, import_function, names_function
 from fastflow.generators.archives import archive
 from fastflow.generators.autoencoder_kl import load_autoencoder_kl
 from fastflow.generators.base import Decode, Generator, from_callable
@@ -22,7 +23,6 @@ from fastflow.generators.digits import DigitsVAE
 from fastflow.generators.sngan import sngan_from
 from fastflow.generators.state_dicts import read_state_dict
 from fastflow.generators.vae import conv_decoder_from, mlp_decoder_from
-from fastflow.importing import explaining, import_function, names_function
 
 
 @dataclass(frozen=True)

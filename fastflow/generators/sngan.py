@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from fastflow.errors import InputError
+from fastflow.core.errors import InputError
 from fastflow.generators.state_dicts import StateDict, load_weights
 
 SNGAN32, SNGAN64 = (256, 256, 256, 256), (1024, 512, 256, 128, 64)

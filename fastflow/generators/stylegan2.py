@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from fastflow.errors import InputError
+from fastflow.core.errors import InputError
 from fastflow.generators.base import Decode, Generator
 
 Space = Literal["z", "w", "w+"]

@@ -11,10 +11,10 @@ from math import isqrt, prod
 import torch
 from torch import Tensor, nn
 
-from fastflow.errors import InputError
+from fastflow.core.errors import InputError
 from fastflow.generators.base import Generator
+from fastflow.generators.likelihoods import Likelihood, check_likelihood, log_density
 from fastflow.generators.state_dicts import StateDict, load_weights
-from fastflow.likelihoods import Likelihood, check_likelihood, log_density
 
 
 class MLPVAE(nn.Module):
@@ -100,7 +100,8 @@ class LikelihoodVAE(nn.Module):
 
     Args:
         net: encoder and decoder.
-        likelihood: see `fastflow.likelihoods.log_density`. Means are the decoder's sigmoid, so they lie in [0, 1].
+        likelihood: see `fastflow.generators.likelihoods.log_density`. Means are the decoder's sigmoid, so they lie in
+            [0, 1].
         noise_std: what the pixels' standard deviation, learned, begins at; not for bernoulli.
     """
 

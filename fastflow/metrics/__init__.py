@@ -2,11 +2,11 @@
 
 from fastflow.metrics.appearance import appearance, appearance_names
 from fastflow.metrics.attributes import AttributeCorrelation, attribute_correlation
-from fastflow.metrics.classified import DCI, BetaVAE, FactorVAE, beta_vae, dci, factor_vae
 from fastflow.metrics.equivariance import Equivariance, equivariance_error, straight_directions
+from fastflow.metrics.factor_classifiers import DCI, BetaVAE, FactorVAE, beta_vae, dci, factor_vae
+from fastflow.metrics.factor_information import MIG, SAP, Modularity, mig, modularity, sap
 from fastflow.metrics.flow_codes import flow_codes
 from fastflow.metrics.geometry import Consistency, Curvature, PathLength, consistency, curvature, path_length
-from fastflow.metrics.informed import MIG, SAP, Modularity, mig, modularity, sap
 from fastflow.metrics.likelihood import LogLikelihood, log_likelihood, pair_log_likelihood
 from fastflow.metrics.predictability import Predictability, vp_score, vp_score_fast
 from fastflow.metrics.purity import Purity, purity

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastflow.errors import InputError
-from fastflow.files import write_json
-from fastflow.importing import name_of
+from fastflow.core.errors import InputError
+from fastflow.core.files import write_json
+from fastflow.core.plugins import name_of
+from fastflow.latents.predictors import Predictor, predicted
+from fastflow.latents.traversal import Traverses, check_source
 from fastflow.metrics.walks import walks
-from fastflow.training.discover import Predictor, predicted
-from fastflow.traversal import Traverses, check_source
-
-if TYPE_CHECKING:
-    from fastflow.runs import Run
+from fastflow.saved.run import SavedRun
 
 
 @dataclass(frozen=True)
@@ -106,7 +104,7 @@ def attribute_values(
 
 
 def correlate(
-    run: Run,
+    run: SavedRun,
     predictor: Predictor,
     attributes: Sequence[str] | None = None,
     samples: int = 64,

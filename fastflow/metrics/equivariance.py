@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from fastflow.arguments import check_count
+from fastflow.core.checks import check_count
+from fastflow.core.errors import InputError
 from fastflow.datasets import Sequences
-from fastflow.errors import InputError
-
-if TYPE_CHECKING:
-    from fastflow.runs import VAERun
+from fastflow.saved.run import SavedVAE
 
 # Images that are moved along all transformations and all potentials at once.
 _AT_ONCE = 16
@@ -50,7 +47,7 @@ class Equivariance:
 
 @torch.no_grad()
 def equivariance_error(
-    run: VAERun, data: Sequences, samples: int = 256, seed: int = 0, *, directions: Tensor | None = None
+    run: SavedVAE, data: Sequences, samples: int = 256, seed: int = 0, *, directions: Tensor | None = None
 ) -> Equivariance:
     """Carry encoded images along paths and compare, at every step, with the images moved by the data set itself.
 
@@ -108,7 +105,7 @@ def equivariance_error(
     )
 
 
-def straight_directions(run: VAERun, data: Sequences, samples: int = 512, seed: int = 0) -> Tensor:
+def straight_directions(run: SavedVAE, data: Sequences, samples: int = 512, seed: int = 0) -> Tensor:
     """The best straight direction for each transformation, (K, D): the displacement of the whole transformation.
 
     It has the least mean absolute error of pixels along its decoded path, as `equivariance_error` measures it: found by
@@ -139,7 +136,7 @@ def straight_directions(run: VAERun, data: Sequences, samples: int = 512, seed: 
 
 
 @torch.no_grad()
-def _displacements(run: VAERun, data: Sequences, rows: Tensor) -> Tensor:
+def _displacements(run: SavedVAE, data: Sequences, rows: Tensor) -> Tensor:
     """The least-squares fit (K, D) of straight paths from their starts to the latents of moved images."""
     steps = run.config.path_steps
     share = torch.arange(1, steps + 1) / steps
@@ -151,7 +148,7 @@ def _displacements(run: VAERun, data: Sequences, rows: Tensor) -> Tensor:
     return sums / (len(rows) * float(share.square().sum()))
 
 
-def _check_data(run: VAERun, data: Sequences) -> None:
+def _check_data(run: SavedVAE, data: Sequences) -> None:
     if tuple(data.transformations) != run.transformations or tuple(data.image_shape) != run.vae.image_shape:
         raise InputError(
             f"the data must have images {run.vae.image_shape} that move by {', '.join(run.transformations)}, as the "
@@ -164,7 +161,7 @@ def _chosen(data: Sequences, samples: int, seed: int) -> Tensor:
     return torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:samples]
 
 
-def _moved(run: VAERun, data: Sequences, rows: Tensor) -> Tensor:
+def _moved(run: SavedVAE, data: Sequences, rows: Tensor) -> Tensor:
     """Images (N, K, T + 1, C, H, W) of rows (N,), moved along every transformation, on the run's device."""
     count, steps = len(run.transformations), run.config.path_steps
     device = next(run.vae.parameters()).device
@@ -179,7 +176,7 @@ def _straight(z0: Tensor, displacement: Tensor, steps: int) -> Tensor:
     return z0[:, None] + share[:, None] * displacement[:, None]
 
 
-def _decoded(run: VAERun, z: Tensor) -> Tensor:
+def _decoded(run: SavedVAE, z: Tensor) -> Tensor:
     """Mean images (N, T + 1, C, H, W) of latents (N, T + 1, D)."""
     return run.vae.images(z.flatten(0, 1)).unflatten(0, z.shape[:2])
 

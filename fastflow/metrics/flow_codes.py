@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastflow.arguments import check_latents, is_finite
-from fastflow.errors import InputError
-from fastflow.traversal import Traverses, check_source
+from fastflow.core.checks import is_finite
+from fastflow.core.errors import InputError
+from fastflow.engine.inputs import check_latents
+from fastflow.latents.traversal import Traverses, check_source
 
 
 @torch.no_grad()

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fastflow.arguments import is_finite
-from fastflow.errors import InputError
+from fastflow.core.checks import is_finite
+from fastflow.core.errors import InputError
+from fastflow.core.plugins import explaining
+from fastflow.core.rng import step_rng
 from fastflow.generators import Generator
-from fastflow.importing import explaining
+from fastflow.latents.traversal import Traverses, check_source
 from fastflow.metrics.walks import starts, walks
-from fastflow.training.loop import step_rng
-from fastflow.traversal import Traverses, check_source
 
 Features = Callable[[Tensor], Tensor]
 """Images (B, C, H, W) in [0, 1] to features (B, ...)."""

@@ -5,20 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from fastflow.arguments import check_count
-from fastflow.errors import InputError
-from fastflow.flows import flow
-from fastflow.importing import explaining
-from fastflow.likelihoods import check_likelihood, log_density, normal_log_density
-from fastflow.training.loop import step_rng
-
-if TYPE_CHECKING:
-    from fastflow.runs import VAERun
+from fastflow.core.checks import check_count
+from fastflow.core.errors import InputError
+from fastflow.core.plugins import explaining
+from fastflow.core.rng import step_rng
+from fastflow.engine.paths import flow
+from fastflow.generators.likelihoods import check_likelihood, log_density, normal_log_density
+from fastflow.saved.run import SavedVAE
 
 # Values (samples x images x pixels) that are decoded at once: some tens of MiB with all that is made of them.
 _DECODED = 2**21
@@ -100,7 +98,7 @@ def log_likelihood(
 
 @torch.no_grad()
 def pair_log_likelihood(
-    run: VAERun,
+    run: SavedVAE,
     pairs: Tensor,
     potential: Tensor,
     place: Tensor,

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from fastflow.arguments import check_count, check_seed
-from fastflow.errors import InputError
-from fastflow.metrics.codes import Sizes
-from fastflow.metrics.evaluation import Pairs, path_pairs
-from fastflow.training.classifier import ImageShape, PairClassifier
-from fastflow.training.loop import step_rng
-from fastflow.traversal import Traverses, check_source
+from fastflow.core.checks import check_count, check_seed
+from fastflow.core.errors import InputError
+from fastflow.core.rng import step_rng
+from fastflow.latents.classifiers import ImageShape, PairClassifier
+from fastflow.latents.traversal import Traverses, check_source
+from fastflow.metrics.factor_tables import Sizes
+from fastflow.metrics.pairs import Pairs, path_pairs
 
 TRAIN, VALIDATION = 0.1, 0.1
 """Shares of the pairs: a few to learn from, as many to choose the epoch by, and the rest to measure on."""

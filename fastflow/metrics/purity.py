@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastflow.arguments import check_count
-from fastflow.errors import InputError
+from fastflow.core.checks import check_count
+from fastflow.core.errors import InputError
+from fastflow.latents.predictors import Predictor
+from fastflow.latents.traversal import Traverses, check_source
 from fastflow.metrics.attributes import attribute_values
-from fastflow.training.discover import Predictor
-from fastflow.traversal import Traverses, check_source
 
 PURE, MONOTONE = 0.5, 0.5
 """A path covers its top attribute if at least half of its change goes there, at a rank correlation of at least this."""

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from fastflow.arguments import check_count, check_seed
+from fastflow.core.checks import check_count, check_seed
+from fastflow.core.errors import InputError
+from fastflow.core.rng import step_rng
 from fastflow.datasets import FactorSequences
-from fastflow.errors import InputError
-from fastflow.training.loop import step_rng
 
 PARTS = (0.8, 0.9)
 """Of the images, the first to learn from, up to the second to choose the epoch by, and the rest to measure on."""

@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 
 import torch
 
-from fastflow.arguments import check_count, check_seed, is_finite
-from fastflow.errors import InputError
-from fastflow.training.loop import step_rng
-from fastflow.traversal import Traverses, check_source
+from fastflow.core.checks import check_count, check_seed, is_finite
+from fastflow.core.errors import InputError
+from fastflow.core.rng import step_rng
+from fastflow.latents.traversal import Traverses, check_source
 
 Source = TypeVar("Source", bound=Traverses)
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from fastflow.arguments import check_count, check_seed
-from fastflow.training.loop import step_rng
-from fastflow.traversal import Traversal, Traverses
+from fastflow.core.checks import check_count, check_seed
+from fastflow.core.rng import step_rng
+from fastflow.latents.traversal import Traversal, Traverses
 
 _CHUNK = 64
 """Starts walked at once: whole paths of all of them could be too many images."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
 
-from fastflow.errors import InputError
+from fastflow.core.errors import InputError
 
 _MARGIN_TOP = 14
 _MARGIN_BOTTOM = 40

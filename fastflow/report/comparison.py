@@ -11,10 +11,10 @@ from typing import Any
 
 from PIL import Image
 
-from fastflow.files import read_json
+from fastflow.core.files import read_json
 from fastflow.generators.loading import may_need_width
 from fastflow.report.page import data_uri, settings_rows, write_page
-from fastflow.training.settings import DiscoverConfig
+from fastflow.training.config import DiscoverConfig
 
 Record = Mapping[str, Any]
 """The contents of a comparison's results.json."""

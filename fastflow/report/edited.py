@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from PIL import Image
 from torch import Tensor
 
-from fastflow.edits import Edit
-from fastflow.files import replacing_folder, write_json
-from fastflow.inversion import Inversion
-from fastflow.report.strips import save_gif, save_strip
+from fastflow.core.files import replacing_folder, write_json
+from fastflow.latents.inversion import Inversion
+from fastflow.pictures.strips import save_gif, save_strip
 from fastflow.report.traversals import LatentsFormat, check_target, save_inversion, write_latents
-
-if TYPE_CHECKING:
-    from fastflow.runs import Run
+from fastflow.saved.edits import Edit
+from fastflow.saved.run import SavedRun
 
 _FILES = re.compile(
     r"edit\.json|index\.json|(strip|inverted)\.png|animation\.gif|edited-\d+\.png|latents\.(safetensors|npz)"
@@ -24,7 +21,7 @@ _FILES = re.compile(
 
 
 def write_edited(
-    run: Run,
+    run: SavedRun,
     edit: Edit,
     z0: Tensor | Inversion,
     folder: Path,

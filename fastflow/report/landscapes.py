@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastflow.potentials import PotentialBank
-
-if TYPE_CHECKING:
-    from fastflow.runs import Run
+from fastflow.engine.potentials import PotentialBank
+from fastflow.saved.run import SavedRun
 
 _MOST_FRAMES = 12
 _GRID, _ARROWS = 25, 9  # points along a side, of the values and of the gradients
@@ -19,7 +17,7 @@ _MARGIN = 1.35  # how much more than the path the square shows
 
 
 @torch.no_grad()
-def landscape(run: Run, path: Tensor, potential: int) -> dict[str, Any]:
+def landscape(run: SavedRun, path: Tensor, potential: int) -> dict[str, Any]:
     """What a drawing needs of u_k and its gradient on the plane of a path (T + 1, D), at the times of its points.
 
     The plane goes through the path's mean along its two principal directions, which point from its beginning to its

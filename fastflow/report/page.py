@@ -16,12 +16,12 @@ import jinja2
 from markupsafe import Markup
 from PIL import Image, UnidentifiedImageError
 
-from fastflow.files import replacing
-from fastflow.report import _summary
-from fastflow.report._landscape import Landscape, draw_landscape, landscapes
-from fastflow.report._reading import RunFiles, at, number, numbers, read_run, whole
+from fastflow.core.files import replacing
+from fastflow.report import summary as _summary
 from fastflow.report.charts import Line, line_chart, short
-from fastflow.training.phases import PHASES
+from fastflow.report.landscape_cards import Landscape, draw_landscape, landscapes
+from fastflow.report.run_files import RunFiles, at, number, numbers, read_run, whole
+from fastflow.training.timers import PHASES
 
 _MOST_ATTRIBUTES = 8  # that a potential's card lists
 _TEMPLATES = Path(__file__).parent / "templates"

@@ -6,24 +6,22 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fastflow.arguments import check_seed
-from fastflow.errors import ConvergenceError, InputError
-from fastflow.files import replacing_folder, write_json, write_tensors
-from fastflow.inversion import Inversion
-from fastflow.report.grids import save_grid
+from fastflow.core.checks import check_seed
+from fastflow.core.errors import ConvergenceError, InputError
+from fastflow.core.files import replacing_folder, write_json, write_tensors
+from fastflow.latents.inversion import Inversion
+from fastflow.latents.traversal import Traversal, TraversalDirection, decoded
+from fastflow.pictures.grids import save_grid
+from fastflow.pictures.strips import save_gif, save_strip
+from fastflow.pictures.videos import check_video, save_mp4
 from fastflow.report.landscapes import landscape
-from fastflow.report.strips import save_gif, save_strip
-from fastflow.report.videos import check_video, save_mp4
-from fastflow.traversal import Traversal, TraversalDirection, decoded
-
-if TYPE_CHECKING:
-    from fastflow.runs import Run
+from fastflow.saved.run import SavedRun
 
 LatentsFormat = Literal["safetensors", "npz"]
 
@@ -33,7 +31,7 @@ _FILES = re.compile(
 
 
 def write_traversals(
-    run: Run,
+    run: SavedRun,
     folder: Path,
     *,
     potentials: Sequence[int] | None = None,
@@ -145,7 +143,7 @@ def write_traversals(
 
 
 def _traverse(
-    run: Run, z0: Tensor, potential: int, steps: int, direction: TraversalDirection
+    run: SavedRun, z0: Tensor, potential: int, steps: int, direction: TraversalDirection
 ) -> tuple[Traversal, TraversalDirection]:
     """A traversal and the direction it has: forward in place of both ways where the flow can't be undone."""
     try:
@@ -163,7 +161,7 @@ def _label(entry: dict[str, Any], names: Mapping[int, str], direction: Traversal
     return " ".join(word for word in words if word)
 
 
-def save_inversion(inversion: Inversion, run: Run, file: Path) -> None:
+def save_inversion(inversion: Inversion, run: SavedRun, file: Path) -> None:
     """Save images above what their latents are decoded to."""
     drawn = run.generator.scaled(decoded(run.generator, inversion.latents[:, None]))
     images = torch.stack((inversion.images[:, None], drawn)).cpu()  # (2, N, 1, C, H, W)
@@ -180,7 +178,7 @@ def write_latents(file: Path, latents: dict[str, Tensor]) -> None:
             np.savez(stream, **arrays)
 
 
-def check_target(folder: Path, run: Run, ours: re.Pattern[str], what: str, overwrite: bool) -> None:
+def check_target(folder: Path, run: SavedRun, ours: re.Pattern[str], what: str, overwrite: bool) -> None:
     """Raise InputError unless a folder can be written: it isn't there, is empty, or holds nothing but our files.
 
     Args:

@@ -19,8 +19,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from fastflow.errors import InputError
-from fastflow.files import is_leftover, read_json, write_json
+from fastflow.core.errors import InputError
+from fastflow.core.files import is_leftover, read_json, write_json
 
 Key = TypeVar("Key")
 Job = TypeVar("Job")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from fastflow.importing import imported
+from fastflow.core.plugins import imported
 
 SIGNIFICANT = 0.05
 

@@ -12,8 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from fastflow.errors import InputError
-from fastflow.files import read_json, replacing_folder, write_json, write_tensors
+from fastflow.core.errors import InputError
+from fastflow.core.files import read_json, replacing_folder, write_json, write_tensors
 
 
 class Checkpoint(NamedTuple):

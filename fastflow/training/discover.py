@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -11,21 +11,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from fastflow.devices import send
-from fastflow.errors import InputError
+from fastflow.core.devices import send
+from fastflow.core.errors import InputError
+from fastflow.core.nvtx import profiled
+from fastflow.core.plugins import first_line
+from fastflow.core.rng import step_rng
 from fastflow.generators import Generator
-from fastflow.importing import explaining, first_line
-from fastflow.objectives import classifier_loss, generator_change, guidance_loss, initial_loss, jacobian_loss
-from fastflow.profiling import profiled
-from fastflow.training.classifier import make_classifier, try_classifier
+from fastflow.generators.change import generator_change
+from fastflow.latents.classifiers import make_classifier, try_classifier
+from fastflow.latents.losses import classifier_loss, guidance_loss, initial_loss, jacobian_loss
+from fastflow.latents.predictors import Predictor, check_predictor
+from fastflow.training.config import DiscoverConfig
 from fastflow.training.distributed import ALONE, Team
-from fastflow.training.loop import Losses, step_rng
-from fastflow.training.phases import Phases
+from fastflow.training.loop import Losses
 from fastflow.training.potentials import build_potentials, follow, walk
-from fastflow.training.settings import DiscoverConfig
-
-Predictor = Callable[[Tensor], Tensor]
-"""Images (B, C, H, W) in [0, 1] to a property's value (B,), or to P properties' values (B, P)."""
+from fastflow.training.timers import Phases
 
 
 class Batch(NamedTuple):
@@ -173,7 +173,7 @@ def check_task(task: Discovery) -> None:
         scaled = generator.scaled(images.detach())
         try_classifier(task.classifier, scaled, task.config.num_potentials)
         if task.predictor is not None:
-            _check_predictor(task.predictor, scaled)
+            check_predictor(task.predictor, scaled)
 
 
 @contextmanager
@@ -203,30 +203,3 @@ def _check_differentiable(generator: Generator, z: Tensor, labels: Tensor | None
         else:
             return images
     raise InputError(f"the generator can't be learned on: {reason}")
-
-
-def predicted(predictor: Predictor, images: Tensor) -> Tensor:
-    """The values (B, P) that a predictor gives for images (B, C, H, W).
-
-    Raises:
-        InputError: it fails, or gives something else.
-    """
-    with explaining("the predictor"):
-        values = predictor(images)
-    shape, count = tuple(values.shape) if isinstance(values, Tensor) else None, len(images)
-    if shape is None or len(shape) not in (1, 2) or shape[0] != count or 0 in shape:
-        got = type(values).__name__ if shape is None else shape
-        raise InputError(f"the predictor must give values ({count},) or ({count}, P) for {count} images, got {got}")
-    return values.reshape(count, -1)
-
-
-def _check_predictor(predictor: Predictor, images: Tensor) -> None:
-    values = predicted(predictor, images.requires_grad_())
-    if values.requires_grad:
-        with explaining("the predictor's gradient"):
-            if torch.autograd.grad(values.sum(), images, allow_unused=True)[0] is not None:
-                return
-    kind = "" if values.is_floating_point() else f", they are {values.dtype}"
-    raise InputError(
-        f"the predictor's values carry no gradient{kind}; leave out torch.no_grad, detach, argmax and comparisons"
-    )

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from fastflow.errors import InputError
+from fastflow.core.errors import InputError
 
 T = TypeVar("T")
 

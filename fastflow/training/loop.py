@@ -11,22 +11,22 @@ from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils import deterministic
 from tqdm import tqdm
 
-from fastflow.errors import InputError, TrainingError
-from fastflow.files import remove_folder
-from fastflow.profiling import profiled
+from fastflow.core.errors import InputError, TrainingError
+from fastflow.core.files import remove_folder
+from fastflow.core.nvtx import profiled
+from fastflow.core.rng import step_seed
 from fastflow.training.checkpoint import Saved, latest_checkpoint, read_checkpoint, save_checkpoint
 from fastflow.training.distributed import ALONE, Team
-from fastflow.training.journal import Journal
-from fastflow.training.phases import Phases
+from fastflow.training.metrics_log import Journal
 from fastflow.training.schedules import Knots, factor_at
 from fastflow.training.signals import deferred_signals
+from fastflow.training.timers import Phases
 
 
 class Losses(NamedTuple):
@@ -231,7 +231,7 @@ class Trainer:
         task, schedule = self.task, self.schedule
         batch = task.draw(step)
         # What a classifier of the user's own draws, for example for dropout, depends on the step alone too.
-        torch.manual_seed(_seed(schedule.seed, step, stream=2))
+        torch.manual_seed(step_seed(schedule.seed, step, stream=2))
         for group in self._optimizer.param_groups:
             group["lr"] = self._rate(step)
         try:
@@ -351,18 +351,6 @@ class _Objective(nn.Module):
 
     def forward(self, batch: Any) -> Losses:
         return self._losses(batch)
-
-
-def step_rng(seed: int, step: int, stream: int = 0) -> torch.Generator:
-    """The random numbers of one step of one run; streams other than 0 are for what must differ from all training."""
-    return torch.Generator().manual_seed(_seed(seed, step, stream))
-
-
-def _seed(seed: int, step: int, stream: int) -> int:
-    # Numbers of more than 32 bits are taken for two: with its upper half among them a seed could be another one's step.
-    upper = (seed >> 32,) if seed >> 32 else ()
-    entropy = np.random.SeedSequence((seed % 2**32, step, stream), spawn_key=upper)
-    return int(entropy.generate_state(1, np.uint64)[0])
 
 
 @contextmanager

@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fastflow.fields import DivergenceFreeField, NetworkField
-from fastflow.flows import flow, rollout_loss
+from fastflow.engine.learned_fields import DivergenceFreeField, NetworkField
+from fastflow.engine.paths import flow, rollout_loss
+from fastflow.engine.pde import EQUATIONS, PDE, HamiltonJacobi, PorousMedium, normalized, residual_sums
+from fastflow.engine.pde import residual as pde_residual
+from fastflow.engine.potentials import PotentialBank
 from fastflow.generators import Generator
-from fastflow.pde import EQUATIONS, PDE, HamiltonJacobi, PorousMedium, normalized, residual_sums
-from fastflow.pde import residual as pde_residual
-from fastflow.potentials import PotentialBank
+from fastflow.training.config import FlowSettings
 from fastflow.training.distributed import ALONE, Team
-from fastflow.training.settings import FlowSettings
 
 
 class Potentials(NamedTuple):

@@ -11,9 +11,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from fastflow.errors import InputError
-from fastflow.training.settings import DiscoverConfig, FlowSettings
-from fastflow.training.vae_settings import VAEConfig
+from fastflow.core.errors import InputError
+from fastflow.training.config import DiscoverConfig, FlowSettings
+from fastflow.training.vae_config import VAEConfig
 
 C = TypeVar("C", bound=FlowSettings)
 

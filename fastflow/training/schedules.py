@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from fastflow.errors import InputError
+from fastflow.core.errors import InputError
 
 Knots = tuple[tuple[int, float], ...]
 """Pairs (step, factor) in the order of their steps; without any, the factor is 1."""

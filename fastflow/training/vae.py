@@ -11,18 +11,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fastflow.core.devices import send
+from fastflow.core.errors import InputError
+from fastflow.core.nvtx import profiled
+from fastflow.core.rng import step_rng
 from fastflow.datasets import Sequences
-from fastflow.devices import send
-from fastflow.errors import InputError
-from fastflow.likelihoods import normal_divergence, normal_log_density
-from fastflow.objectives import generator_change, initial_loss, jacobian_loss
-from fastflow.profiling import profiled
+from fastflow.generators.change import generator_change
+from fastflow.generators.likelihoods import normal_divergence, normal_log_density
+from fastflow.latents.losses import initial_loss, jacobian_loss
 from fastflow.training.distributed import ALONE, Team
-from fastflow.training.loop import Losses, step_rng
-from fastflow.training.phases import Phases
+from fastflow.training.loop import Losses
 from fastflow.training.potentials import Potentials, follow, walk
+from fastflow.training.timers import Phases
+from fastflow.training.vae_config import VAEConfig
 from fastflow.training.vae_models import untrained
-from fastflow.training.vae_settings import VAEConfig
 
 KEPT = 64
 """Images that a run keeps, to start traversals from."""

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastflow.core.errors import InputError
+from fastflow.core.plugins import explaining
 from fastflow.datasets import Sequences
-from fastflow.errors import InputError
 from fastflow.generators.identity import are_pixels, look_alike, some_of
-from fastflow.importing import explaining
 
 
 @torch.no_grad()

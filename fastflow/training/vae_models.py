@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fastflow.errors import InputError
+from fastflow.core.errors import InputError
+from fastflow.core.rng import step_rng
 from fastflow.generators.vae import MLPVAE, ConvVAE, LikelihoodVAE
-from fastflow.training.classifier import PairClassifier
-from fastflow.training.loop import step_rng
+from fastflow.latents.classifiers import PairClassifier
 from fastflow.training.potentials import Potentials, build_potentials
-from fastflow.training.vae_settings import VAEConfig
+from fastflow.training.vae_config import VAEConfig
 
 
 class DiffusionPrior(nn.Module):

@@ -16,7 +16,7 @@ import fastflow as ff
 from fastflow.app import explorer as explorer_module
 from fastflow.app.explorer import LONGEST, Explorer
 from fastflow.app.films import scene_html
-from fastflow.errors import ConvergenceError, InputError
+from fastflow.core.errors import ConvergenceError, InputError
 
 
 @pytest.fixture

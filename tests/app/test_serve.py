@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from fastflow.app import _listening, _where
-from fastflow.cli import main
+from fastflow.cli.main import main
 
 
 @pytest.fixture

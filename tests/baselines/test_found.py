@@ -7,7 +7,7 @@ from torch import nn
 
 from fastflow import generators
 from fastflow.baselines import PCA, SeFa
-from fastflow.errors import InputError
+from fastflow.core.errors import InputError
 
 D, PIXELS = 6, 64
 RNG = torch.Generator().manual_seed(0)

@@ -9,8 +9,8 @@ from torch import nn
 
 from fastflow import DiscoverConfig, generators
 from fastflow.baselines import HessianPenalty, LatentCLR, LinearClassifier, WarpedRBF, learned
-from fastflow.errors import InputError
-from fastflow.training.loop import step_rng
+from fastflow.core.errors import InputError
+from fastflow.core.rng import step_rng
 
 METHODS = (LinearClassifier, WarpedRBF, HessianPenalty, LatentCLR)
 

@@ -5,7 +5,7 @@ import torch
 from support.runs import sigmoid_generator
 
 from fastflow.baselines import Random
-from fastflow.errors import InputError
+from fastflow.core.errors import InputError
 
 
 @pytest.fixture(scope="module")

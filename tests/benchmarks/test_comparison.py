@@ -7,13 +7,13 @@ import torch
 from support.pages import ROOT
 from support.pretrained import MNIST_LENET, MNIST_VAE, needs_mnist
 
-from benchmarks import comparison
+from benchmarks.studies import comparison
 from fastflow import datasets, generators
-from fastflow.errors import InputError
+from fastflow.core.errors import InputError
 from fastflow.metrics import STROKE_ATTRIBUTES, stroke_attributes
-from fastflow.studies.attributes import varying
-from fastflow.training.settings import DiscoverConfig
-from fastflow.trainings import discover
+from fastflow.runs.train import discover
+from fastflow.studies.comparison.attributes import varying
+from fastflow.training.config import DiscoverConfig
 
 NAMES = [*STROKE_ATTRIBUTES, *map(str, range(10))]
 

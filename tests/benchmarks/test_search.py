@@ -8,7 +8,7 @@ import torch
 from support.runs import sigmoid_generator, small_config
 
 import fastflow as ff
-from benchmarks import search
+from benchmarks.studies import search
 from fastflow.baselines import Random
 from fastflow.metrics.walks import walks
 

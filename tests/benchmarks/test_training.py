@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks import nested_walk, training, vae_step
-from fastflow.training.phases import PHASES
+from benchmarks.studies import nested_walk, training, vae_step
+from fastflow.training.timers import PHASES
 
 
 def test_sweep_varies_one_size_at_a_time(monkeypatch):

@@ -4,9 +4,10 @@ import pytest
 import torch
 from support.cuda_cases import case, check, cotangent, options, run
 
-from fastflow.ops import backends, cuda, reference
-from fastflow.ops.flow import Path, flow
-from fastflow.ops.rollout_loss import Rollout, rollout_loss
+from fastflow.engine.backends import cuda, reference
+from fastflow.engine.backends import selection as backends
+from fastflow.engine.operators.flow import Path, flow
+from fastflow.engine.operators.rollout_loss import Rollout, rollout_loss
 
 pytestmark = [
     pytest.mark.gpu,

@@ -6,8 +6,8 @@ import pytest
 import torch
 from support.cuda_cases import A100, H100, SMALL, case, check, machine, options, run
 
-from fastflow.errors import InputError
-from fastflow.ops import cuda
+from fastflow.core.errors import InputError
+from fastflow.engine.backends import cuda
 
 emulated = pytest.importorskip("fastflow._cuda_emulated", reason="built by `make build` alone")
 

@@ -11,8 +11,9 @@ import pytest
 from support.cuda_cases import case, options
 
 import fastflow as ff
-from fastflow.errors import BackendError, InputError
-from fastflow.ops import backends, cuda
+from fastflow.core.errors import BackendError, InputError
+from fastflow.engine.backends import cuda
+from fastflow.engine.backends import selection as backends
 
 TESTS = Path(__file__).parents[1]
 built = pytest.mark.skipif(backends.cuda_module is None, reason=str(backends.cuda_missing()))

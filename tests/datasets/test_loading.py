@@ -49,7 +49,7 @@ def test_digits_name_the_extra_that_they_need(monkeypatch):
     def import_nothing(name):
         raise ModuleNotFoundError(f"No module named {name!r}", name="sklearn")
 
-    monkeypatch.setattr("fastflow.importing.import_module", import_nothing)
+    monkeypatch.setattr("fastflow.core.plugins.import_module", import_nothing)
     with pytest.raises(
         InputError, match=r"data set digits needs the package sklearn: pip install 'fastflow\[metrics\]'"
     ):

@@ -177,6 +177,6 @@ def test_absent_file_and_package_are_named(tmp_path, monkeypatch):
     def import_nothing(name):
         raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
-    monkeypatch.setattr("fastflow.importing.import_module", import_nothing)
+    monkeypatch.setattr("fastflow.core.plugins.import_module", import_nothing)
     with pytest.raises(InputError, match=r"shapes3d needs the package h5py: pip install 'fastflow\[datasets\]'"):
         datasets.load("shapes3d", tmp_path)

@@ -11,10 +11,10 @@ from support.runs import small_run
 from torch import nn
 
 from fastflow import generators
-from fastflow.errors import InputError
+from fastflow.core.errors import InputError
 from fastflow.generators import DCGAN, MLPVAE, SNGAN, SNGAN32, SNGAN64, ConvVAE
 from fastflow.generators.state_dicts import read_state_dict
-from fastflow.runs import load_run
+from fastflow.runs.loading import load_run
 
 
 @pytest.fixture(autouse=True)

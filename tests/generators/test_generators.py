@@ -6,7 +6,7 @@ from support.runs import sigmoid_generator, sigmoid_images
 from torch import nn
 
 from fastflow import generators
-from fastflow.errors import InputError
+from fastflow.core.errors import InputError
 from fastflow.generators import DigitsVAE, Generator, from_callable
 
 

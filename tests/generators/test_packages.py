@@ -12,11 +12,11 @@ from support.runs import metrics, small_run
 from torch.nn import functional
 
 from fastflow import generators
-from fastflow.errors import InputError
+from fastflow.core.errors import InputError
 from fastflow.generators import autoencoder_kl, biggan, encode_kl, from_stylegan2_pytorch, stylegan2
 from fastflow.generators.biggan import truncated_normal
-from fastflow.objectives import generator_change
-from fastflow.runs import load_run
+from fastflow.generators.change import generator_change
+from fastflow.runs.loading import load_run
 
 
 def check_generator(generator, tmp_path):
@@ -314,7 +314,7 @@ def test_absent_package_is_named_with_its_extra(monkeypatch, module, spec, messa
     def import_nothing(name):
         raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
-    monkeypatch.setattr("fastflow.importing.import_module", import_nothing)
+    monkeypatch.setattr("fastflow.core.plugins.import_module", import_nothing)
     with pytest.raises(InputError, match=message) as error:
         generators.load(spec)
     assert "\n" not in str(error.value)
@@ -324,6 +324,6 @@ def test_package_that_cannot_be_imported_says_why(monkeypatch):
     def fail(name):
         raise AssertionError("needs a GPU")
 
-    monkeypatch.setattr("fastflow.importing.import_module", fail)
+    monkeypatch.setattr("fastflow.core.plugins.import_module", fail)
     with pytest.raises(InputError, match="whose import failed: AssertionError: needs a GPU"):
         generators.load("biggan:x")

@@ -8,14 +8,14 @@ import torch
 from support.runs import WEIGHT, metrics, sigmoid_generator, sigmoid_images, small_config, small_run
 from torch import nn
 
-from fastflow.cli import main
-from fastflow.errors import InputError
+from fastflow.cli.main import main
+from fastflow.core.errors import InputError
+from fastflow.engine.potentials import PotentialBank
 from fastflow.generators import from_callable, load
+from fastflow.generators.change import generator_change
+from fastflow.latents.traversal import traverse
 from fastflow.metrics.evaluation import evaluate
-from fastflow.objectives import generator_change
-from fastflow.potentials import PotentialBank
 from fastflow.training.discover import Discovery
-from fastflow.traversal import traverse
 
 # No forward mode
 

@@ -24,7 +24,7 @@ CASES = [
 @pytest.mark.parametrize("precision", ["ieee", "tf32x3", "tf32"])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_every_precision(case, precision):
-    from fastflow.ops import triton
+    from fastflow.engine.backends import triton
 
     problem = make(case)
     exact, exact_gradient = twin_jet(problem.to(torch.float64), case.laplacian)
@@ -59,7 +59,7 @@ def gradients(bank, z, t, index, pde):
 
 
 def test_cuda_tensors_go_to_the_kernels_by_themselves(monkeypatch):
-    from fastflow.ops import triton
+    from fastflow.engine.backends import triton
 
     calls = []
     original = triton.residual_loss_and_gradient

@@ -8,7 +8,7 @@ import torch
 from support.kernel_cases import Case, check, make, twin_jet, twin_loss
 from support.networks import random_mlp
 
-from fastflow.ops.activations import ACTIVATIONS, OUT_ACTIVATIONS
+from fastflow.engine.activations import ACTIVATIONS, OUT_ACTIVATIONS
 
 pytestmark = pytest.mark.usefixtures("_fresh_memory_is_nan")
 
@@ -38,7 +38,7 @@ every_case = pytest.mark.parametrize("case", CASES, ids=str)
 
 def engine() -> Any:
     """The adapter, imported late: the interpreter must have been chosen by then."""
-    from fastflow.ops import triton
+    from fastflow.engine.backends import triton
 
     return triton
 

@@ -8,8 +8,8 @@ from support.kernel_cases import Case, make
 from torch import Tensor
 
 import fastflow as ff
-from fastflow.ops.jet import jet
-from fastflow.ops.settings import Settings
+from fastflow.engine.operators.jet import jet
+from fastflow.engine.operators.settings import Settings
 
 
 def bank_and_samples(
@@ -62,7 +62,7 @@ def test_every_call_equals_the_reference(loss, device):
 
 
 def test_the_backward_keeps_the_backend_and_precision_of_its_forward(device, monkeypatch):
-    from fastflow.ops import triton
+    from fastflow.engine.backends import triton
 
     precisions = []
     original = triton.jet_backward

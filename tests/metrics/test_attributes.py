@@ -7,8 +7,8 @@ import torch
 from support.runs import small_run
 
 from fastflow.baselines import Random
-from fastflow.cli import main
-from fastflow.errors import InputError
+from fastflow.cli.main import main
+from fastflow.core.errors import InputError
 from fastflow.generators import from_callable
 from fastflow.metrics.attributes import attribute_correlation
 

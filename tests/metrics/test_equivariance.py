@@ -7,10 +7,10 @@ import torch
 from support.moving import Bars, small_vae
 
 import fastflow as ff
-from fastflow.errors import InputError
+from fastflow.core.errors import InputError
+from fastflow.engine.potentials import PotentialBank
 from fastflow.metrics import equivariance
 from fastflow.metrics.equivariance import _assigned
-from fastflow.potentials import PotentialBank
 
 
 class Slide(Bars):

@@ -7,19 +7,13 @@ import torch
 from support.runs import sigmoid_generator, small_run
 
 from fastflow.baselines import Random
-from fastflow.errors import InputError
+from fastflow.core.errors import InputError
+from fastflow.core.rng import step_rng
+from fastflow.engine.pde import Wave
 from fastflow.generators import from_callable
 from fastflow.metrics import evaluation
-from fastflow.metrics.evaluation import (
-    Pairs,
-    evaluate,
-    measure_distinctness,
-    measure_residual,
-    path_pairs,
-    random_directions,
-)
-from fastflow.pde import Wave
-from fastflow.training.loop import step_rng
+from fastflow.metrics.evaluation import evaluate, measure_residual, random_directions
+from fastflow.metrics.pairs import Pairs, measure_distinctness, path_pairs
 from fastflow.training.potentials import untrained_potentials
 
 

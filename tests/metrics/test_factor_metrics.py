@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from fastflow.errors import InputError
+from fastflow.core.errors import InputError
 from fastflow.metrics import beta_vae, dci, factor_vae, mig, modularity, sap
-from fastflow.metrics.classified import _entropies
-from fastflow.metrics.codes import LEAST, split
+from fastflow.metrics.factor_classifiers import _entropies
+from fastflow.metrics.factor_tables import LEAST, split
 
 SIZES = (3, 4, 5, 6)
 ALL = (beta_vae, factor_vae, mig, dci, sap, modularity)

@@ -9,7 +9,7 @@ from support.runs import small_run
 
 import fastflow as ff
 from fastflow.baselines.stepped import Stepped
-from fastflow.errors import InputError
+from fastflow.core.errors import InputError
 from fastflow.generators import from_callable
 from fastflow.metrics.attributes import AttributeCorrelation
 from fastflow.metrics.walks import walks

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import fastflow as ff
-from fastflow.errors import InputError
+from fastflow.core.errors import InputError
 from fastflow.metrics import likelihood as module
 
 D, PIXELS, STD = 3, 6, 0.3

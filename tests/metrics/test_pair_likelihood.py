@@ -9,8 +9,8 @@ from support.moving import Bars, small_vae
 from torch import nn
 
 import fastflow as ff
-from fastflow.errors import InputError
-from fastflow.likelihoods import normal_log_density
+from fastflow.core.errors import InputError
+from fastflow.generators.likelihoods import normal_log_density
 
 D, SHAPE, STD, STEPS = 3, (1, 2, 3), 0.4, 4
 RNG = torch.Generator().manual_seed(0)

@@ -6,10 +6,10 @@ from support.runs import sigmoid_generator, small_run
 from tqdm import tqdm
 
 import fastflow as ff
-from fastflow.errors import InputError
+from fastflow.core.errors import InputError
 from fastflow.generators import from_callable
 from fastflow.metrics import predictability
-from fastflow.metrics.evaluation import Pairs, path_pairs
+from fastflow.metrics.pairs import Pairs, path_pairs
 from fastflow.metrics.predictability import PUBLISHED, SMALL, VariationPredictor, told_apart
 
 

@@ -8,7 +8,7 @@ from scipy import stats
 
 from fastflow import generators
 from fastflow.baselines.directions import Straight
-from fastflow.errors import InputError
+from fastflow.core.errors import InputError
 from fastflow.metrics.purity import _spearman, purity
 from fastflow.metrics.strokes import STROKE_ATTRIBUTES, looks_drawn, stroke_attributes
 

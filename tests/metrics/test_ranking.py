@@ -7,11 +7,11 @@ import pytest
 import torch
 from support.runs import contents, sigmoid_generator, small_run
 
-from fastflow.cli import main
-from fastflow.errors import InputError
-from fastflow.metrics.evaluation import path_pairs
+from fastflow.cli.main import main
+from fastflow.core.errors import InputError
+from fastflow.metrics.pairs import path_pairs
 from fastflow.metrics.ranking import score, smoothness
-from fastflow.runs import load_run
+from fastflow.runs.loading import load_run
 
 BAND = (0.01, 0.1)
 

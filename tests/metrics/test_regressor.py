@@ -5,8 +5,8 @@ import torch
 
 import fastflow as ff
 from fastflow.baselines import Random
+from fastflow.core.errors import InputError
 from fastflow.datasets import FactorSequences
-from fastflow.errors import InputError
 from fastflow.generators import from_callable
 from fastflow.metrics import regressor as module
 

@@ -5,9 +5,9 @@ import torch
 from support.runs import sigmoid_generator, small_run
 
 import fastflow as ff
-from fastflow.errors import InputError
+from fastflow.core.errors import InputError
 from fastflow.generators import from_callable
-from fastflow.traversal import Traverses
+from fastflow.latents.traversal import Traverses
 
 
 def ramp(z):

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from native.engine import Engine
 from support.networks import random_mlp
 
-from fastflow.ops.activations import ACTIVATIONS, derivatives
+from fastflow.engine.activations import ACTIVATIONS, derivatives
 
 
 def native_derivatives(activation: str, a: Tensor) -> list[Tensor]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastflow import _native
-from fastflow.ops.types import MLP, Jet
+from fastflow.engine.types import MLP, Jet
 
 
 def nan_like(x: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from native.activation_error import all_floats, largest_errors
 
-from fastflow.ops.activations import ACTIVATIONS
+from fastflow.engine.activations import ACTIVATIONS
 
 SINGLE = 1e-6  # a few roundings; a derivative of tanh is a polynomial in its value
 DOUBLE = 5e-15

@@ -6,8 +6,8 @@ from native.engine import Engine, attach, check_all, network, parameters, rebuil
 from support.networks import random_mlp
 
 from fastflow import _native
-from fastflow.ops import reference
-from fastflow.ops.types import MLP
+from fastflow.engine.backends import reference
+from fastflow.engine.types import MLP
 
 METHODS = ("euler", "heun", "rk4")
 STEPS = 4

@@ -17,8 +17,8 @@ from native.engine import (
 from support.networks import nested_jet, random_mlp, random_samples
 
 from fastflow import _native
-from fastflow.ops import reference
-from fastflow.ops.activations import ACTIVATIONS, OUT_ACTIVATIONS
+from fastflow.engine.activations import ACTIVATIONS, OUT_ACTIVATIONS
+from fastflow.engine.backends import reference
 
 EXACT = 1e-10
 

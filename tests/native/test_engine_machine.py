@@ -14,7 +14,7 @@ from support.memory import extra_memory
 from support.networks import random_mlp, random_samples
 
 from fastflow import _native
-from fastflow.ops.activations import ACTIVATIONS
+from fastflow.engine.activations import ACTIVATIONS
 
 FLOW = {"dt": 0.2, "method": "heun", "direction": "forward", "step_length": None}
 

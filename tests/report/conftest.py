@@ -7,8 +7,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from fastflow.pictures.strips import save_gif, save_strip
 from fastflow.report.page import write_report
-from fastflow.report.strips import save_gif, save_strip
 
 VOID = {"meta", "link", "img", "br", "hr", "input", "source"}
 COUNT = 3

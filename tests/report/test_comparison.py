@@ -9,10 +9,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from fastflow.errors import InputError
+from fastflow.core.errors import InputError
+from fastflow.pictures.strips import save_strip
 from fastflow.report.comparison import write_comparison
-from fastflow.report.strips import save_strip
-from fastflow.training.settings import DiscoverConfig
+from fastflow.training.config import DiscoverConfig
 
 
 def numbers(mean, best=False, **compared):

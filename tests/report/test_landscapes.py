@@ -11,7 +11,7 @@ from support.runs import small_run
 from fastflow.report import write_report, write_traversals
 from fastflow.report.contours import contour
 from fastflow.report.landscapes import landscape
-from fastflow.runs import load_run
+from fastflow.runs.loading import load_run
 
 
 def test_contour_of_a_cone_is_one_circle():

@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import load_file
 from support.runs import small_run
 
-from fastflow.errors import ConvergenceError, InputError
+from fastflow.core.errors import ConvergenceError, InputError
 from fastflow.report import write_report, write_traversals
-from fastflow.runs import load_run
+from fastflow.runs.loading import load_run
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from native.engine import attach, check_all, rebuild
 from support.networks import random_mlp
 from torch import Tensor
 
-from fastflow.ops import cuda, reference
-from fastflow.ops.types import MLP
+from fastflow.engine.backends import cuda, reference
+from fastflow.engine.types import MLP
 
 H100 = 227 * 1024  # bytes of shared memory that a block may ask for
 A100 = 163 * 1024

@@ -7,8 +7,8 @@ import torch
 from support.networks import random_mlp
 from torch import Tensor
 
-from fastflow.ops import reference
-from fastflow.ops.types import MLP
+from fastflow.engine.backends import reference
+from fastflow.engine.types import MLP
 
 # Errors relative to the largest value. float64: sums of some thousand terms in another order. float32: the kernels may
 # have twice the error of plain PyTorch in the same precision, or this where that happens to be exact. tf32: ten bits of

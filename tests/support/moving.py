@@ -2,9 +2,9 @@
 
 import torch
 
-from fastflow import trainings
+from fastflow.runs import train as trainings
 from fastflow.training.vae import VAETraining, resolved, some_images
-from fastflow.training.vae_settings import VAEConfig
+from fastflow.training.vae_config import VAEConfig
 
 
 class Bars:

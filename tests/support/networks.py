@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 from torch.func import grad, hessian, jacrev
 
-from fastflow.ops.activations import derivatives, out_derivatives
-from fastflow.ops.types import MLP, Jet
+from fastflow.engine.activations import derivatives, out_derivatives
+from fastflow.engine.types import MLP, Jet
 
 
 def random_mlp(

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 
 from fastflow import generators
-from fastflow.training.settings import DiscoverConfig
-from fastflow.trainings import discover
+from fastflow.runs.train import discover
+from fastflow.training.config import DiscoverConfig
 
 SMALL = {
     "num_potentials": 3,

@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 from support.runs import contents
 from torch import nn
 
-from fastflow import files
-from fastflow.errors import InputError
+from fastflow.core import files
+from fastflow.core.errors import InputError
 from fastflow.training import checkpoint as checkpoints
 from fastflow.training.checkpoint import Checkpoint, latest_checkpoint, read_checkpoint, save_checkpoint
 

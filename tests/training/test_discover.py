@@ -7,12 +7,12 @@ from support.runs import SMALL, metrics, sigmoid_generator, small_config, small_
 from torch import nn
 
 from fastflow import generators
-from fastflow.errors import InputError, TrainingError
+from fastflow.core.errors import InputError, TrainingError
+from fastflow.engine.pde import EQUATIONS
 from fastflow.generators import from_callable
-from fastflow.pde import EQUATIONS
 from fastflow.training import discover as module
+from fastflow.training.config import DiscoverConfig
 from fastflow.training.discover import Discovery
-from fastflow.training.settings import DiscoverConfig
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 import torch
 from support.runs import metrics, saved, small_run
 
-from fastflow.errors import TrainingError
+from fastflow.core.errors import TrainingError
 from fastflow.generators import from_callable
 from fastflow.training.checkpoint import latest_checkpoint
 from fastflow.training.discover import Discovery

@@ -15,14 +15,16 @@ import torch
 from support.runs import contents, metrics, options, saved, sigmoid_generator, small_config, small_run, weights
 
 from fastflow import generators
-from fastflow.errors import InputError, TrainingError
-from fastflow.runs import load_run
-from fastflow.training import journal, loop
+from fastflow.core.errors import InputError, TrainingError
+from fastflow.core.rng import step_rng
+from fastflow.runs.loading import load_run
+from fastflow.runs.train import discover
+from fastflow.training import loop
+from fastflow.training import metrics_log as journal
 from fastflow.training.discover import Discovery
-from fastflow.training.journal import append
-from fastflow.training.loop import Losses, Trainer, step_rng
-from fastflow.training.phases import PHASES, Phases
-from fastflow.trainings import discover
+from fastflow.training.loop import Losses, Trainer
+from fastflow.training.metrics_log import append
+from fastflow.training.timers import PHASES, Phases
 
 COMMAND = [sys.executable, "-m", "fastflow", "discover", "--generator", "digits-vae"]
 # A convolution's weight gradient is summed in an order that depends on the number of threads.

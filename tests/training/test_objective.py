@@ -8,13 +8,13 @@ from safetensors.torch import load_file
 from support.runs import contents, metrics, sigmoid_generator, small_config, small_run
 from torch.nn import functional
 
-from fastflow.errors import InputError
-from fastflow.objectives import guidance_loss
-from fastflow.runs import load_run
+from fastflow.core.errors import InputError
+from fastflow.latents.losses import guidance_loss
+from fastflow.runs.loading import load_run
+from fastflow.training.config import DiscoverConfig
 from fastflow.training.discover import Discovery
 from fastflow.training.presets import PRESETS, preset
 from fastflow.training.schedules import factor_at
-from fastflow.training.settings import DiscoverConfig
 
 # Schedules
 

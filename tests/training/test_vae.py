@@ -9,10 +9,10 @@ from support.moving import Bars, small_config, small_task, small_vae
 from support.runs import metrics, saved
 
 import fastflow as ff
-from fastflow.errors import InputError, TrainingError
+from fastflow.core.errors import InputError, TrainingError
 from fastflow.training.distributed import Team
 from fastflow.training.vae import VAETraining, _drawn
-from fastflow.training.vae_settings import FLOW_TERMS, VAEConfig
+from fastflow.training.vae_config import FLOW_TERMS, VAEConfig
 
 RNG = torch.Generator().manual_seed(0)
 

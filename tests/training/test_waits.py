@@ -7,7 +7,7 @@ from support.runs import sigmoid_generator, small_config
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fastflow import arguments
+from fastflow.engine import inputs as arguments
 from fastflow.training.discover import Discovery
 
 WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "_unique2", "equal", "item", "is_nonzero")
@@ -88,7 +88,7 @@ class _Launched:
 
 @pytest.mark.parametrize("laplacian", ["exact", "hutchinson", "none"])
 def test_what_surrounds_the_kernels_waits_for_nothing(monkeypatch, laplacian):
-    triton = pytest.importorskip("fastflow.ops.triton", reason="triton is for Linux alone")
+    triton = pytest.importorskip("fastflow.engine.backends.triton", reason="triton is for Linux alone")
     for name in ("jet_fwd", "jet_bwd", "residual", "rotate", "reduce_partials", "reduce_runs"):
         monkeypatch.setattr(triton, f"{name}_kernel", _Launched())
     for dim in (3, 30):  # fewer dimensions than units, and more

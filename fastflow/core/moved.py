@@ -1,0 +1,67 @@
+"""Old module paths, which saved pickles and others' imports may still name, lead to where the modules are now."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+MOVED = {
+    "arguments": "engine.inputs",
+    "edits": "saved.edits",
+    "errors": "core.errors",
+    "fields": "engine.learned_fields",
+    "flows": "engine.paths",
+    "inversion": "latents.inversion",
+    "likelihoods": "generators.likelihoods",
+    "mlp": "engine.mlp",
+    "ops": "engine.operators",
+    "ops.backends": "engine.backends.selection",
+    "ops.reference": "engine.backends.reference",
+    "ops.types": "engine.types",
+    "pde": "engine.pde",
+    "potentials": "engine.potentials",
+    "report.grids": "pictures.grids",
+    "report.strips": "pictures.strips",
+    "report.videos": "pictures.videos",
+    "training.classifier": "latents.classifiers",
+    "training.settings": "training.config",
+    "training.vae_settings": "training.vae_config",
+    "trainings": "runs.train",
+    "traversal": "latents.traversal",
+}
+"""Modules by their old name, both without `fastflow.`: those with names that the documentation or a pickle may hold."""
+
+
+class _Alias(Loader):
+    """Gives the module itself, under another name in sys.modules."""
+
+    def __init__(self, target: str) -> None:
+        self.target = target
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        module = import_module(self.target)
+        self.spec = module.__spec__
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__spec__ = self.spec  # which the import system has just replaced by the alias's
+
+
+class _Finder(MetaPathFinder):
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        package, _, name = fullname.partition(".")
+        if package != "fastflow" or name not in MOVED:
+            return None
+        return ModuleSpec(fullname, _Alias(f"fastflow.{MOVED[name]}"))
+
+
+def install() -> None:
+    """Make old paths importable, once."""
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())  # before the folders: what replaced `ops` would be searched for its modules

@@ -1,0 +1,91 @@
+"""Code that is not this package's: functions of a user's own, named as FILE.py:FUNCTION, and optional packages."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from fastflow.core.errors import InputError
+
+
+def names_function(spec: str) -> bool:
+    """Whether this has the form FILE.py:FUNCTION."""
+    return spec.rpartition(":")[0].endswith(".py")
+
+
+def import_function(spec: str, what: str) -> Callable[..., Any]:
+    """What FILE.py:FUNCTION names; FILE.py can import what lies beside it. `what` it is for stands in errors.
+
+    Raises:
+        InputError: there is no such file or function, or the file can't be run.
+    """
+    if not names_function(spec):
+        raise InputError(f"{what} must be FILE.py:FUNCTION, got {spec!r}")
+    file, _, name = spec.rpartition(":")
+    function = getattr(_import(Path(file), what), name, None)
+    if not callable(function):
+        raise InputError(f"{file} has no function {name!r}")
+    return function
+
+
+def name_of(function: Callable[..., Any]) -> str | None:
+    """MODULE:NAME of a function, or of an object's class; None for a lambda, whose name tells it from no other."""
+    named = function if hasattr(function, "__qualname__") else type(function)
+    name = f"{named.__module__}:{named.__qualname__}"
+    return None if "<lambda>" in name else name
+
+
+def imported(module: str, extra: str, what: str) -> Any:
+    """A module of a package that only `what` needs.
+
+    Raises:
+        InputError: it isn't there, and the error names the extra that brings it; or it can't be imported.
+    """
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        raise InputError(f"{what} needs the package {error.name}: pip install 'fastflow[{extra}]'") from error
+    except Exception as error:
+        raise InputError(
+            f"{what} needs {module}, whose import failed: {type(error).__name__}: {first_line(error)}"
+        ) from error
+
+
+@contextmanager
+def explaining(what: str) -> Iterator[None]:
+    """Turn whatever a user's code raises into an InputError that begins with `what` failed."""
+    try:
+        yield
+    except (InputError, torch.OutOfMemoryError):
+        raise
+    except (Exception, SystemExit) as error:
+        raise InputError(f"{what} failed: {type(error).__name__}: {first_line(error)}") from error
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without the rest of a long explanation."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+def _import(file: Path, what: str) -> ModuleType:
+    if not file.is_file():
+        raise InputError(f"{what} file {str(file)!r} doesn't exist")
+    module_spec = importlib.util.spec_from_file_location(f"fastflow_{what}_{file.stem}", file)
+    assert module_spec is not None
+    assert module_spec.loader is not None
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[module.__name__] = module  # dataclasses and pickles look their module up by its name
+    if (folder := str(file.resolve().parent)) not in sys.path:
+        sys.path.append(folder)
+    with explaining(f"{what} file {str(file)!r}"):
+        module_spec.loader.exec_module(module)
+    return module

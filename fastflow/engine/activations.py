@@ -1,0 +1,77 @@
+"""Activations with their first and second derivatives, in plain PyTorch; autograd supplies the third."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import pi, sqrt
+
+import torch
+from torch import Tensor
+
+from fastflow.core.errors import InputError
+
+ACTIVATIONS = ("tanh", "sin", "gelu", "silu", "softplus")
+OUT_ACTIVATIONS = ("identity", "tanh")
+
+Derivatives = tuple[Tensor, Tensor, Tensor]
+
+
+def derivatives(name: str, a: Tensor) -> Derivatives:
+    """Value, first and second derivative of the activation `name` at `a`, each of a's shape."""
+    return _TABLE[name](a)
+
+
+def out_derivatives(name: str, a: Tensor) -> Derivatives:
+    """The same for the output map `name`, of OUT_ACTIVATIONS.
+
+    Its slope scales a potential's whole gradient, so it keeps its digits where the map saturates.
+    """
+    if name == "identity":
+        return a, torch.ones_like(a), torch.zeros_like(a)
+    y = torch.tanh(a)
+    slope = 4 * torch.sigmoid(2 * a) * torch.sigmoid(-2 * a)  # 1 - y^2 without its cancellation
+    return y, slope, -2 * y * slope
+
+
+def check_activation(name: str, allowed: tuple[str, ...] = ACTIVATIONS, argument: str = "activation") -> None:
+    """Raise InputError unless `name` is one of `allowed`."""
+    if name not in allowed:
+        raise InputError(f"{argument} must be one of {', '.join(allowed)}, got {name!r}")
+
+
+def _tanh(a: Tensor) -> Derivatives:
+    y = torch.tanh(a)
+    slope = 1 - y * y
+    return y, slope, -2 * y * slope
+
+
+def _sin(a: Tensor) -> Derivatives:
+    y = torch.sin(a)
+    return y, torch.cos(a), -y
+
+
+def _gelu(a: Tensor) -> Derivatives:
+    cdf = 0.5 * (1 + torch.erf(a / sqrt(2)))
+    density = torch.exp(-0.5 * a * a) / sqrt(2 * pi)
+    return a * cdf, cdf + a * density, density * (2 - a * a)
+
+
+def _silu(a: Tensor) -> Derivatives:
+    s = torch.sigmoid(a)
+    slope = s * (1 - s)
+    return a * s, s + a * slope, slope * (2 + a * (1 - 2 * s))
+
+
+def _softplus(a: Tensor) -> Derivatives:
+    s = torch.sigmoid(a)
+    # logaddexp(a, 0) is exact on both tails, where functional.softplus would switch to the identity above 20.
+    return torch.logaddexp(a, torch.zeros_like(a)), s, s * (1 - s)
+
+
+_TABLE: dict[str, Callable[[Tensor], Derivatives]] = {
+    "tanh": _tanh,
+    "sin": _sin,
+    "gelu": _gelu,
+    "silu": _silu,
+    "softplus": _softplus,
+}

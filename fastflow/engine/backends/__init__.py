@@ -1,0 +1,1 @@
+"""Who computes the operators: plain PyTorch as the reference, the native module, Triton kernels, CUDA."""

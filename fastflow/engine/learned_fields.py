@@ -1,0 +1,93 @@
+"""Learned fields beside the potentials: forces and densities of equations, and velocities without divergence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from fastflow.core.checks import check_count
+from fastflow.core.errors import InputError
+from fastflow.engine.inputs import Times, check_index
+from fastflow.engine.potentials import PotentialBank, TimeInput
+
+
+class NetworkField(nn.Module):
+    """A scalar field f_k(z, t) for each of K potentials, each the value of a small network.
+
+    What `ff.pde.HamiltonJacobi` learns as its force, and `ff.pde.Poisson` as its density.
+    """
+
+    def __init__(
+        self,
+        num_potentials: int,
+        dim: int,
+        hidden: Sequence[int] = (64, 64),
+        activation: str = "tanh",
+        time: TimeInput = "sinusoidal",
+    ) -> None:
+        super().__init__()
+        self.bank = PotentialBank(num_potentials, dim, hidden, activation, "identity", time)
+
+    def forward(self, z: Tensor | None, t: Tensor | None, index: Tensor | None) -> Tensor:
+        """The values (B,) at latents z (B, D), times t (B,) and potentials index (B,)."""
+        if z is None or t is None or index is None:
+            raise InputError("this equation has a learned field: pass z, t and index, each sample's own")
+        return self.bank.jet(z, t, index, laplacian="none", with_u_tt=False).u
+
+
+class DivergenceFreeField(nn.Module):
+    """Velocities w_k(z, t) = A_k grad psi_k(z, t), A_k antisymmetric, which can turn where a gradient can't.
+
+    div w = tr(A_k Hess psi_k) = 0 at every point, as the trace of an antisymmetric with a symmetric matrix. Beside the
+    gradient of a potential it completes Helmholtz's decomposition, as in Song et al., Sparse Transformation Analysis
+    (TPAMI 2025); that form of w is ours. A_k = P_k Q_k^T - Q_k P_k^T of rank at most twice `rank`.
+
+    Args:
+        num_potentials, dim, hidden, activation, time: as for `ff.PotentialBank`, of the psi_k. dim is at least 2: on a
+            line only constants have no divergence.
+        rank: columns of P_k and Q_k, (K, D, rank).
+    """
+
+    def __init__(
+        self,
+        num_potentials: int,
+        dim: int,
+        hidden: Sequence[int] = (64, 64),
+        activation: str = "tanh",
+        time: TimeInput = "sinusoidal",
+        rank: int = 16,
+    ) -> None:
+        super().__init__()
+        if dim < 2:
+            raise InputError(f"a divergence-free field needs latents of 2 dimensions or more, got {dim}")
+        check_count(rank, "rank")
+        self.bank = PotentialBank(num_potentials, dim, hidden, activation, "identity", time)
+        rank = min(rank, dim)
+        scale = (dim * rank) ** -0.25  # w is then about as long as grad psi
+        self.left = nn.Parameter(scale * torch.randn(num_potentials, dim, rank))
+        self.right = nn.Parameter(scale * torch.randn(num_potentials, dim, rank))
+
+    def forward(self, z: Tensor, t: Times, index: int | Tensor) -> Tensor:
+        """The velocities (B, D) at latents z (B, D), times t and potentials index; arguments as for a bank's jet."""
+        gradient = self.bank.jet(z, t, index, laplacian="none", with_u_tt=False).grad
+        return self.turned(gradient, check_index(index, self.bank.num_potentials, z))
+
+    def turned(self, gradient: Tensor, index: Tensor) -> Tensor:
+        """A_k times gradients (B, D), for each sample's potential (B,)."""
+        left, right = self.left[index], self.right[index]  # (B, D, rank)
+        column = gradient[:, :, None]
+        return (left @ (right.mT @ column) - right @ (left.mT @ column))[:, :, 0]
+
+
+def check_companion(companion: DivergenceFreeField, bank: PotentialBank) -> None:
+    """Raise InputError unless it is a companion of this bank: as many fields on latents as wide."""
+    if not isinstance(companion, DivergenceFreeField):
+        raise InputError(f"companion must be a DivergenceFreeField, got {type(companion).__name__}")
+    fields, potentials = ((b.num_potentials, b.dim) for b in (companion.bank, bank))
+    if fields != potentials:
+        raise InputError(
+            f"companion has {fields[0]} fields on latents of width {fields[1]}, the bank {potentials[0]} potentials on "
+            f"latents of width {potentials[1]}"
+        )

@@ -1,0 +1,1 @@
+"""The operators: each is registered with torch, with its fake, its backward and its vmap rule."""

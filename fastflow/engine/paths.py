@@ -1,0 +1,220 @@
+"""Paths of latents along a potential's gradient, and the residual of its equation on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from fastflow.core.checks import check_count, is_finite
+from fastflow.core.errors import InputError
+from fastflow.engine.backends import reference
+from fastflow.engine.inputs import check_latents, check_samples
+from fastflow.engine.learned_fields import DivergenceFreeField, check_companion
+from fastflow.engine.operators.flow import Path, stepped
+from fastflow.engine.operators.flow import flow as ops_flow
+from fastflow.engine.operators.jet import jet as ops_jet
+from fastflow.engine.operators.residual_loss import residual_loss
+from fastflow.engine.operators.rollout_loss import Rollout
+from fastflow.engine.operators.rollout_loss import rollout_loss as ops_rollout_loss
+from fastflow.engine.pde import PDE, WAVE, LinearQuadratic, residual, source_at
+from fastflow.engine.potentials import Networks, PotentialBank, check_bank
+from fastflow.engine.types import MLP, Direction, Jet, Laplacian, Method
+
+
+def flow(
+    bank: PotentialBank,
+    z0: Tensor,
+    index: int | Tensor,
+    steps: int = 10,
+    t0: float = 0.0,
+    dt: float = 1.0,
+    method: Method = "euler",
+    direction: Direction = "forward",
+    step_length: float | None = None,
+    companion: DivergenceFreeField | None = None,
+) -> Tensor:
+    """The path (B, steps + 1, D) of latents z0 (B, D) flowing along their potentials: z' = grad u_k(z, t).
+
+    Args:
+        index: the potential, one for all or one per sample (B,) long.
+        t0, dt: the path's first time and its step.
+        method: "euler" (order 1, the paper's), "heun" (order 2) or "rk4" (the classical order 4); Hairer, Norsett and
+            Wanner, Solving Ordinary Differential Equations I, II.1.
+        direction: "forward"; "descent" along -grad u; "reverse" starts at the end of a forward path, takes that path's
+            t0, dt and steps, and gives the path back, last point first. It finds a point from which each step leads on;
+            where steps are so long that several do (a step map that folds space), it may be another than the path's.
+        step_length: rescale every whole step to this length.
+        companion: a divergence-free velocity w to go along as well: z' = grad u_k(z, t) + w_k(z, t). Such a path is
+            stepped in Python, one jet of each after another.
+
+    Raises:
+        InputError: an argument that doesn't fit, by its name.
+        ConvergenceError: the reverse flow's fixed-point iteration didn't converge, so the path can't be undone.
+    """
+    z0 = _checked_start(bank, z0, direction, companion)
+    networks, _ = _path_networks(bank, z0, index, steps, t0, dt, method, step_length)
+    route = Path(dt, method, direction, step_length)
+    bound = networks.mlp, z0, networks.network, networks.slot
+    if companion is None:
+        return ops_flow(*bound, route)
+    beside, _ = _path_networks(companion.bank, z0, index, steps, t0, dt, method, step_length)
+    return stepped(*bound, route, _joined(companion, beside.mlp, beside.potential))
+
+
+def mixed_flow(
+    bank: PotentialBank,
+    z0: Tensor,
+    mix: Mapping[int, float],
+    steps: int = 10,
+    t0: float = 0.0,
+    dt: float = 1.0,
+    method: Method = "euler",
+    direction: Direction = "forward",
+    step_length: float | None = None,
+    companion: DivergenceFreeField | None = None,
+) -> Tensor:
+    """The path (B, steps + 1, D) of latents z0 (B, D) along several potentials at once: z' = sum_k w_k grad u_k(z, t).
+
+    Args:
+        mix: the weights w_k, of either sign, by potential. Where `step_length` fixes the steps' length, only their
+            ratios matter.
+        companion: its velocities are weighed as the gradients are.
+
+    The others are those of `flow`, and so are the errors. The path of a true mix is stepped in Python, one jet of all
+    its potentials after another.
+    """
+    check_bank(bank)
+    check_mix(mix, bank.num_potentials)
+    if list(mix.values()) == [1.0]:  # by the engine, an order of magnitude faster
+        (index,) = mix
+        return flow(bank, z0, index, steps, t0, dt, method, direction, step_length, companion)
+    z0 = _checked_start(bank, z0, direction, companion)
+    potentials = torch.tensor(list(mix), device=z0.device)
+    index = torch.zeros_like(z0[:, 0], dtype=torch.long)  # a tensor, so that all networks are bound
+    networks, _ = _path_networks(bank, z0, index, steps, t0, dt, method, step_length)
+    jet = _path_jet
+    if companion is not None:
+        beside, _ = _path_networks(companion.bank, z0, index, steps, t0, dt, method, step_length)
+        jet = _joined(companion, beside.mlp, potentials.repeat_interleave(len(z0)))
+    mixed = _mixed(jet, potentials, z0.new_tensor(list(mix.values())), len(networks.slot))
+    return stepped(networks.mlp, z0, index, networks.slot, Path(dt, method, direction, step_length), mixed)
+
+
+def check_mix(mix: Mapping[int, float], num_potentials: int) -> None:
+    """Raise InputError unless it has weights for potentials of the bank, one of them other than zero."""
+    if not isinstance(mix, Mapping) or not mix:
+        raise InputError(f"mix must hold weights by potential, such as {{0: 1.0, 3: -0.5}}, got {mix!r}")
+    for potential, weight in mix.items():
+        if not isinstance(potential, int) or isinstance(potential, bool) or not 0 <= potential < num_potentials:
+            raise InputError(f"mix must name potentials in 0..{num_potentials - 1}, got {potential!r}")
+        if not is_finite(weight, torch.float32):
+            raise InputError(f"a weight must be a finite number, got {weight!r} for potential {potential}")
+    if not any(mix.values()):
+        raise InputError("mix must have a weight other than 0: nothing would move")
+
+
+def rollout_loss(
+    bank: PotentialBank,
+    z0: Tensor,
+    index: int | Tensor,
+    steps: int = 10,
+    pde: PDE | Callable[[Jet], Tensor] = WAVE,
+    *,
+    t0: float = 0.0,
+    dt: float = 1.0,
+    method: Method = "euler",
+    step_length: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Squared residual averaged over a path's visited points z_0 .. z_{steps-1}, each at its own time, and the path.
+
+    The loss is differentiated through the path too. Arguments are those of `flow` and `pde_loss`.
+    """
+    check_bank(bank)
+    z0 = check_samples(check_latents(z0, bank.dim, bank.out_bias))
+    networks, times = _path_networks(bank, z0, index, steps, t0, dt, method, step_length)
+    mlp, network, slots = networks.mlp, networks.network, networks.slot
+    if isinstance(pde, LinearQuadratic) and not pde.has_source:
+        rollout = Rollout(dt, method, step_length)
+        return ops_rollout_loss(mlp, z0, network, slots, bank.coefficients(pde, index), rollout)
+    path = ops_flow(mlp, z0, network, slots, Path(dt, method, "forward", step_length))
+    visits = reference.visits(path, network, slots, method)
+    times = reference.at_visits(times, steps, method).repeat_interleave(z0.shape[0])
+    potential = networks.potential.repeat(steps)
+    if isinstance(pde, LinearQuadratic):
+        source = source_at(pde, visits.z[:, 0], visits.z, times, potential)
+        return residual_loss(mlp, *visits, bank.coefficients(pde, index), source), path
+    return residual(pde, ops_jet(mlp, *visits), visits.z, times, potential).square().mean(), path
+
+
+def _path_jet(mlp: MLP, z: Tensor, network: Tensor, slot: Tensor, laplacian: Laplacian) -> Jet:
+    """What a path needs of a jet."""
+    return ops_jet(mlp, z, network, slot, laplacian, None, False)
+
+
+def _joined(companion: DivergenceFreeField, beside: MLP, potential: Tensor) -> Callable[..., Jet]:
+    """The jet of a potential, its gradient joined by the companion's velocity.
+
+    A path gives both banks the same slots, so what names a potential's bias row names its companion's.
+
+    Args:
+        beside: the companion's networks. potential: each sample's (B,).
+    """
+
+    def jet(mlp: MLP, z: Tensor, network: Tensor, slot: Tensor, laplacian: Laplacian) -> Jet:
+        own, other = (_path_jet(net, z, network, slot, laplacian) for net in (mlp, beside))
+        return own._replace(grad=own.grad + companion.turned(other.grad, potential))
+
+    return jet
+
+
+def _mixed(jet: Callable[..., Jet], potentials: Tensor, weights: Tensor, num_times: int) -> Callable[..., Jet]:
+    """A jet whose gradient is the weighted sum of those of `potentials` (M,), with `weights` (M,)."""
+
+    def mixed(mlp: MLP, z: Tensor, network: Tensor, slot: Tensor, laplacian: Laplacian) -> Jet:
+        # A bank lays its bias rows out potential by potential, so the others' of the same time are whole strides away.
+        slots = slot + (potentials[:, None] - network) * num_times  # (M, B)
+        every = jet(mlp, z.repeat(len(potentials), 1), potentials.repeat_interleave(len(z)), slots.flatten(), laplacian)
+        return every._replace(grad=torch.einsum("m,mbd->bd", weights, every.grad.unflatten(0, slots.shape)))
+
+    return mixed
+
+
+def _checked_start(
+    bank: PotentialBank, z0: Tensor, direction: Direction, companion: DivergenceFreeField | None
+) -> Tensor:
+    """The latents that a path starts from; raise InputError unless they, direction and companion fit the bank."""
+    if direction not in ("forward", "descent", "reverse"):
+        raise InputError(f"direction must be one of forward, descent, reverse, got {direction!r}")
+    check_bank(bank)
+    if companion is not None:
+        check_companion(companion, bank)
+    return check_latents(z0, bank.dim, bank.out_bias)
+
+
+def _path_networks(
+    bank: PotentialBank,
+    z0: Tensor,
+    index: int | Tensor,
+    steps: int,
+    t0: float,
+    dt: float,
+    method: Method,
+    step_length: float | None,
+) -> tuple[Networks, Tensor]:
+    """The networks with slots (T, K) for the times at which a path's stages stand, and these times (T,)."""
+    check_count(steps, "steps")
+    if method not in ("euler", "heun", "rk4"):
+        raise InputError(f"method must be one of euler, heun, rk4, got {method!r}")
+    for name, value in (("t0", t0), ("dt", dt)):
+        if not is_finite(value, z0.dtype):
+            raise InputError(f"{name} must be a finite number, got {value!r}")
+    if step_length is not None and not (is_finite(step_length, z0.dtype) and step_length > 0):
+        raise InputError(f"step_length must be a positive number or None, got {step_length!r}")
+    # Counted on the device: a copy of numbers would make the host wait.
+    offsets = torch.arange(reference.num_times(steps, method), dtype=z0.dtype, device=z0.device)
+    if method == "rk4":
+        offsets = 0.5 * offsets
+    times = t0 + dt * offsets
+    return bank.networks((times, None), index, z0), times

@@ -1,0 +1,1 @@
+"""What is done with latents: losses of potential flows, traversal, inversion, classifiers and predictors of images."""

@@ -1,0 +1,151 @@
+"""Reads a run folder's files leniently: what is missing or damaged becomes a note, not a failure."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fastflow.core.errors import InputError
+
+
+@dataclass
+class RunFiles:
+    """What a run folder holds. `notes` says, by file, what could not be read and why, in sentences."""
+
+    folder: Path
+    settings: dict[str, Any]  # the whole of config.json
+    metrics: list[dict[str, Any]]
+    evaluation: dict[str, Any] | None
+    traversals: dict[str, Any] | None  # traversals/index.json
+    names: dict[str, Any] | None  # names.json, where somebody named potentials
+    attributes: dict[str, Any] | None  # attributes.json, where a predictor was asked
+    landscapes: dict[str, Any] | None  # traversals/landscapes.json
+    notes: dict[str, list[str]] = field(default_factory=dict)
+
+
+def read_run(run_folder: str | os.PathLike[str]) -> RunFiles:
+    """Read the files of a run folder.
+
+    Raises:
+        InputError: the folder does not exist, holds no config.json, or holds one that is not a JSON object.
+    """
+    folder = Path(run_folder)
+    file = folder / "config.json"
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder: expected a run folder, as `fastflow discover --out` writes it")
+    if not file.is_file():
+        raise InputError(
+            f"{folder} is not a run: it has no config.json; give the folder that `fastflow discover --out` wrote"
+        )
+    settings, problem = _json_object(file)
+    if settings is None:
+        raise InputError(f"{file} {problem}: expected the JSON object that a run writes; train the run again")
+
+    notes: dict[str, list[str]] = {}
+    metrics = _metrics(folder / "metrics.jsonl", notes)
+    optional = {}
+    for name in ("evaluation.json", "traversals/index.json"):
+        optional[name], problem = _json_object(folder / name)
+        if problem:
+            notes[name] = [f"This run folder’s {name} {problem}."]
+    for name in ("names.json", "attributes.json", "traversals/landscapes.json"):  # nobody misses them
+        optional[name], problem = _json_object(folder / name)
+        if problem not in ("", "is missing"):
+            notes.setdefault("traversals/index.json", []).append(f"This run folder’s {name} {problem}.")
+    trained = number(metrics[-1] if metrics else None, "step")
+    for name, what, section in (
+        ("evaluation.json", "these numbers", "evaluation.json"),
+        ("attributes.json", "the attributes", "traversals/index.json"),
+    ):
+        measured = number(optional[name], "training_steps")
+        if measured is not None and trained is not None and measured < trained:
+            notes.setdefault(section, []).append(
+                f"Training has gone on to step {trained:.0f} since {what} were measured at step {measured:.0f}."
+            )
+    evaluation, traversals, names, attributes, landscapes = optional.values()
+    return RunFiles(folder, settings, metrics, evaluation, traversals, names, attributes, landscapes, notes)
+
+
+def at(tree: object, *keys: str) -> Any:
+    """The value at a path of nested JSON objects, or None where the path ends early."""
+    for key in keys:
+        if not isinstance(tree, Mapping):
+            return None
+        tree = tree.get(key)
+    return tree
+
+
+def number(tree: object, *keys: str) -> float | None:
+    """The number at a path: None where there is none, NaN where it is there but not finite."""
+    value = at(tree, *keys)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        value = float(value)
+    except OverflowError:
+        return math.nan
+    return value if math.isfinite(value) else math.nan
+
+
+def numbers(tree: object, *keys: str) -> list[float | None]:
+    """The list of numbers at a path, each as `number` reads it; empty where there is none."""
+    values = at(tree, *keys)
+    return [number({"": value}, "") for value in values] if isinstance(values, list) else []
+
+
+def whole(tree: object, *keys: str) -> int | None:
+    """The whole number at a path, or None."""
+    value = at(tree, *keys)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _json_object(file: Path) -> tuple[dict[str, Any] | None, str]:
+    """The object in a JSON file, or None and what is wrong with the file."""
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None, "is missing"
+    except OSError as error:
+        return None, f"cannot be read ({error.strerror})"
+    # A JSON error is a ValueError, and so is text that is not UTF-8.
+    except (ValueError, RecursionError):
+        return None, "is not valid JSON"
+    return (value, "") if isinstance(value, dict) else (None, "does not hold a JSON object")
+
+
+def _metrics(file: Path, notes: dict[str, list[str]]) -> list[dict[str, Any]]:
+    try:
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        notes["metrics.jsonl"] = ["This run folder has no metrics.jsonl, so there is no training to draw."]
+        return []
+    except OSError as error:
+        notes["metrics.jsonl"] = [f"This run folder’s metrics.jsonl cannot be read ({error.strerror})."]
+        return []
+    metrics, skipped = [], []
+    for place, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+        except (ValueError, RecursionError):
+            entry = None
+        step = number(entry, "step")
+        if isinstance(entry, dict) and step is not None and math.isfinite(step):
+            metrics.append(entry)
+        else:
+            skipped.append(place)
+    if skipped:
+        where = ", ".join(map(str, skipped[:5])) + (", …" if len(skipped) > 5 else "")
+        what = "line was" if len(skipped) == 1 else "lines were"
+        notes["metrics.jsonl"] = [
+            f"{len(skipped)} {what} skipped in metrics.jsonl for not being a JSON object with a step ({where})."
+        ]
+    if not metrics:
+        notes.setdefault("metrics.jsonl", []).append("metrics.jsonl holds no logged step, so there is nothing to draw.")
+    return metrics

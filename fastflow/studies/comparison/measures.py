@@ -1,0 +1,113 @@
+"""What a comparison measures of each method's paths: the same measures from the same starts for all methods."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from tqdm import tqdm
+
+from fastflow.latents.traversal import Traverses
+from fastflow.metrics.geometry import consistency, curvature, path_length
+from fastflow.metrics.pairs import measure_distinctness, path_pairs
+from fastflow.metrics.predictability import SMALL, told_apart
+from fastflow.metrics.purity import purity
+from fastflow.metrics.strength import pixel_change
+from fastflow.pictures.strips import save_strip
+from fastflow.studies.comparison.attributes import Attributes
+
+DRAWN = 6
+"""Paths of a method that are drawn."""
+
+
+class Measure(NamedTuple):
+    """A number that a method has with each seed."""
+
+    title: str
+    better: str
+    """higher, lower, or nothing where it isn't for comparison."""
+    digits: int
+    """After the point, in tables."""
+    what: str
+    """In a sentence."""
+
+
+MEASURES: dict[str, Measure] = {
+    "strength": Measure("strength", "", 4, "the mean absolute change of pixels in a step, which is matched"),
+    "purity": Measure(
+        "purity", "higher", 3, "the share of a path's change that goes to the attribute it changes most, mean of paths"
+    ),
+    "monotonicity": Measure(
+        "monotonicity", "higher", 3, "|rank correlation| of that attribute with the step, its signed mean over starts"
+    ),
+    "coverage": Measure(
+        "coverage", "higher", 2, "how many attributes some path moves purely and monotonically, 0.5 or more of both"
+    ),
+    "distinctness": Measure(
+        "told apart", "higher", 3, "accuracy of a fresh classifier that names the path from two consecutive images"
+    ),
+    "vp": Measure(
+        "VP, fast",
+        "higher",
+        3,
+        "the same by a network that sees a tenth of the pairs (vp_score_fast), not the published VP",
+    ),
+    "smoothness": Measure(
+        "smoothness", "higher", 3, "1 where images move on in a straight line, 0 where they go to and fro"
+    ),
+    "path_length": Measure(
+        "path length", "lower", 3, "root of the perceptual path length in pixels: how far images go along a path"
+    ),
+    "curvature": Measure("curvature", "lower", 3, "the angle between an image's consecutive changes, in radians"),
+    "consistency": Measure(
+        "consistency", "higher", 3, "the cosine between a path's changes of images from two starts, in pixels"
+    ),
+    "training_cpu_s": Measure("training, CPU s", "", 1, "of trainings that weren't interrupted"),
+}
+"""By their names in results.json, in the order of the table."""
+
+
+def measure(
+    source: Traverses, path_steps: int, attributes: Attributes, pairs: int, starts: int, seed: int
+) -> dict[str, Any]:
+    """All of it for a method's paths, and what each path does to each attribute.
+
+    Args:
+        pairs: of images, for each classifier. starts: of each path, for the other measures. seed: of the starts and the
+            classifiers; training draws none of them.
+    """
+    options: dict[str, Any] = {"path_steps": path_steps, "samples": starts, "seed": seed}
+    pure = purity(source, attributes, attributes.names, **options)
+    consecutive = path_pairs(source, path_steps, pairs, seed)
+    assert consecutive.smoothness is not None
+    with tqdm(disable=True) as silent:
+        predicted = told_apart(consecutive, source.num_paths, SMALL, seed, silent)
+    return {
+        "strength": pixel_change(source, path_steps=path_steps, samples=4 * starts, seed=seed),
+        "purity": pure.score,
+        "monotonicity": sum(pure.monotonicity) / len(pure.monotonicity),
+        "coverage": pure.coverage,
+        "distinctness": measure_distinctness(consecutive, source.num_paths, seed).accuracy,
+        "vp": predicted.test,
+        "smoothness": float(consecutive.smoothness.mean()),
+        "path_length": path_length(source, **options).score ** 0.5,
+        "curvature": curvature(source, **options).score,
+        "consistency": consistency(source, **options).score,
+        "paths": {"change": pure.change, "top": pure.top, "purity": pure.purity, "monotonicity": pure.monotonicity},
+        "covered": pure.covered,
+    }
+
+
+def draw_strip(source: Traverses, path_steps: int, found: dict[str, Any], names: list[str], file: Path) -> list[str]:
+    """Draw the purest paths, each from a start of its own, the same starts for all methods.
+
+    Returns:
+        What each row is: its path, and the attribute that the path changes most with its share.
+    """
+    paths = found["paths"]
+    order = sorted(range(source.num_paths), key=lambda k: -paths["purity"][k])[:DRAWN]
+    z0 = source.generator.starts(len(order), seed=1)
+    images = source.traverse(z0, torch.tensor(order, device=z0.device), path_steps).images
+    save_strip(images, file, start=0, value_range=source.generator.value_range)
+    return [f"{names[paths['top'][k]]} {paths['purity'][k]:.2f}" for k in order]

@@ -1,0 +1,118 @@
+"""The ways to traverse a latent space that a comparison knows, each made with the same budget."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+from fastflow import baselines
+from fastflow.core.errors import InputError
+from fastflow.generators import Generator
+from fastflow.latents.traversal import Traverses
+from fastflow.runs.train import discover
+from fastflow.training.config import DiscoverConfig
+from fastflow.training.config_file import from_dict
+
+FLOWS = "flows"
+"""The method that all others are compared with."""
+
+
+class Method(NamedTuple):
+    """One of them."""
+
+    what: str
+    """In the table's words."""
+    make: Callable[[Generator, DiscoverConfig, Path], Traverses]
+    """Its paths on a generator; a training leaves checkpoints in the folder, and goes on from them."""
+
+
+def _flows(generator: Generator, config: DiscoverConfig, folder: Path) -> Traverses:
+    return discover(generator, config, folder, resume=True, progress=False)
+
+
+def _random(generator: Generator, config: DiscoverConfig, folder: Path) -> Traverses:
+    return baselines.Random(generator, config.num_potentials, seed=config.seed)
+
+
+def _pca(generator: Generator, config: DiscoverConfig, folder: Path) -> Traverses:
+    return baselines.PCA(generator, config.num_potentials, seed=config.seed)
+
+
+def _sefa(generator: Generator, config: DiscoverConfig, folder: Path) -> Traverses:
+    return baselines.SeFa(generator, config.num_potentials)
+
+
+def _linear(generator: Generator, config: DiscoverConfig, folder: Path) -> Traverses:
+    return baselines.LinearClassifier(
+        generator, config.num_potentials, seed=config.seed, config=config, folder=folder
+    )  # fmt: skip
+
+
+def _warped(generator: Generator, config: DiscoverConfig, folder: Path) -> Traverses:
+    return baselines.WarpedRBF(generator, config.num_potentials, seed=config.seed, config=config, folder=folder)
+
+
+def _hessian(generator: Generator, config: DiscoverConfig, folder: Path) -> Traverses:
+    return baselines.HessianPenalty(generator, config.num_potentials, seed=config.seed, config=config, folder=folder)
+
+
+def _latentclr(generator: Generator, config: DiscoverConfig, folder: Path) -> Traverses:
+    return baselines.LatentCLR(generator, config.num_potentials, seed=config.seed, config=config, folder=folder)
+
+
+METHODS: dict[str, Method] = {
+    FLOWS: Method("potential flows (Song et al., ICML 2023)", _flows),
+    "random": Method("random directions", _random),
+    "pca": Method("principal directions of the images (GANSpace)", _pca),
+    "sefa": Method("the first layer's singular vectors (SeFa)", _sefa),
+    "linear": Method("directions that a classifier tells apart (Voynov and Babenko)", _linear),
+    "warped": Method("gradients of radial sums that a classifier tells apart (WarpedGANSpace)", _warped),
+    "hessian": Method("directions without interactions (Hessian penalty)", _hessian),
+    "latentclr": Method("networks whose changes are alike from everywhere (LatentCLR)", _latentclr),
+}
+"""By name, in the order of the table."""
+
+
+class Chosen(NamedTuple):
+    """A method with settings of its own beside the comparison's."""
+
+    method: Method
+    config: DiscoverConfig
+
+
+def chosen(names: Sequence[str], config: DiscoverConfig) -> dict[str, Chosen]:
+    """The methods of these names, all of them where there is none, and always the flows, in the table's order.
+
+    A name may be followed by settings that this one alone has, "flows,classifier_weight=3,pde=heat": an ablation.
+
+    Raises:
+        InputError: there is no such method, or its settings don't fit.
+    """
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"methods must be a list of names, got {names!r}")
+    known = {FLOWS: Chosen(METHODS[FLOWS], config)}
+    for name in names or METHODS:
+        base, *words = re.split(r",(?=\w+=)", name)
+        if base not in METHODS:
+            raise InputError(f"methods must be among {', '.join(METHODS)}, got {base!r}")
+        what, make = METHODS[base]
+        changes = {key: _value(text) for key, _, text in (word.partition("=") for word in words)}
+        own = from_dict(DiscoverConfig, {**asdict(config), **changes}, f"method {name}") if changes else config
+        if any(getattr(own, field) != getattr(config, field) for field in ("num_potentials", "path_steps", "seed")):
+            raise InputError(f"method {name}: num_potentials, path_steps and seed are the same for all methods")
+        what = f"{what}, {', '.join(f'{key} {value}' for key, value in changes.items())}" if changes else what
+        known[name] = Chosen(Method(what, make), own)
+    order = list(METHODS)
+    return dict(sorted(known.items(), key=lambda item: order.index(item[0].partition(",")[0])))
+
+
+def _value(text: str) -> object:
+    """A setting's value: a number, true or false where it reads as one, and otherwise a word."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

@@ -1,0 +1,50 @@
+"""What the study of the likelihood measures of each VAE that it trains, on the same held-out images for all."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+
+from fastflow.core.rng import step_rng
+from fastflow.datasets import Sequences
+from fastflow.metrics import equivariance_error, log_likelihood, pair_log_likelihood, straight_directions
+from fastflow.runs.run import VAERun
+from fastflow.studies.likelihood.variants import Size
+
+
+def measure(run: VAERun, train: Sequences, test: Sequences, size: Size) -> dict[str, Any]:
+    """Likelihoods of held-out images at their start, moved, and of both together; and how well paths follow the data.
+
+    Args:
+        train: what the run was trained on: the best straight directions of one without flows are found there.
+        test: what it is measured on.
+    """
+    count, steps = len(test.transformations), run.config.path_steps
+    rng = step_rng(0, 0, stream=5)  # the same images for every run
+    rows = torch.randperm(len(test), generator=rng)[: size.images]
+    k = torch.arange(len(rows)) % count
+    n = torch.randint(1, steps + 1, k.shape, generator=rng)
+    pairs = test.frames(rows, k, torch.stack((torch.zeros(len(n)), n / steps), 1))
+    start, moved = (log_likelihood(run.vae, x, size.num_samples).mean for x in pairs.unbind(1))
+    # What moves a latent in a VAE without flows.
+    directions = None if run.config.flows else straight_directions(run, train, size.fitted)
+    paths = equivariance_error(run, test, size.paths, directions=directions)
+    found = {
+        "start": start,
+        "moved": moved,
+        "separate": start + moved,  # two latents that know nothing of each other
+        "pair": pair_log_likelihood(run, pairs, k, n, size.num_samples, directions=directions).mean,
+        "path_error": paths.error,
+        "agreement": paths.accuracy,
+        "reconstruction_error": paths.floor,
+        "still_error": paths.still,
+    }
+    if run.config.flows:
+        found["engine_share"] = _last_line(run)["share_engine"]
+    return found
+
+
+def _last_line(run: VAERun) -> dict[str, Any]:
+    return json.loads((run.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])

@@ -1,0 +1,133 @@
+"""Files that are whole or absent."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fastflow.core.errors import InputError
+from fastflow.core.files import naming, read_json, replacing, replacing_folder, write_json, write_tensors
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_file_takes_the_old_ones_place(tmp_path):
+    file = tmp_path / "a.txt"
+    file.write_text("old")
+    with replacing(file) as temporary:
+        temporary.write_text("new")
+        assert file.read_text() == "old"
+    assert file.read_text() == "new"
+    assert names(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=["disk", "interrupt"]
+)
+def test_failure_leaves_the_old_file(tmp_path, error):
+    file = tmp_path / "a.txt"
+    file.write_text("old")
+
+    def write():
+        with replacing(file) as temporary:
+            temporary.write_text("ne")
+            raise error
+
+    with pytest.raises(type(error)):
+        write()
+    assert file.read_text() == "old"
+    assert names(tmp_path) == ["a.txt"]
+
+
+def fill(folder, error=None):
+    with replacing_folder(folder) as temporary:
+        (temporary / "new.txt").write_text("new")
+        if error is not None:
+            raise error
+
+
+def test_folder_takes_the_old_ones_place(tmp_path):
+    folder = tmp_path / "deep" / "folder"
+    fill(folder)
+    (folder / "old.txt").write_text("old")
+    fill(folder)
+    assert names(folder) == ["new.txt"]
+    assert names(folder.parent) == ["folder"]
+
+
+def test_failure_leaves_the_old_folder(tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "old.txt").write_text("old")
+    with pytest.raises(ZeroDivisionError):
+        fill(folder, ZeroDivisionError())
+    assert names(folder) == ["old.txt"]
+    assert names(tmp_path) == ["folder"]
+
+
+def test_link_to_a_folder_stays_a_link(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    fill(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert names(tmp_path / "real") == ["new.txt"]
+
+
+def test_working_directory_can_be_the_folder(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    fill(type(tmp_path)("."))
+    assert names(tmp_path / "here") == ["new.txt"]
+
+
+def test_errors_without_a_file_get_one(tmp_path):
+    with pytest.raises(OSError, match=r"No space left on device: 'a\.txt'"), naming(type(tmp_path)("a.txt")):
+        raise OSError(28, "No space left on device")
+    with pytest.raises(FileNotFoundError, match=r"'b\.txt'"), naming(type(tmp_path)("a.txt")):
+        type(tmp_path)("b.txt").read_bytes()
+
+
+def test_errors_name_the_file_and_not_its_temporary(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"absent/a\.json'"):
+        write_json(tmp_path / "absent" / "a.json", 1)
+
+
+def test_json_round_trip(tmp_path):
+    write_json(tmp_path / "a.json", {"a": [1, 2.5, None]})
+    assert read_json(tmp_path / "a.json") == {"a": [1, 2.5, None]}
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "a.json", float("nan"))
+    assert json.loads((tmp_path / "a.json").read_text()) == {"a": [1, 2.5, None]}
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [(None, "can't be read: No such file"), (b"{", "isn't JSON"), (b"\xff", "isn't JSON"), (b"", "isn't JSON")],
+    ids=["absent", "cut-off", "binary", "empty"],
+)
+def test_unreadable_json_is_an_input_error(tmp_path, data, message):
+    if data is not None:
+        (tmp_path / "a.json").write_bytes(data)
+    with pytest.raises(InputError, match=message):
+        read_json(tmp_path / "a.json")
+
+
+def test_tensors_are_written_whatever_their_strides(tmp_path):
+    tensor = torch.arange(6.0).reshape(2, 3).requires_grad_()
+    write_tensors(tmp_path / "a.safetensors", {"t": tensor.T, "row": tensor[1]})
+    loaded = load_file(tmp_path / "a.safetensors")
+    assert torch.equal(loaded["t"], tensor.T)
+    assert torch.equal(loaded["row"], tensor[1])
+
+
+def test_tensor_with_two_names_is_written_twice(tmp_path):
+    """As those of a module that is registered under two names."""
+    x = torch.arange(6.0)
+    write_tensors(tmp_path / "x.safetensors", {"one": x, "two": x, "part": x[2:]})
+    read = load_file(tmp_path / "x.safetensors")
+    assert torch.equal(read["one"], x)
+    assert torch.equal(read["two"], x)
+    assert torch.equal(read["part"], x[2:])

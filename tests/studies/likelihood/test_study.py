@@ -1,0 +1,238 @@
+"""The study of the likelihood: what it runs, what it writes, and that nothing is lost when it is stopped."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fastflow import VAEConfig
+from fastflow.core.errors import InputError
+from fastflow.studies.likelihood import study as module
+from fastflow.studies.likelihood.study import study_likelihood
+from fastflow.studies.likelihood.variants import SIZES, VARIANTS, Size, Variant
+
+TINY = VAEConfig(
+    data="digits",
+    transformations=("rotation", "scale"),
+    widths=(8,),
+    latent_dim=2,
+    batch_size=4,
+    hidden=(8,),
+    path_steps=2,
+    steps=4,
+)
+LONG = Size(
+    {"digits": replace(TINY, batch_size=2000, steps=100_000, log_every=1, checkpoint_every=100_000)},
+    starts={}, images=6, num_samples=2, paths=2, fitted=4,
+)  # fmt: skip
+SIZE = Size({"digits": TINY}, starts={"digits": 20}, images=6, num_samples=2, paths=2, fitted=4)
+
+
+def study(out, **changes):
+    options = {"seeds": 2, "size": SIZE, "variants": ("flows",), "progress": False, **changes}
+    return study_likelihood(out, {"digits": None}, **options)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    out = tmp_path_factory.mktemp("study") / "out"
+    study(out)
+    torch.set_num_threads(threads)
+    return out
+
+
+def measured(out):
+    """What was found of each run, without its time."""
+    runs = json.loads((out / "results.json").read_text())["runs"]
+    timed = ("training_cpu_s", "measuring_cpu_s", "engine_share")
+    return [{key: value for key, value in run.items() if key not in timed} for run in runs]
+
+
+def test_every_variant_has_every_seed(done):
+    runs = measured(done)
+    assert [(run["variant"], run["seed"]) for run in runs] == [("flows", 0), ("flows", 1), ("plain", 0), ("plain", 1)]
+    for run in runs:
+        assert run["separate"] == run["start"] + run["moved"] != run["pair"]
+        assert run["path_error"] > 0
+        assert run["restarts"] == 0
+    plain, flows = runs[2]["parameters"], runs[0]["parameters"]
+    assert plain == {"vae": flows["vae"]}  # equal encoders and decoders
+    assert "of which the first 20" in (done / "table.md").read_text()
+
+
+def test_a_table_and_a_picture_follow(done):
+    text = (done / "table.md").read_text()
+    assert text.count("| `flows`") == 2
+    assert "That the flows raise log p(x_0) is" in text
+    assert "times as much as the plain VAE" in text
+    drawn = (done / "table.png").exists()
+    assert drawn == ("](table.png)" in text)
+    if drawn:
+        assert (done / "table.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_resumed_it_measures_only_what_is_missing(done, monkeypatch):
+    files = sorted((done / "runs").rglob("seed-*.json"))
+    times = {file: file.stat().st_mtime_ns for file in files}
+    before = measured(done)
+    files[0].unlink()
+    asked = []
+    monkeypatch.setattr(module, "train_vae", lambda *a, **k: asked.append(k["out"]) or train_vae(*a, **k))
+    study(done, resume=True)
+    assert asked == [files[0].with_suffix("")]
+    assert measured(done) == before
+    assert all(file.stat().st_mtime_ns == times[file] for file in files[1:])
+
+
+train_vae = module.train_vae
+
+
+def test_a_training_that_diverges_is_a_finding(tmp_path):
+    size = replace(SIZE, configs={"digits": replace(TINY, max_loss=1e-3, restarts=0)})
+    text = study(tmp_path / "out", size=size, seeds=1).read_text()
+    assert "`flows` with seed 0 failed: training stopped at step 1" in text
+
+
+def test_bad_input_in_a_measurement_ends_that_run_alone(done, tmp_path, monkeypatch):
+    def refuse(run, *others):
+        if run.config.flows and run.config.seed == 0:
+            raise InputError("the model's likelihood must be finite, got NaN or infinity")
+        return measure(run, *others)
+
+    monkeypatch.setattr(module, "measure", refuse)
+    out = tmp_path / "out"
+    assert "`flows` with seed 0 failed: the model's likelihood must be finite" in study(out).read_text()
+    runs = {(run["variant"], run["seed"]): run for run in measured(out)}
+    assert len(runs) == 4
+    assert "failed" in runs["flows", 0]
+    assert all("start" in run for key, run in runs.items() if key != ("flows", 0))
+    monkeypatch.undo()
+    study(out, resume=True)
+    assert measured(out) == measured(done)
+
+
+measure = module.measure
+
+STOPS = {
+    "killed": lambda process: process.kill(),
+    # As a terminal does with Ctrl-C: the signal reaches every process of the group.
+    "interrupted": lambda process: os.killpg(process.pid, signal.SIGINT),
+}
+
+
+@pytest.mark.parametrize("how", STOPS)
+def test_however_it_is_stopped_its_workers_leave_checkpoints(tmp_path, how):
+    out = tmp_path / "out"
+    workers, told = stopped(out, "LONG", "metrics.jsonl", STOPS[how])
+    assert ("KeyboardInterrupt" in told) == (how != "killed")
+    steps = [int(folder.name.removeprefix("step-")) for folder in out.rglob("checkpoints/step-*")]
+    assert len(steps) == len(workers) - 1  # one of them is multiprocessing's own tracker of resources
+    assert 0 < max(steps) < LONG.configs["digits"].steps
+
+
+def test_stopped_it_goes_on_to_the_same_results(done, tmp_path):
+    out = tmp_path / "out"
+    stopped(out, "SIZE", "config.json", lambda process: process.terminate())
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    study(out, resume=True)
+    torch.set_num_threads(threads)
+    assert measured(out) == measured(done)
+
+
+def stopped(out, size, sign, stop):
+    """Begin a study in a process of its own, stop it once there is a file `sign`; its workers, gone, and its stderr."""
+    script = out.parent / "script.py"
+    script.write_text(
+        "import signal, sys\n"
+        f"sys.path.insert(0, {str(os.path.dirname(__file__))!r})\n"
+        "if __name__ == '__main__':\n"
+        "    signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored, where tests run in the background
+        f"    from test_study import {size}, study\n"
+        f"    study({str(out)!r}, workers=2, size={size})\n"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        [sys.executable, str(script)], stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    ) as process:
+        limit = time.monotonic() + 120
+        while len(list(out.rglob(sign))) < 2:
+            assert time.monotonic() < limit
+            assert process.poll() is None
+            time.sleep(0.02)
+        workers = children(process.pid)
+        stop(process)
+        told = process.communicate(timeout=120)[1]
+    while [pid for pid in workers if alive(pid)]:
+        assert time.monotonic() < limit
+        time.sleep(0.02)
+    return workers, told
+
+
+def alive(pid):
+    """Whether a process runs; one that has ended may wait for a parent that never asks."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def children(pid):
+    """The processes that a process has started."""
+    found = []
+    for task in os.listdir(f"/proc/{pid}/task"):
+        with open(f"/proc/{pid}/task/{task}/children") as file:
+            found += map(int, file.read().split())
+    return found
+
+
+REFUSED = {
+    "seeds": ({"seeds": 0}, "seeds must be"),
+    "workers": ({"workers": 0}, "workers must be"),
+    "size": ({"size": "huge"}, "size must be one of small, paper, got 'huge'"),
+    "variants": ({"variants": ("flows", "slow")}, "variants must be among plain, beta"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refuses(tmp_path, case):
+    changes, message = REFUSED[case]
+    with pytest.raises(InputError, match=message):
+        study(tmp_path / "out", **changes)
+    assert not (tmp_path / "out").exists()
+
+
+def test_refuses_data_that_it_has_no_settings_for(tmp_path):
+    with pytest.raises(InputError, match=r"data must be among digits, got faces"):
+        study_likelihood(tmp_path / "out", {"faces": None}, size=SIZE)
+
+
+def test_refuses_a_folder_with_something_else(done, tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="holds a study already: resume it"):
+        study(done)
+    with pytest.raises(InputError, match="was of other data, size or settings"):
+        study(done, resume=True, size=replace(SIZE, num_samples=3))
+    monkeypatch.setitem(module.VARIANTS, "flows", Variant({"pde": "heat"}, "with another equation"))
+    with pytest.raises(InputError, match="was of other data, size or settings of flows"):
+        study(done, resume=True)
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(InputError, match="isn't empty and isn't a study"):
+        study(tmp_path)
+
+
+def test_sizes_have_the_same_data_and_variants_change_what_they_say():
+    assert {tuple(size.configs) for size in SIZES.values()} == {("mnist", "mnist-few", "dsprites")}
+    for size in SIZES.values():
+        for config in size.configs.values():
+            trained = {name: replace(config, **variant.changes) for name, variant in VARIANTS.items()}
+            assert len(set(map(repr, trained.values()))) == len(VARIANTS)
+            assert len({(c.network, c.widths, c.latent_dim, c.steps, c.batch_size) for c in trained.values()}) == 1
