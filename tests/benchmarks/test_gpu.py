@@ -161,7 +161,7 @@ def test_parts_fit_into_eight_minutes_and_name_what_is_there(tmp_path):
 def test_every_file_with_a_test_for_a_gpu_is_found():
     found = set(gpu_tests.with_gpu_tests())
     assert {"cuda/test_device.py", "datasets/test_loading.py", "kernels/test_kernels.py"} <= found
-    assert "test_cli.py" not in found
+    assert "cli/test_main.py" not in found
 
 
 def test_tests_are_shared_among_processes(tmp_path, monkeypatch, capfd):
