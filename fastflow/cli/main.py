@@ -92,21 +92,17 @@ def _parse(arguments: list[str]) -> inputs.Command:
 def _tidy_page() -> Iterator[None]:
     """Print what tyro prints for a terminal of a sensible width, in plain text if NO_COLOR is set."""
     columns = min(max(shutil.get_terminal_size().columns, NARROWEST), WIDEST)
-    variables = {"COLUMNS": str(columns)}
+    before = dict(os.environ)
+    os.environ["COLUMNS"] = str(columns)
     if os.environ.get("NO_COLOR"):
-        variables["TERM"] = "dumb"
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
+        os.environ["TERM"] = "dumb"
     page = _Page()
     try:
         with contextlib.redirect_stdout(page):
             yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        os.environ.clear()
+        os.environ.update(before)
         if text := page.getvalue():
             if "utf" not in page.encoding.lower():
                 text = text.replace("•", "*").encode(page.encoding, "replace").decode(page.encoding)
