@@ -12,8 +12,10 @@ SANITIZE_TESTS ?= tests/native tests/cuda tests/engine/operators/test_operators.
 # What the package is installed with.
 EXTRAS = dev,viz,logging,app
 
+NATIVE := $(shell find csrc -type f) tests/cuda/emulator.cpp
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
+DEMO := $(VENV)/demo
 GENERATORS := $(VENV)/generators
 SITE := $(VENV)/site
 # No build isolation and a build folder that stays: after a change in csrc/ only what changed is compiled again.
@@ -22,13 +24,13 @@ INSTALL_SELF = $(INSTALL) --no-build-isolation --config-settings=build-dir=build
   --config-settings=cmake.define.FASTFLOW_CUDA_EMULATION=ON --editable '.[$(EXTRAS)]'
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-lowest docs bench gpu profile lint format sanitize wheel clean
+.PHONY: help build demo test test-fast test-lowest coverage docs bench gpu profile lint format sanitize wheel clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.* ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.* ## /\1\t/' | expand -t 14
 
 # Python code is used where it lies; what needs a new installation is metadata, dependencies and the native module.
-$(READY): pyproject.toml CMakeLists.txt $(CONSTRAINTS) $(shell find csrc cmake -type f) tests/cuda/emulator.cpp
+$(READY) $(DEMO): pyproject.toml CMakeLists.txt $(CONSTRAINTS) $(NATIVE) $(shell find cmake -type f)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(INSTALL) scikit-build-core nanobind cmake ninja
 	$(call INSTALL_SELF)
@@ -36,13 +38,24 @@ $(READY): pyproject.toml CMakeLists.txt $(CONSTRAINTS) $(shell find csrc cmake -
 
 build: $(READY) ## set up .venv with the package, its native module and the tools
 
-demo: $(READY) ## run the whole story on bundled real data and write demo/report.html
+# Without the tools, unless they are there already.
+$(DEMO): EXTRAS = app
+demo: $(if $(wildcard $(READY)),$(READY),$(DEMO)) ## run the whole story on bundled real data and write demo/report.html
 	$(BIN)/fastflow demo --out demo
 
 # A file's tests stay in one of two processes, of one thread each.
-test: export OMP_NUM_THREADS = 1
+test test-fast coverage: export OMP_NUM_THREADS = 1
+PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile --benchmark-disable
+
 test: $(GENERATORS) ## run the tests that need no GPU
-	$(BIN)/pytest -m "not gpu" --numprocesses 2 --dist loadfile --benchmark-disable
+	$(PYTEST) -m "not gpu"
+
+test-fast: $(READY) ## run the quick ones of them
+	$(PYTEST) -m "not gpu and not slow"
+
+# What child processes run isn't counted, nor what Triton compiles.
+coverage: $(GENERATORS) ## run the tests and tell which lines of Python none of them reaches
+	$(PYTEST) -m "not gpu" --cov --cov-report=term --cov-report=html
 
 # The packages whose classes generators are tested on. A test whose package is absent says so and is skipped.
 $(GENERATORS): $(READY) requirements/generators.txt
@@ -72,23 +85,25 @@ gpu: ## on a machine with a GPU: build, test and time in under 8 minutes (PYTHON
 	$(PYTHON) -m benchmarks.gpu --out $(OUT)
 
 profile: ## on a machine with a GPU: what Nsight Systems and Nsight Compute see of the kernels (PYTHON=python3 OUT=dir)
-	$(PYTHON) -m benchmarks.gpu_profile --out $(OUT)
+	$(PYTHON) -m benchmarks.gpu.profile --out $(OUT)
 
-lint: $(READY) ## check style, formatting and types
+lint: $(READY) ## check style, formatting, types and spelling
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/typos
 
-format: $(READY) ## format the Python code and mend what ruff can mend
+format: $(READY) ## format the code, and mend what ruff can mend
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+	$(BIN)/clang-format -i $(filter %.cpp %.hpp %.cu %.cuh,$(NATIVE))
 
 # The module under test takes the place of the usual one; without the stamp, the next target puts the usual one back.
 # Both libraries are preloaded because Python is built without either: AddressSanitizer must come first, and it looks for
 # the C++ runtime's __cxa_throw when it starts. Leaks are left out: Python never frees all that it allocates. A report ends
 # the process, so pytest must not hold back what is written to standard error.
 sanitize: $(READY) ## run the native tests under AddressSanitizer and UndefinedBehaviorSanitizer
-	rm $(READY)
+	rm -f $(READY) $(DEMO)
 	$(call INSTALL_SELF,-sanitize) --config-settings=cmake.define.FASTFLOW_SANITIZE=ON \
 	  --config-settings=cmake.define.FASTFLOW_CUDA=OFF --config-settings=install.strip=false
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so.6)" \
@@ -98,4 +113,4 @@ wheel: $(READY) ## build the source distribution, and from it the wheel, in dist
 	$(BIN)/python -m build --outdir dist
 
 clean: ## remove everything that the targets above made
-	rm -rf $(VENV) .venv-lowest build dist demo site gpu-results .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-lowest build dist demo site gpu-results htmlcov .coverage .pytest_cache .ruff_cache

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 import fastflow as ff
-from benchmarks import floors
+from benchmarks.cpu import floors
 
 JET_OUTPUTS = ("u", "grad", "laplacian", "u_t")
 TIME = 0.3  # of jets and training

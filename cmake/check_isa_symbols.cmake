@@ -17,12 +17,12 @@ foreach(object IN LISTS OBJECTS)
     # AddressSanitizer gives every object file an initialiser, with this number in its name.
     if(line MATCHES "_GLOBAL__sub_I_" AND NOT line MATCHES "_GLOBAL__sub_I_00099")
       message(FATAL_ERROR "${object}, compiled for ${ISA}, initialises an object when the module is loaded: ${line}\n"
-                          "Make it constexpr; see csrc/cpu/isa.hpp.")
+                          "Make it constexpr; see csrc/cpu/kernels/isa.hpp.")
     endif()
     # nm marks what an object file keeps to itself with a small letter; DW.ref is data of the unwinder.
     if(line MATCHES " [A-Zuvw] " AND NOT line MATCHES "${namespace}|DW\\.ref\\.|__odr_asan|__asan_|__ubsan_")
       message(FATAL_ERROR "${object}, compiled for ${ISA}, shares a symbol outside fastflow::cpu::${ISA}: ${line}\n"
-                          "See csrc/cpu/isa.hpp for what such a source may use.")
+                          "See csrc/cpu/kernels/isa.hpp for what such a source may use.")
     endif()
   endforeach()
 endforeach()

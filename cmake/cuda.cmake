@@ -38,7 +38,7 @@ endfunction()
 # fastflow_add_cuda_module(NAME SOURCES...) builds the bindings over an implementation of csrc/cuda/launch.hpp.
 function(fastflow_add_cuda_module name)
   nanobind_add_module(${name} STABLE_ABI NB_STATIC NB_DOMAIN ${name} ${keep_symbols} csrc/cuda/bindings.cpp ${ARGN})
-  target_include_directories(${name} PRIVATE csrc/cuda)
+  target_include_directories(${name} PRIVATE csrc)
   target_compile_options(${name} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra>)
   target_compile_definitions(${name} PRIVATE FASTFLOW_CUDA_MODULE=${name} FASTFLOW_VERSION="${PROJECT_VERSION}")
   install(TARGETS ${name} LIBRARY DESTINATION fastflow)

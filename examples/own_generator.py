@@ -1,9 +1,9 @@
-"""Discovery on a generator of one's own: the decoder of an autoencoder that scikit-learn trained on digits.
+"""Discovery on your own generator: the decoder of an autoencoder that scikit-learn trained on digits.
 
     python examples/own_generator.py [--steps N] [--seed N] [--out RUN]
 
-All that fastflow needs of a generator is a differentiable function from latents to images. This one is made of the
-weights that an `MLPRegressor` ends with. RUN/report.html shows what was found.
+fastflow needs only a differentiable function from latents to images. This one is made from the weights of a trained
+`MLPRegressor`. RUN/report.html shows what was found.
 """
 
 from pathlib import Path
@@ -25,20 +25,20 @@ class Decoder(torch.nn.Module):
         super().__init__()
         weights, biases = net.coefs_, net.intercepts_
         codes = np.tanh(np.tanh(images @ weights[0] + biases[0]) @ weights[1] + biases[1])
-        spread = np.linalg.cholesky(np.cov(codes.T))  # codes of digits are about mean + spread z
+        spread = np.linalg.cholesky(np.cov(codes.T))  # codes are about mean + spread @ z, z standard normal
         self.layers = torch.nn.ParameterList()
         for weight, bias in zip((spread.T, *weights[2:]), (codes.mean(0), *biases[2:]), strict=True):
             self.layers.extend(torch.tensor(array, dtype=torch.float32) for array in (weight, bias))
 
     def forward(self, z: Tensor) -> Tensor:
-        """Images (B, 1, 8, 8), nearly all of it in [0, 1], of latents z (B, 8)."""
+        """Images (B, 1, 8, 8) of latents z (B, 8); nearly all of their pixels lie in [0, 1]."""
         spread, mean, weight, bias, out_weight, out_bias = self.layers
         hidden = torch.tanh((z @ spread + mean) @ weight + bias)
         return (hidden @ out_weight + out_bias).unflatten(1, (1, 8, 8))
 
 
 def train(epochs: int, seed: int) -> Decoder:
-    """Train the autoencoder, as anybody would who has never heard of fastflow, and take its decoder."""
+    """Train the autoencoder, which needs nothing of fastflow, and take its decoder."""
     images = load_digits().data / 16
     options = {"activation": "tanh", "batch_size": 100, "learning_rate_init": 3e-3, "random_state": seed}
     net = MLPRegressor(hidden_layer_sizes=(64, 8, 64), **options)

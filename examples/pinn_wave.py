@@ -3,9 +3,9 @@
     python examples/pinn_wave.py [--dims D] [--steps N] [--seed N]
 
 The wave equation u_tt = lap u on the unit cube for 0 < t < 1, with the initial state, the initial velocity and the
-boundary values of a standing wave, u(x, t) = cos(pi t) (sin(pi x_1) + ... + sin(pi x_D)) / sqrt(D). Of the solution
-inside the network is told nothing but the equation; there its error is measured. Beforehand the equation's loss and its
-gradients are computed and timed by nested autograd as well.
+boundary values of a standing wave, u(x, t) = cos(pi t) (sin(pi x_1) + ... + sin(pi x_D)) / sqrt(D). Inside the cube the
+network learns from the equation alone; the error is measured there. First, the equation's loss and its gradients are
+computed and timed in two ways: by the engine and by nested autograd.
 """
 
 import math
@@ -30,7 +30,7 @@ def engine_residual(net: nn.Sequential, x: Tensor, t: Tensor) -> Tensor:
 
 
 def nested_residual(net: nn.Sequential, x: Tensor, t: Tensor) -> Tensor:
-    """The same by nested autograd, one backward pass for each second derivative."""
+    """The same residual (B,) by nested autograd: one backward pass for each second derivative."""
     inputs = torch.cat((x, t[:, None]), 1).requires_grad_()
     (gradient,) = torch.autograd.grad(net(inputs).sum(), inputs, create_graph=True)
     seconds = [
@@ -40,7 +40,7 @@ def nested_residual(net: nn.Sequential, x: Tensor, t: Tensor) -> Tensor:
 
 
 def loss_of(net: nn.Sequential, x: Tensor, t: Tensor) -> Tensor:
-    """Of inner points x (B, D) and t (B,), which are also moved to the start and to the walls for the data there."""
+    """The loss at inner points x (B, D), t (B,), and at the same points moved to the start and to the walls."""
     start, wall, row = torch.zeros_like(t), x.clone(), torch.arange(len(x))
     wall[row, row % x.shape[1]] = (row // x.shape[1] % 2).to(x)  # all 2 D walls in turn
     jet = ff.mlp_jet(net, x, start, laplacian="none", with_u_tt=False)
@@ -50,7 +50,7 @@ def loss_of(net: nn.Sequential, x: Tensor, t: Tensor) -> Tensor:
 
 
 def compare(net: nn.Sequential, x: Tensor, t: Tensor, rounds: int = 10) -> None:
-    """Print what the equation's loss and its gradients cost either way, and how far these gradients differ."""
+    """Print what the equation's loss and its gradients cost in both ways, and how far the gradients differ."""
     ways = {"nested autograd": nested_residual, "ff.mlp_jet": engine_residual}
     gradients, best = {}, dict.fromkeys(ways, math.inf)
     for _ in range(rounds):

@@ -2,8 +2,9 @@
 
     python examples/vae_flows.py [--steps N] [--seed N] [--out DIR]
 
-Both are measured on held-out digits: log p(x) in nats, and how far the decoded path is from the digit that really
-moves, along the flows and along the plain VAE's best straight directions. DIR/flows/report.html shows the paths.
+Both VAEs are measured on held-out digits: log p(x) in nats, and the distance between the decoded path and the digit
+that really moves. The path follows the flows, or the plain VAE's best straight directions. DIR/flows/report.html shows
+the paths.
 """
 
 from pathlib import Path
@@ -17,7 +18,7 @@ MOVEMENTS = ("rotation", "scale")
 
 
 def main(steps: int = 2000, images: int = 359, seed: int = 0, out: Path = Path("runs/vae-flows")) -> None:
-    """Train both, measure both, write a report."""
+    """Train both VAEs, measure both, and write a report."""
     train, test = (ff.datasets.load("digits", split=split, transformations=MOVEMENTS) for split in ("train", "test"))
     rows = torch.arange(images)
     places = torch.rand(images, 1, generator=torch.Generator().manual_seed(seed))

@@ -20,8 +20,8 @@ def supported_instruction_sets() -> list[str]: ...
 def instruction_set() -> str: ...
 def fma_peak(dtype: Literal["float32", "float64"] = "float32", seconds: float = 0.2) -> float: ...
 
-# The engine's functions, whose options are described at the top of csrc/cpu/engine_bindings.cpp.
-def jet_forward(network: _Network, z: Tensor, index: Tensor, slot: Tensor, jet: _Jet, **options: Any) -> None: ...
+# The engine's functions, whose options are described at the top of csrc/cpu/bindings/engine.cpp.
+def jet(network: _Network, z: Tensor, index: Tensor, slot: Tensor, jet: _Jet, **options: Any) -> None: ...
 def jet_backward(
     network: _Network,
     z: Tensor,
@@ -42,7 +42,7 @@ def residual_loss(
     residual: Tensor,
     **options: Any,
 ) -> float: ...
-def residual_loss_backward(
+def residual_loss_and_gradient(
     network: _Network,
     z: Tensor,
     index: Tensor,
@@ -57,7 +57,7 @@ def residual_loss_backward(
     source_bar: Tensor | None,
     **options: Any,
 ) -> float: ...
-def flow_forward(
+def flow(
     network: _Network,
     z0: Tensor,
     index: Tensor,
@@ -87,7 +87,7 @@ def rollout_loss(
     residual: Tensor | None,
     **options: Any,
 ) -> float: ...
-def rollout_loss_backward(
+def rollout_loss_and_gradient(
     network: _Network,
     z0: Tensor | None,
     index: Tensor,

@@ -9,45 +9,45 @@ INVERSE_SQRT_TAU = tl.constexpr(0.3989422804014327)  # 1 / sqrt(2 pi)
 
 @triton.jit
 def activate(a, NAME: tl.constexpr):
-    """Value and first, second and third derivative of the activation NAME at a block `a`, each of its shape."""
+    """Compute h = sigma(a), sigma'(a), sigma''(a) and sigma'''(a) for the activation NAME, each of a's shape."""
     if NAME == "tanh":
-        y, first = tanh(a)
-        second = -2 * y * first
-        third = first * (4 - 6 * first)
+        h, sigma1 = tanh(a)
+        sigma2 = -2 * h * sigma1
+        sigma3 = sigma1 * (4 - 6 * sigma1)
     elif NAME == "sin":
-        y, first = sine(a)
-        second = -y
-        third = -first
+        h, sigma1 = sine(a)
+        sigma2 = -h
+        sigma3 = -sigma1
     elif NAME == "gelu":
         cdf = 0.5 * (1 + tl.erf(a * SQRT_HALF))
         density = tl.exp(-0.5 * a * a) * INVERSE_SQRT_TAU
-        y = a * cdf
-        first = cdf + a * density
-        second = density * (2 - a * a)
-        third = density * a * (a * a - 4)
+        h = a * cdf
+        sigma1 = cdf + a * density
+        sigma2 = density * (2 - a * a)
+        sigma3 = density * a * (a * a - 4)
     elif NAME == "silu":
-        s, slope = logistic(a)
+        s, s1 = logistic(a)
         lean = 1 - 2 * s
-        y = a * s
-        first = s + a * slope
-        second = slope * (2 + a * lean)
-        third = slope * (lean * (3 + a * lean) - 2 * a * slope)
+        h = a * s
+        sigma1 = s + a * s1
+        sigma2 = s1 * (2 + a * lean)
+        sigma3 = s1 * (lean * (3 + a * lean) - 2 * a * s1)
     else:
         tl.static_assert(NAME == "softplus")
-        s, slope = logistic(a)
+        s, s1 = logistic(a)
         e = tl.exp(-tl.abs(a))
         one_more = 1 + e
-        # log(1 + e), with what the rounding of 1 + e has lost put back.
-        y = tl.maximum(a, 0.0) + tl.log(one_more) - ((one_more - 1) - e) / one_more
-        first = s
-        second = slope
-        third = slope * (1 - 2 * s)
-    return y, first, second, third
+        # log(1 + e), with what rounding took from 1 + e put back.
+        h = tl.maximum(a, 0.0) + tl.log(one_more) - ((one_more - 1) - e) / one_more
+        sigma1 = s
+        sigma2 = s1
+        sigma3 = s1 * (1 - 2 * s)
+    return h, sigma1, sigma2, sigma3
 
 
 @triton.jit
-def map_output(v, NAME: tl.constexpr):
-    """Value and first, second and third derivative of the output map NAME."""
+def output_map(v, NAME: tl.constexpr):
+    """Compute u = psi(v), psi'(v), psi''(v) and psi'''(v) for the output map NAME, each of v's shape."""
     if NAME == "identity":
         return v, tl.full(v.shape, 1, v.dtype), tl.zeros_like(v), tl.zeros_like(v)
     else:
@@ -57,13 +57,13 @@ def map_output(v, NAME: tl.constexpr):
 
 @triton.jit
 def tanh(a):
-    """tanh and its derivative, both to a few units in the last place: near zero, and where tanh saturates."""
+    """Compute tanh and its derivative to a few units in the last place, also near zero and where tanh saturates."""
     e = tl.exp(-2 * tl.abs(a))
     part = 1 / (1 + e)
     x = tl.minimum(tl.abs(a), 0.6)
     square = x * x
-    # Near zero 1 - e cancels; Lambert's continued fraction x / (1 + x^2 / (3 + x^2 / (5 + ...))) doesn't, cut off and
-    # written as one fraction.
+    # Near zero 1 - e cancels. Lambert's continued fraction x / (1 + x^2 / (3 + x^2 / (5 + ...))) doesn't. Here it is
+    # cut off and written as one fraction.
     if a.dtype == tl.float64:
         over = 34459425 + square * (4729725 + square * (135135 + square * (990 + square)))
         under = 34459425 + square * (16216200 + square * (945945 + square * (13860 + 45 * square)))
@@ -77,7 +77,7 @@ def tanh(a):
 
 @triton.jit
 def logistic(a):
-    """1 / (1 + exp(-a)) and its derivative, without overflow."""
+    """Compute s = 1 / (1 + exp(-a)) and s', without overflow."""
     e = tl.exp(-tl.abs(a))
     one_more = 1 + e
     return tl.where(a < 0, e, 1.0) / one_more, e / (one_more * one_more)
@@ -85,15 +85,15 @@ def logistic(a):
 
 @triton.jit
 def sine(a):
-    """sin and cos. In float32 without the library's path for huge arguments, which spills registers everywhere.
+    """Compute sin and cos; in float32 without the library's path for huge arguments, which spills registers.
 
-    Beyond 1e5, where floats lie 0.008 apart and more, the error grows to what the argument's own rounding causes.
+    Beyond 1e5, where floats lie at least 0.008 apart, the error grows to what rounding of the argument causes.
     """
     if a.dtype == tl.float64:
         return tl.sin(a), tl.cos(a)
     else:
-        # a = k pi / 2 + x with |x| <= pi / 4; pi / 2 in three parts, the first two so short that their product with k
-        # is exact.
+        # a = k pi / 2 + x with |x| <= pi / 4. pi / 2 comes in three parts; the first two have so few digits that their
+        # product with k is exact.
         k = tl.floor(a * 0.6366197723675814 + 0.5)
         x = ((a - k * 1.5703125) - k * 4.837512969970703e-4) - k * 7.549789948768648e-8
         square = x * x
@@ -103,5 +103,5 @@ def sine(a):
         quarter = k - 4 * tl.floor(0.25 * k)
         odd = (quarter == 1) | (quarter == 3)
         y = tl.where(odd, c, s)
-        slope = tl.where(odd, s, c)
-        return tl.where(quarter >= 2, -y, y), tl.where((quarter == 1) | (quarter == 2), -slope, slope)
+        cosine = tl.where(odd, s, c)
+        return tl.where(quarter >= 2, -y, y), tl.where((quarter == 1) | (quarter == 2), -cosine, cosine)

@@ -1,18 +1,18 @@
-"""The jet's backward: from cotangents of its five parts to gradients of latents and parameters."""
+"""The backward of the jet: from cotangents of its five parts to gradients of latents and parameters."""
 
 import triton
 import triton.language as tl
 
-from .activations import map_output
-from .jet_fwd import probe_product, probed_square
-from .jet_pass import forward, load_values
-from .jet_reverse import backward, clear, pull_tangents
+from .activations import output_map
+from .jet_fwd import out_tangent, squared_out_tangents
+from .jet_pass import forward, load_v_jet
+from .jet_reverse import backward, clear_partial, forward_and_backward_tangents
 from .tiles import (
     DELTA,
     DELTA_BAR,
-    LAPLACIAN,
-    LAPLACIAN_BAR,
-    LAPLACIAN_FACTOR,
+    LAPLACIAN_V,
+    LAPLACIAN_V_BAR,
+    LAPLACIAN_V_FACTOR,
     V_BAR,
     V_T_BAR,
     V_TT_BAR,
@@ -30,84 +30,94 @@ from .tiles import (
 )
 
 
-@triton.jit(do_not_specialize=["num_potentials", "directions", "scratch_size", "partial_size"])
+@triton.jit(do_not_specialize=["num_potentials", "num_directions", "scratch_size", "partial_size"])
 def jet_bwd_kernel(
-    z, weights, bias_jets, out_weight, out_bias, seeds, norms, probes, slot, order, starts, tile_ends, tile_potential,
-    run, u_bar, grad_bar, laplacian_bar, u_t_bar, u_tt_bar, z_bar, run_rows, partial, scratch,
-    num_potentials, directions, scratch_size, partial_size, C: tl.constexpr, WITH_Z: tl.constexpr,
+    z, weights, bias_jets, out_weight, out_bias, seeds, seed_norms, probes, slot, order, starts, tile_ends,
+    tile_potential, run, u_bar, grad_bar, laplacian_bar, u_t_bar, u_tt_bar, z_bar, run_rows, partial, scratch,
+    num_potentials, num_directions, scratch_size, partial_size, C: tl.constexpr, WITH_Z: tl.constexpr,
 ):  # fmt: skip
-    """Partial buffers (programs + K - 1, partial_size): program p writes potential k's gradients to the (p + k)-th."""
+    """Write z_bar and the runs' bias gradients, and add up all others in the partial buffers.
+
+    Those are (programs + K - 1, partial_size): program p writes the gradients of potential k to the (p + k)-th.
+    """
     scratch = own_scratch(scratch, scratch_size)
     first, last = my_tiles(tile_ends, num_potentials)
     previous = -1
     for tile in tl.range(first, last, disable_licm=True):
         potential = open_tile(tile, starts, tile_ends, tile_potential, scratch, partial_size, C)
         if potential != previous:
-            clear(partial, partial_size, scratch)
+            clear_partial(partial, partial_size, scratch)
         previous = potential
-        forward(z, weights, bias_jets, out_weight, out_bias, norms, slot, order, scratch, C, True)
-        pull_jet(u_bar, grad_bar, laplacian_bar, u_t_bar, u_tt_bar, probes, directions, order, scratch, C)
+        forward(z, weights, bias_jets, out_weight, out_bias, seed_norms, slot, order, scratch, C, True)
+        backward_output_map(
+            u_bar, grad_bar, laplacian_bar, u_t_bar, u_tt_bar, probes, num_directions, order, scratch, C
+        )
         tl.debug_barrier()
-        if C.curved:
-            pull_tangents(weights, seeds, directions, partial, scratch, C)
+        if C.has_tangents:
+            forward_and_backward_tangents(weights, seeds, num_directions, partial, scratch, C)
         if C.laplacian != "none":
-            factor = load_vector(scratch, LAPLACIAN_FACTOR, C)
-            add_to_vector(scratch, V_BAR, factor * load_vector(scratch, LAPLACIAN, C), C)
-        backward(weights, bias_jets, norms, slot, order, run, run_rows, z_bar, partial, scratch, WITH_Z, C)
+            factor = load_vector(scratch, LAPLACIAN_V_FACTOR, C)
+            add_to_vector(scratch, V_BAR, factor * load_vector(scratch, LAPLACIAN_V, C), C)
+        backward(weights, bias_jets, seed_norms, slot, order, run, run_rows, z_bar, partial, scratch, WITH_Z, C)
 
 
 @triton.jit(noinline=True)
-def pull_jet(u_bar, grad_bar, laplacian_bar, u_t_bar, u_tt_bar, probes, directions, order, scratch, C: tl.constexpr):
-    """From cotangents of the jet to those of v and its derivatives; V_BAR lacks what passes through v's Laplacian."""
-    v, v_t, v_tt, _, square = load_values(scratch, C)
-    if C.laplacian == "probes" and C.out_activation != "identity":
-        square = probed_square(probes, directions, scratch, C)
-    _, slope, bend, third = map_output(v, C.out_activation)
+def backward_output_map(
+    u_bar, grad_bar, laplacian_bar, u_t_bar, u_tt_bar, probes, num_directions, order, scratch, C: tl.constexpr
+):
+    """Turn cotangents of the jet into those of v and its derivatives.
+
+    V_BAR still lacks LAPLACIAN_V_FACTOR times v's Laplacian, which is only known after the tangents.
+    """
+    v, v_t, v_tt, _, squared_grad_v = load_v_jet(scratch, C)
+    if C.laplacian == "hutchinson" and C.out_activation != "identity":
+        squared_grad_v = squared_out_tangents(probes, num_directions, scratch, C)
+    _, psi1, psi2, psi3 = output_map(v, C.out_activation)
 
     o_sample, valid = load_places(order, scratch, C)
-    b_u = tl.load(u_bar + o_sample, mask=valid, other=0.0)
-    b_laplacian = 0 * v
+    b_u_bar = tl.load(u_bar + o_sample, mask=valid, other=0.0)
+    b_laplacian_bar = 0 * v
     if C.laplacian != "none":
-        b_laplacian = tl.load(laplacian_bar + o_sample, mask=valid, other=0.0)
-    b_u_t = tl.load(u_t_bar + o_sample, mask=valid, other=0.0)
-    b_u_tt = tl.load(u_tt_bar + o_sample, mask=valid, other=0.0)
-    along = 0 * v
+        b_laplacian_bar = tl.load(laplacian_bar + o_sample, mask=valid, other=0.0)
+    b_u_t_bar = tl.load(u_t_bar + o_sample, mask=valid, other=0.0)
+    b_u_tt_bar = tl.load(u_tt_bar + o_sample, mask=valid, other=0.0)
+    factor = 0 * v
     if C.laplacian == "exact":
-        along = 2 * bend * b_laplacian
-    inner = pull_gradient(grad_bar, o_sample, valid, slope, along, scratch, C)
-    if C.laplacian == "probes" and C.out_activation != "identity":
+        factor = 2 * psi2 * b_laplacian_bar
+    inner = store_grad_v_bar(grad_bar, o_sample, valid, psi1, factor, scratch, C)
+    if C.laplacian == "hutchinson" and C.out_activation != "identity":
         tl.debug_barrier()
-        pull_probes(probes, directions, 2 * bend * b_laplacian, scratch, C)
-    v_bar = slope * b_u + bend * (inner + b_u_t * v_t + b_u_tt * v_tt)
-    store_vector(scratch, V_BAR, v_bar + third * (b_laplacian * square + b_u_tt * v_t * v_t), C)
-    store_vector(scratch, LAPLACIAN_BAR, slope * b_laplacian, C)
-    store_vector(scratch, LAPLACIAN_FACTOR, bend * b_laplacian, C)
-    store_vector(scratch, V_T_BAR, slope * b_u_t + 2 * bend * v_t * b_u_tt, C)
-    store_vector(scratch, V_TT_BAR, slope * b_u_tt, C)
+        add_probes_to_grad_v_bar(probes, num_directions, 2 * psi2 * b_laplacian_bar, scratch, C)
+    v_bar = psi1 * b_u_bar + psi2 * (inner + b_u_t_bar * v_t + b_u_tt_bar * v_tt)
+    store_vector(scratch, V_BAR, v_bar + psi3 * (b_laplacian_bar * squared_grad_v + b_u_tt_bar * v_t * v_t), C)
+    store_vector(scratch, LAPLACIAN_V_BAR, psi1 * b_laplacian_bar, C)
+    store_vector(scratch, LAPLACIAN_V_FACTOR, psi2 * b_laplacian_bar, C)
+    store_vector(scratch, V_T_BAR, psi1 * b_u_t_bar + 2 * psi2 * v_t * b_u_tt_bar, C)
+    store_vector(scratch, V_TT_BAR, psi1 * b_u_tt_bar, C)
 
 
 @triton.jit
-def pull_gradient(grad_bar, o_sample, valid, slope, along, scratch, C: tl.constexpr):
-    """gammabar = psi' gradbar + along gamma; returns gradbar . gamma, [samples]."""
+def store_grad_v_bar(grad_bar, o_sample, valid, psi1, factor, scratch, C: tl.constexpr):
+    """Store grad_v_bar = psi' grad_bar + factor grad_v, and return grad_bar . grad_v, [samples]."""
     o_m = tl.arange(0, C.samples)
     inner = tl.zeros((C.samples,), scratch.dtype.element_ty)
     for d in range(0, rolled(C.widths[0]), C.columns):
         o_d = d + tl.arange(0, C.columns)
-        b_gamma = load_block(array(scratch, DELTA, 0, C), o_m, o_d, C.widths[0], C)  # [samples, columns]
+        b_grad_v = load_block(array(scratch, DELTA, 0, C), o_m, o_d, C.widths[0], C)  # [samples, columns]
         mask = valid[:, None] & (o_d < C.widths[0])[None, :]
         b_bar = tl.load(grad_bar + o_sample[:, None] * C.widths[0] + o_d[None, :], mask=mask, other=0.0)
-        inner += tl.sum(b_bar * b_gamma, 1)
-        gamma_bar = slope[:, None] * b_bar + along[:, None] * b_gamma
-        store_block(array(scratch, DELTA_BAR, 0, C), o_m, o_d, gamma_bar, C.widths[0], C)
+        inner += tl.sum(b_bar * b_grad_v, 1)
+        grad_v_bar = psi1[:, None] * b_bar + factor[:, None] * b_grad_v
+        store_block(array(scratch, DELTA_BAR, 0, C), o_m, o_d, grad_v_bar, C.widths[0], C)
     return inner
 
 
 @triton.jit
-def pull_probes(probes, directions, factor, scratch, C: tl.constexpr):
-    """gammabar += factor sum_j (probe_j . gamma) probe_j."""
+def add_probes_to_grad_v_bar(probes, num_directions, factor, scratch, C: tl.constexpr):
+    """Add factor sum_j (probe_j . grad_v) probe_j to grad_v_bar."""
     o_m = tl.arange(0, C.samples)
-    for j in range(directions):
-        product = factor * probe_product(probes, j, scratch, C)
+    for j in range(num_directions):
+        product = factor * out_tangent(probes, j, scratch, C)
         for d in range(0, rolled(C.widths[0]), C.columns):
             o_d = d + tl.arange(0, C.columns)
             b_probe = tl.load(probes + j * C.widths[0] + o_d, mask=o_d < C.widths[0], other=0.0)

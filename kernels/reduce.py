@@ -1,4 +1,4 @@
-"""Partial gradients to whole ones, always in the same order, so that every run gives the same bits."""
+"""Sums of partial gradients, always in the same order, so that every run gives the same bits."""
 
 import triton
 import triton.language as tl
@@ -6,9 +6,9 @@ import triton.language as tl
 
 @triton.jit(do_not_specialize=["programs", "partial_size"])
 def reduce_partials_kernel(partial, tile_ends, total, programs, partial_size, BLOCK: tl.constexpr):
-    """Sum potential k's partial buffers into total (K, partial_size), program by program; zero where it has no sample.
+    """Sum each potential's partial buffers into total (K, partial_size), program by program; zero without samples.
 
-    The programs that had tiles of potential k follow each other, and the p-th of them wrote to buffer p + k.
+    The programs that had tiles of potential k have consecutive numbers; program p wrote to buffer p + k.
     """
     o_n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     potential = tl.program_id(1)
@@ -35,9 +35,10 @@ def reduce_runs_kernel(
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Sum each slot's runs into total (S, WIDTH): their first WRITTEN columns; the rest is zero.
+    """Sum the first WRITTEN columns of each slot's runs into total (S, WIDTH); the other columns become zero.
 
-    run_order lists the runs slot by slot, slot s from slot_starts[s] on; row: from one run's row to the next one's.
+    run_order lists the runs slot by slot, those of slot s from slot_starts[s] on. `row` is the distance from one run's
+    row to the next one's.
     """
     slot = tl.program_id(0)
     o_n = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)

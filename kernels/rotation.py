@@ -1,4 +1,4 @@
-"""W_1 = R Q^T, Q with orthonormal columns, R lower triangular: fewer directions where units are fewer than inputs."""
+"""W_1 = R Q^T, Q of orthonormal columns and R lower triangular: fewer directions where units are fewer than inputs."""
 
 import triton
 import triton.language as tl
@@ -9,10 +9,11 @@ def rotate_kernel(
     weight, seeds, basis, HEIGHT: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     TINY: tl.constexpr,
 ):  # fmt: skip
-    """Gram-Schmidt on the rows of one potential's W_1 (HEIGHT, WIDTH), each projected twice.
+    """Run Gram-Schmidt on the rows of one potential's W_1 (HEIGHT, WIDTH), projecting each row twice.
 
-    Writes Q^T to basis (HEIGHT, WIDTH) and R^T to seeds (HEIGHT, HEIGHT). A row that depends on those before it, of
-    which no more than TINY times its length is left, adds no direction: its row of the basis is zero, and R Q^T = W_1.
+    Writes Q^T to basis (HEIGHT, WIDTH) and R^T to seeds (HEIGHT, HEIGHT). Where no more than TINY times a row's length
+    is left, the row depends on those before it and adds no direction: its row of the basis is zero, and R Q^T = W_1
+    still.
     """
     weight += tl.program_id(0).to(tl.int64) * (HEIGHT * WIDTH)
     basis += tl.program_id(0).to(tl.int64) * (HEIGHT * WIDTH)

@@ -1,4 +1,4 @@
-"""Every kernel as users meet it, with what it takes to compile it ahead of time, on a machine without GPU."""
+"""Every kernel as users meet it, with all that is needed to compile it ahead of time on a machine without a GPU."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from .rotation import rotate_kernel
 ACTIVATIONS = ("sin", "gelu", "silu", "softplus")  # beside tanh
 
 _INDICES = ("slot", "order", "starts", "tile_ends", "tile_potential", "run_order", "slot_starts")
-_SIZES = ("batch", "num_potentials", "directions", "scratch_size", "partial_size", "programs", "row")
+_SIZES = ("batch", "num_potentials", "num_directions", "scratch_size", "partial_size", "programs", "row")
 
 
 class Shipped(NamedTuple):
-    """What `triton.compiler.ASTSource` takes (kernel, signature, constexprs, attrs) and `triton.compile` (options).
+    """Arguments of `triton.compiler.ASTSource` (kernel, signature, constexprs, attrs) and `triton.compile` (options).
 
-    Without the interpreter, kernel is a triton.JITFunction. uses_tensor_cores: whether its matrix products should.
+    Without the interpreter, kernel is a triton.JITFunction. uses_tensor_cores tells whether its matrix products should
+    run on them.
     """
 
     kernel: Any
@@ -34,10 +35,10 @@ class Shipped(NamedTuple):
 
 
 def shipped() -> Iterator[Shipped]:
-    """All kernels at every choice of blocks, activation and Laplacian, and at one, two and three layers.
+    """List all kernels at every choice of blocks, activation and Laplacian, and at one, two and three layers.
 
-    A loss with its gradients has all stages of a jet and its backward, so what varies a stage comes in that kernel
-    alone; and widths between these have the same blocks and rolled loops, and differ in numbers.
+    A loss with its gradients has all stages of a jet and its backward, so variants of a stage are listed for that
+    kernel alone. Widths between these have the same blocks and rolled loops, and differ in numbers only.
     """
     middle = (12, 64, 64)
     yield from _passes(middle)
@@ -51,7 +52,7 @@ def shipped() -> Iterator[Shipped]:
     yield from _passes((64, 32, 32, 32), precision="tf32", kernels=("loss",))
     for activation in ACTIVATIONS:
         yield from _passes(middle, activation=activation, kernels=("loss",))
-    for laplacian in ("probes", "none"):
+    for laplacian in ("hutchinson", "none"):
         yield from _passes(middle, laplacian=laplacian, kernels=("jet_fwd", "jet_bwd"))
     yield from _passes(middle, timed=False, out_activation="identity", kernels=("loss",))
     yield from _passes((32, 20, 20), triangular=True, kernels=("loss",))
@@ -73,10 +74,11 @@ def _passes(
     itemsize: int = 4,
     kernels: tuple[str, ...] = ("jet_fwd", "jet_bwd", "residual", "loss"),
 ) -> Iterator[Shipped]:
-    """Of kernels, `residual` is the loss alone, and `loss` the loss with its gradients."""
+    """List the kernels of one pass. In `kernels`, "residual" is the loss alone, "loss" the loss with its gradients."""
     settings = (widths, activation, out_activation, timed, laplacian, triangular, precision)
     forward, backward = (choose(*settings, backward, itemsize) for backward in (False, True))
-    name = "x".join(map(str, widths)) + f" {activation} {out_activation} {laplacian} {precision} fp{8 * itemsize}"
+    kind = "probes" if laplacian == "hutchinson" else laplacian  # lists of different versions are compared by name
+    name = "x".join(map(str, widths)) + f" {activation} {out_activation} {kind} {precision} fp{8 * itemsize}"
     name += (" timed" if timed else "") + (" triangular" if triangular else "")
 
     def made(kernel: Any, launch: Launch, **flags: bool) -> Shipped:

@@ -3,9 +3,9 @@
 
 #include <cmath>
 
-#include "device.hpp"
-#include "problem.hpp"
-#include "sine.hpp"
+#include "cuda/device.hpp"
+#include "cuda/problem.hpp"
+#include "cuda/sine.hpp"
 
 namespace fastflow::cuda {
 

@@ -1,5 +1,5 @@
-#include "backward.hpp"
-#include "launch.cuh"
+#include "cuda/backward.hpp"
+#include "cuda/launch.cuh"
 
 namespace fastflow::cuda {
 namespace {
@@ -30,14 +30,14 @@ void launch_elementwise(void (*kernel)(Flow<T>), const Flow<T>& flow, std::int64
 }  // namespace
 
 template <class T>
-void launch_backward(const Flow<T>& flow, void* stream) {
+void launch_flow_backward(const Flow<T>& flow, void* stream) {
     launch(flow.plan.state_in_shared ? flow_bwd_kernel<T, true> : flow_bwd_kernel<T, false>, flow, flow.plan.blocks, flow.plan.threads,
            flow.plan.shared_bytes, stream);
-    launch_elementwise(reduce_weights_kernel<T>, flow, flow.problem.potentials * flow.plan.partial_bias, stream);
-    launch_elementwise(reduce_biases_kernel<T>, flow, flow.problem.slots * flow.problem.units, stream);
+    launch_elementwise(reduce_weights_kernel<T>, flow, flow.problem.num_potentials * flow.plan.partial_bias, stream);
+    launch_elementwise(reduce_biases_kernel<T>, flow, flow.problem.num_slots * flow.problem.units, stream);
 }
 
-template void launch_backward(const Flow<float>&, void*);
-template void launch_backward(const Flow<double>&, void*);
+template void launch_flow_backward(const Flow<float>&, void*);
+template void launch_flow_backward(const Flow<double>&, void*);
 
 }  // namespace fastflow::cuda

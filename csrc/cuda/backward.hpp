@@ -2,7 +2,7 @@
 // the workspace and summed over blocks, in a fixed order, by the functions at the end.
 #pragma once
 
-#include "tile.hpp"
+#include "cuda/tile.hpp"
 
 namespace fastflow::cuda {
 
@@ -12,10 +12,10 @@ struct Backward : Tile<T, state_in_shared> {
     using Base::flow, Base::problem, Base::plan, Base::rows, Base::rows_of_layer, Base::stride, Base::tile, Base::dim, Base::depth, Base::stages;
     using Base::samples, Base::thread, Base::threads, Base::lane, Base::warp, Base::warps, Base::column, Base::potential, Base::factor;
     T* partial = nullptr;  // the gradients of this potential from this block
-    T* value_bar;          // per sample: the cotangent of w_o . h_L + b_o
+    T* v_bar;              // per sample: the cotangent of w . h_L + c
 
     FASTFLOW_DEVICE Backward(const Flow<T>& flow_, T* shared)
-        : Base(flow_, shared, flow_.workspace + (flow_.plan.blocks + flow_.problem.potentials) * flow_.plan.partial_elements), value_bar(this->moved) {}
+        : Base(flow_, shared, flow_.workspace + (flow_.plan.blocks + flow_.problem.num_potentials) * flow_.plan.partial_elements), v_bar(this->moved) {}
 
     FASTFLOW_DEVICE void run() {
         this->for_tiles([&](std::int64_t slot) {
@@ -125,83 +125,83 @@ struct Backward : Tile<T, state_in_shared> {
         barrier();
     }
 
-    // The cotangent of the points x into scratch, for that of the field there in stage_bar. With c_l = sigma'(a_l) delta_l,
+    // The cotangent of the points x into scratch, for that of the field there in stage_bar. With e_l = sigma'(a_l) delta_l,
     // delta_l = du/dh_l: forward, gradient pass, back up through the gradient pass, back down through the forward pass.
     FASTFLOW_DEVICE void field_backward(const T* x, int time, bool accumulate) {
         T *scratch = rows(plan.scratch), *stage_bar = rows(plan.stage_bar);
-        const bool mapped = problem.output_map == OutputMap::tanh;
+        const bool mapped = problem.out_activation == OutActivation::tanh;
         const T* out_weight = flow.out_weight + potential * problem.width[depth];
 
         for (int l = 1; l <= depth; ++l) {
-            const T *in = l > 1 ? rows(plan.hidden[l - 1]) : x, *beta = this->bias(l, time);
-            T *h = rows(plan.hidden[l]), *slopes = rows_of_layer(plan.slope, l), *bent = rows_of_layer(plan.bent, l);
+            const T *in = l > 1 ? rows(plan.h[l - 1]) : x, *bias_row = this->bias(l, time);
+            T *h = rows(plan.h[l]), *sigma1 = rows_of_layer(plan.sigma1, l), *curvature = rows_of_layer(plan.curvature, l);
             T* signal = rows_of_layer(plan.signal, l);
             this->template product<false>(l, in, h, [&](int unit, int at) {
                 Four<T> value = load4(h + at), first, second, through;
-                const T shift = beta[unit], scale = l < depth ? T(1) : out_weight[unit];
+                const T shift = bias_row[unit], scale = l < depth ? T(1) : out_weight[unit];
                 for (int s = 0; s < 4; ++s) {
                     const Derivatives<T> sigma = activate(problem.activation, value.v[s] + shift);
                     value.v[s] = sigma.value, first.v[s] = sigma.first, second.v[s] = scale * sigma.second;
                     through.v[s] = scale * sigma.first;
                 }
-                store4(h + at, value), store4(slopes + at, first), store4(bent + at, second), store4(signal + at, through);
+                store4(h + at, value), store4(sigma1 + at, first), store4(curvature + at, second), store4(signal + at, through);
             });
             barrier();
         }
-        this->map_output(rows(plan.hidden[depth]));
+        this->output_map(rows(plan.h[depth]));
 
         // The gradient itself is needed only where psi bends.
         for (int l = depth; l > (mapped ? 0 : 1); --l) {
-            T *signal = rows_of_layer(plan.signal, l - 1), *slopes = rows_of_layer(plan.slope, l - 1), *bent = rows_of_layer(plan.bent, l - 1);
+            T *signal = rows_of_layer(plan.signal, l - 1), *sigma1 = rows_of_layer(plan.sigma1, l - 1), *curvature = rows_of_layer(plan.curvature, l - 1);
             this->template product<true>(l, rows_of_layer(plan.signal, l), scratch, [&](int, int at) {
                 if (l == 1) return;
-                const Four<T> delta = load4(scratch + at), first = load4(slopes + at);
-                Four<T> second = load4(bent + at), through;
+                const Four<T> delta = load4(scratch + at), first = load4(sigma1 + at);
+                Four<T> second = load4(curvature + at), through;
                 for (int s = 0; s < 4; ++s) through.v[s] = delta.v[s] * first.v[s], second.v[s] *= delta.v[s];
-                store4(signal + at, through), store4(bent + at, second);
+                store4(signal + at, through), store4(curvature + at, second);
             });
             barrier();
         }
         if (mapped) {
             this->sum_rows(
                 dim, [&](int row, int s) { return stage_bar[row * stride + s] * scratch[row * stride + s]; },
-                [&](int s, T sum) { value_bar[s] = this->psi_second[s] * sum; });
+                [&](int s, T sum) { v_bar[s] = this->psi2[s] * sum; });
             this->for_own_units(dim, [&](int, int at) {
                 Four<T> bar = load4(stage_bar + at);
-                for (int s = 0; s < 4; ++s) bar.v[s] *= this->psi_first[column + s];
+                for (int s = 0; s < 4; ++s) bar.v[s] *= this->psi1[column + s];
                 store4(stage_bar + at, bar);
             });
         } else if (thread < tile) {
-            value_bar[thread] = 0;
+            v_bar[thread] = 0;
         }
         barrier();
 
         for (int l = 1; l <= depth; ++l) {
-            const T *in = delta_bar_below(l), *slopes = rows_of_layer(plan.slope, l);
-            T *delta_bar = rows_of_layer(plan.delta_bar, l), *bent = rows_of_layer(plan.bent, l);
+            const T *in = delta_bar_below(l), *sigma1 = rows_of_layer(plan.sigma1, l);
+            T *delta_bar = rows_of_layer(plan.delta_bar, l), *curvature = rows_of_layer(plan.curvature, l);
             this->template product<false>(l, in, delta_bar, [&](int unit, int at) {
-                Four<T> bar = load4(delta_bar + at), a_bar = load4(bent + at);
-                const Four<T> first = load4(slopes + at);
+                Four<T> bar = load4(delta_bar + at), a_bar = load4(curvature + at);
+                const Four<T> first = load4(sigma1 + at);
                 const T last = l < depth ? T(0) : out_weight[unit];
                 for (int s = 0; s < 4; ++s) {
-                    a_bar.v[s] = a_bar.v[s] * bar.v[s] + value_bar[column + s] * last * first.v[s];
+                    a_bar.v[s] = a_bar.v[s] * bar.v[s] + v_bar[column + s] * last * first.v[s];
                     bar.v[s] *= first.v[s];
                 }
-                store4(delta_bar + at, bar), store4(bent + at, a_bar);
+                store4(delta_bar + at, bar), store4(curvature + at, a_bar);
             });
             barrier();
         }
 
         if (accumulate) add_outputs();
         for (int l = depth; l >= 1; --l) {
-            T *a_bar = rows_of_layer(plan.bent, l), *below = rows_of_layer(plan.bent, l > 1 ? l - 1 : 1), *slopes = rows_of_layer(plan.slope, l > 1 ? l - 1 : 1);
+            T *a_bar = rows_of_layer(plan.curvature, l), *below = rows_of_layer(plan.curvature, l > 1 ? l - 1 : 1), *sigma1 = rows_of_layer(plan.sigma1, l > 1 ? l - 1 : 1);
             if (accumulate) {
-                add_weights(l, a_bar, l > 1 ? rows(plan.hidden[l - 1]) : x);
+                add_weights(l, a_bar, l > 1 ? rows(plan.h[l - 1]) : x);
                 add_biases(l, a_bar, time);
             }
             this->template product<true>(l, a_bar, scratch, [&](int, int at) {
                 if (l == 1) return;
-                const Four<T> bar = load4(scratch + at), first = load4(slopes + at);
+                const Four<T> bar = load4(scratch + at), first = load4(sigma1 + at);
                 Four<T> sum = load4(below + at);
                 for (int s = 0; s < 4; ++s) sum.v[s] += bar.v[s] * first.v[s];
                 store4(below + at, sum);
@@ -212,20 +212,20 @@ struct Backward : Tile<T, state_in_shared> {
 
     FASTFLOW_DEVICE const T* delta_bar_below(int l) const { return l > 1 ? rows_of_layer(plan.delta_bar, l - 1) : rows(plan.stage_bar); }
 
-    // The output unit: w_o is du/dh_L itself, up to psi', and multiplies h_L.
+    // The output unit: w is du/dh_L itself, up to psi', and multiplies h_L.
     FASTFLOW_DEVICE void add_outputs() const {
-        const T *delta_bar = rows_of_layer(plan.delta_bar, depth), *h = rows(plan.hidden[depth]);
+        const T *delta_bar = rows_of_layer(plan.delta_bar, depth), *h = rows(plan.h[depth]);
         for (int unit = thread; unit < problem.width[depth]; unit += threads) {
             T sum = 0;
             for (int s = 0; s < tile; s += 4) {
                 const Four<T> bar = load4(delta_bar + unit * stride + s), value = load4(h + unit * stride + s);
-                for (int i = 0; i < 4; ++i) sum += bar.v[i] + value_bar[s + i] * value.v[i];
+                for (int i = 0; i < 4; ++i) sum += bar.v[i] + v_bar[s + i] * value.v[i];
             }
             partial[plan.partial_out_weight + unit] += sum;
         }
         if (thread > 0) return;
         T sum = 0;
-        for (int s = 0; s < tile; ++s) sum += value_bar[s];
+        for (int s = 0; s < tile; ++s) sum += v_bar[s];
         partial[plan.partial_out_bias] += sum;
     }
 
@@ -301,7 +301,7 @@ FASTFLOW_DEVICE T sum_partials(const Flow<T>& flow, std::int64_t k, std::int64_t
 template <class T>
 FASTFLOW_DEVICE void reduce_weights(const Flow<T>& flow) {
     const Problem& problem = flow.problem;
-    const std::int64_t each = flow.plan.partial_bias, total = problem.potentials * each;
+    const std::int64_t each = flow.plan.partial_bias, total = problem.num_potentials * each;
     for (std::int64_t i = block_index() * thread_count() + thread_index(); i < total; i += block_count() * thread_count()) {
         const std::int64_t k = i / each, element = i % each;
         const T sum = sum_partials(flow, k, element);
@@ -322,18 +322,18 @@ FASTFLOW_DEVICE void reduce_weights(const Flow<T>& flow) {
 template <class T>
 FASTFLOW_DEVICE void reduce_biases(const Flow<T>& flow) {
     const Problem& problem = flow.problem;
-    const std::int64_t total = problem.slots * problem.units;
+    const std::int64_t total = problem.num_slots * problem.units;
     for (std::int64_t i = block_index() * thread_count() + thread_index(); i < total; i += block_count() * thread_count()) {
         const std::int64_t slot = i / problem.units;
         const int unit = static_cast<int>(i % problem.units);
         T sum = 0;
         for (std::int64_t entry = flow.slot_offsets[slot]; entry < flow.slot_offsets[slot + 1]; ++entry) {
-            const std::int64_t time = flow.slot_order[entry] / problem.potentials, k = flow.slot_order[entry] % problem.potentials;
+            const std::int64_t time = flow.slot_order[entry] / problem.num_potentials, k = flow.slot_order[entry] % problem.num_potentials;
             sum += sum_partials(flow, k, flow.plan.partial_bias + time * problem.units + unit);
         }
         int l = problem.depth;
         while (unit < problem.first_unit[l]) --l;
-        T* row = flow.bias_jets_bar[l] + slot * 3 * problem.width[l] + unit - problem.first_unit[l];
+        T* row = flow.bias_jet_bar[l] + slot * 3 * problem.width[l] + unit - problem.first_unit[l];
         row[0] = sum, row[problem.width[l]] = 0, row[2 * problem.width[l]] = 0;
     }
 }

@@ -6,11 +6,11 @@
 
 #include <stdexcept>
 #include <string>
-#include <utility>
 #include <vector>
 
-#include "launch.hpp"
-#include "plan.hpp"
+#include "common/choices.hpp"
+#include "cuda/launch.hpp"
+#include "cuda/plan.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -19,16 +19,6 @@ namespace fastflow::cuda {
 namespace {
 
 using Address = std::uintptr_t;
-
-template <class E, std::size_t N>
-E choice(const std::string& value, const char* name, const std::pair<const char*, E> (&choices)[N]) {
-    std::string list;
-    for (const auto& [text, result] : choices) {
-        if (value == text) return result;
-        list += (list.empty() ? "'" : ", '") + std::string(text) + "'";
-    }
-    throw nb::value_error((std::string(name) + " must be one of " + list + ", got '" + value + "'").c_str());
-}
 
 // A problem and its layout, in one direction of differentiation and one precision.
 struct FlowPlan {
@@ -52,12 +42,11 @@ struct FlowPlan {
             problem.units += widths[l];
         }
         if (potentials < 1 || slots < 0 || batch < 0 || times < 0 || multiprocessors < 1) throw nb::value_error("sizes must not be negative");
-        problem.potentials = potentials, problem.slots = slots, problem.batch = batch;
-        problem.activation = choice<Activation>(activation, "activation", {{"tanh", Activation::tanh}, {"sin", Activation::sin}, {"gelu", Activation::gelu},
-                                                                           {"silu", Activation::silu}, {"softplus", Activation::softplus}});
-        problem.output_map = choice<OutputMap>(out_activation, "out_activation", {{"identity", OutputMap::identity}, {"tanh", OutputMap::tanh}});
-        problem.method = choice<Method>(method, "method", {{"euler", Method::euler}, {"heun", Method::heun}, {"rk4", Method::rk4}});
-        problem.direction = choice<Direction>(direction, "direction", {{"forward", Direction::forward}, {"descent", Direction::descent}, {"reverse", Direction::reverse}});
+        problem.num_potentials = potentials, problem.num_slots = slots, problem.batch = batch;
+        problem.activation = activation_named(activation);
+        problem.out_activation = out_activation_named(out_activation);
+        problem.method = method_named(method);
+        problem.direction = direction_named(direction);
         problem.times = times;
         problem.steps = problem.method == Method::euler ? times : problem.method == Method::heun ? times - 1 : (times - 1) / 2;
         if (problem.steps < 0 || (problem.method == Method::rk4 && times % 2 == 0))
@@ -87,7 +76,7 @@ Flow<T> describe(const FlowPlan& plan, const Layers& weights, const Layers& bias
     flow.problem = plan.problem, flow.plan = plan.plan;
     flow.dt = static_cast<T>(plan.problem.dt), flow.step_length = static_cast<T>(plan.problem.step_length);
     flow.sign = plan.problem.direction == Direction::descent ? T(-1) : T(1);
-    set_layers(plan.problem, flow.weight, weights), set_layers(plan.problem, flow.bias_jets, bias_jets);
+    set_layers(plan.problem, flow.weight, weights), set_layers(plan.problem, flow.bias_jet, bias_jets);
     set_address(flow.out_weight, out_weight), set_address(flow.out_bias, out_bias);
     set_address(flow.order, order), set_address(flow.offsets, offsets), set_address(flow.slot_of, slot_of);
     set_address(flow.path, path), set_address(flow.workspace, workspace);
@@ -100,12 +89,12 @@ void with_type(const FlowPlan& plan, bool backward, F f) {
     plan.is_double ? f(double{}) : f(float{});
 }
 
-void flow_forward(const FlowPlan& plan, const Layers& weights, const Layers& bias_jets, Address out_weight, Address out_bias, Address order, Address offsets,
+void flow(const FlowPlan& plan, const Layers& weights, const Layers& bias_jets, Address out_weight, Address out_bias, Address order, Address offsets,
                   Address slot_of, Address z0, Address path, Address error, Address workspace, Address stream) {
     with_type(plan, false, [&](auto zero) {
         auto flow = describe<decltype(zero)>(plan, weights, bias_jets, out_weight, out_bias, order, offsets, slot_of, path, workspace);
         set_address(flow.z0, z0), set_address(flow.error, error);
-        launch_forward(flow, reinterpret_cast<void*>(stream));
+        launch_flow(flow, reinterpret_cast<void*>(stream));
     });
 }
 
@@ -116,9 +105,9 @@ void flow_backward(const FlowPlan& plan, const Layers& weights, const Layers& bi
         auto flow = describe<decltype(zero)>(plan, weights, bias_jets, out_weight, out_bias, order, offsets, slot_of, path, workspace);
         set_address(flow.slot_order, slot_order), set_address(flow.slot_offsets, slot_offsets);
         set_address(flow.path_bar, path_bar), set_address(flow.z0_bar, z0_bar);
-        set_layers(plan.problem, flow.weight_bar, weights_bar), set_layers(plan.problem, flow.bias_jets_bar, bias_jets_bar);
+        set_layers(plan.problem, flow.weight_bar, weights_bar), set_layers(plan.problem, flow.bias_jet_bar, bias_jets_bar);
         set_address(flow.out_weight_bar, out_weight_bar), set_address(flow.out_bias_bar, out_bias_bar);
-        launch_backward(flow, reinterpret_cast<void*>(stream));
+        launch_flow_backward(flow, reinterpret_cast<void*>(stream));
     });
 }
 
@@ -155,12 +144,12 @@ NB_MODULE(FASTFLOW_CUDA_MODULE, m) {
         .def_prop_ro("resident", [](const FlowPlan& p) { return p.plan.resident; }, "Whether a potential's weights stay in shared memory.")
         .def_prop_ro("state_in_shared", [](const FlowPlan& p) { return p.plan.state_in_shared; }, "Whether tile state lies there too.");
 
-    m.def("flow_forward", &flow_forward, nb::kw_only(), "plan"_a, "weights"_a, "bias_jets"_a, "out_weight"_a, "out_bias"_a, "order"_a, "offsets"_a,
+    m.def("flow", &flow, nb::kw_only(), "plan"_a, "weights"_a, "bias_jets"_a, "out_weight"_a, "out_bias"_a, "order"_a, "offsets"_a,
           "slot_of"_a, "z0"_a, "path"_a, "error"_a, "workspace"_a, "stream"_a,
           "Enqueue a path of every sample: writes path and error. Arguments beside the plan are addresses, laid out as\n"
           "csrc/cuda/problem.hpp says. Raises RuntimeError if the device refuses.");
     m.def("flow_backward", &flow_backward, nb::kw_only(), "plan"_a, "weights"_a, "bias_jets"_a, "out_weight"_a, "out_bias"_a, "order"_a, "offsets"_a,
           "slot_of"_a, "slot_order"_a, "slot_offsets"_a, "path"_a, "path_bar"_a, "z0_bar"_a, "weights_bar"_a, "bias_jets_bar"_a, "out_weight_bar"_a,
           "out_bias_bar"_a, "workspace"_a, "stream"_a,
-          "Enqueue the adjoint of a path: writes all gradients. Arguments as for flow_forward.");
+          "Enqueue the adjoint of a path: writes all gradients. Arguments as for flow.");
 }

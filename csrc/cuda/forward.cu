@@ -1,5 +1,5 @@
-#include "forward.hpp"
-#include "launch.cuh"
+#include "cuda/forward.hpp"
+#include "cuda/launch.cuh"
 
 namespace fastflow::cuda {
 namespace {
@@ -15,13 +15,13 @@ __global__ void __launch_bounds__(max_threads, 1) flow_fwd_kernel(const __grid_c
 }  // namespace
 
 template <class T>
-void launch_forward(const Flow<T>& flow, void* stream) {
+void launch_flow(const Flow<T>& flow, void* stream) {
     launch(flow.plan.state_in_shared ? flow_fwd_kernel<T, true> : flow_fwd_kernel<T, false>, flow, flow.plan.blocks, flow.plan.threads,
            flow.plan.shared_bytes, stream);
 }
 
-template void launch_forward(const Flow<float>&, void*);
-template void launch_forward(const Flow<double>&, void*);
+template void launch_flow(const Flow<float>&, void*);
+template void launch_flow(const Flow<double>&, void*);
 
 std::string compiler() {
     return "nvcc " + std::to_string(__CUDACC_VER_MAJOR__) + "." + std::to_string(__CUDACC_VER_MINOR__) + "." + std::to_string(__CUDACC_VER_BUILD__);

@@ -1,7 +1,7 @@
 // The path of each sample: explicit steps forward, or each step undone by a fixed-point iteration.
 #pragma once
 
-#include "tile.hpp"
+#include "cuda/tile.hpp"
 
 namespace fastflow::cuda {
 

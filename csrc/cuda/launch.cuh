@@ -6,8 +6,8 @@
 #include <stdexcept>
 #include <string>
 
-#include "launch.hpp"
-#include "plan.hpp"
+#include "cuda/launch.hpp"
+#include "cuda/plan.hpp"
 
 namespace fastflow::cuda {
 

@@ -3,15 +3,15 @@
 
 #include <string>
 
-#include "problem.hpp"
+#include "cuda/problem.hpp"
 
 namespace fastflow::cuda {
 
 // Enqueue on `stream`; throw std::runtime_error if the device refuses.
 template <class T>
-void launch_forward(const Flow<T>& flow, void* stream);
+void launch_flow(const Flow<T>& flow, void* stream);
 template <class T>
-void launch_backward(const Flow<T>& flow, void* stream);
+void launch_flow_backward(const Flow<T>& flow, void* stream);
 
 // Which compiler made the kernels, and for which architectures.
 std::string compiler();

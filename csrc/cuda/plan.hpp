@@ -5,8 +5,8 @@
 #include <stdexcept>
 #include <string>
 
-#include "device.hpp"
-#include "problem.hpp"
+#include "cuda/device.hpp"
+#include "cuda/problem.hpp"
 
 namespace fastflow::cuda {
 
@@ -56,9 +56,9 @@ inline std::int64_t lay_out_state(const Problem& problem, bool backward, bool no
     plan.signal = rows.take(problem.units);
     if (backward) {
         const int hidden = rows.take(problem.units);
-        for (int l = 1; l <= problem.depth; ++l) plan.hidden[l] = hidden + problem.first_unit[l];
-        plan.slope = rows.take(problem.units);
-        plan.bent = rows.take(problem.units);
+        for (int l = 1; l <= problem.depth; ++l) plan.h[l] = hidden + problem.first_unit[l];
+        plan.sigma1 = rows.take(problem.units);
+        plan.curvature = rows.take(problem.units);
         plan.delta_bar = rows.take(problem.units);
         plan.scratch = rows.take(widest(problem, 0));
         plan.adjoint = rows.take(dim);
@@ -69,7 +69,7 @@ inline std::int64_t lay_out_state(const Problem& problem, bool backward, bool no
     } else {
         // Layers take turns in two buffers, which are free again when the gradient pass needs scratch.
         const int width = widest(problem, 1), both = rows.take(std::max(problem.depth > 1 ? 2 * width : width, problem.width[0]));
-        for (int l = 1; l <= problem.depth; ++l) plan.hidden[l] = both + (l % 2 == 0 ? width : 0);
+        for (int l = 1; l <= problem.depth; ++l) plan.h[l] = both + (l % 2 == 0 ? width : 0);
         plan.scratch = both;
         plan.end = reverse ? rows.take(dim) : 0;
     }
@@ -92,7 +92,7 @@ inline void lay_out_partials(const Problem& problem, Plan& plan) {
 inline int preferred_tile_shift(const Problem& problem, const Device& device) {
     int shift = 2;
     while (shift < max_tile_shift && (problem.batch >> (shift + 1)) >= device.multiprocessors &&
-           (problem.batch >> shift) >= problem.potentials)
+           (problem.batch >> shift) >= problem.num_potentials)
         ++shift;
     return shift;
 }
@@ -102,7 +102,7 @@ inline int preferred_tile_shift(const Problem& problem, const Device& device) {
 inline std::int64_t scalar_elements(int tile) { return static_cast<std::int64_t>(num_scalars + reduction_parts) * tile; }
 
 // Slots for tiles: potential k's start at offsets[k] / tile + k, which leaves room for the last one to be partly filled.
-inline std::int64_t tile_slots(const Problem& problem, int tile_shift) { return (problem.batch >> tile_shift) + problem.potentials; }
+inline std::int64_t tile_slots(const Problem& problem, int tile_shift) { return (problem.batch >> tile_shift) + problem.num_potentials; }
 
 inline Plan make_plan(const Problem& problem, const Device& device, int element_bytes, bool backward) {
     Plan plan{};
@@ -160,7 +160,7 @@ inline Plan make_plan(const Problem& problem, const Device& device, int element_
     plan.tiles_per_block = (slots + plan.blocks - 1) / plan.blocks;
     plan.blocks = (slots + plan.tiles_per_block - 1) / plan.tiles_per_block;
     // Blocks and potentials follow one another in one order, so block b's gradients of potential k can have place b + k.
-    const std::int64_t partials = backward ? (plan.blocks + problem.potentials) * plan.partial_elements : 0;
+    const std::int64_t partials = backward ? (plan.blocks + problem.num_potentials) * plan.partial_elements : 0;
     plan.workspace_elements = partials + (plan.state_in_shared ? 0 : plan.blocks * plan.state_elements);
     return plan;
 }

@@ -4,26 +4,21 @@
 
 #include <cstdint>
 
+#include "common/options.hpp"
+
 namespace fastflow::cuda {
 
-constexpr int max_depth = 8;
-
-enum class Activation { tanh, sin, gelu, silu, softplus };
-enum class OutputMap { identity, tanh };
-enum class Method { euler, heun, rk4 };
-enum class Direction { forward, descent, reverse };
-
-// Sizes of a bank of potentials u = psi(w_o . h_L + b_o), h_l = sigma(W_l h_{l-1} + beta_l), and of the flow along them.
+// Sizes of a bank of potentials u = psi(w . h_L + c), h_l = sigma(W_l h_{l-1} + b_l), and of the flow along them.
 // Arrays by layer are indexed 1..depth.
 struct Problem {
     int depth;
     int width[max_depth + 1];       // width[0] is the dimension of z
     int first_unit[max_depth + 1];  // hidden units before layer l, when all layers' units are counted through
     int units;                      // of all hidden layers
-    std::int64_t potentials, slots, batch;
+    std::int64_t num_potentials, num_slots, batch;
     int steps, times;
     Activation activation;
-    OutputMap output_map;
+    OutActivation out_activation;
     Method method;
     Direction direction;
     double dt, step_length;  // a negative step_length: steps keep their own
@@ -45,14 +40,14 @@ struct Plan {
 
     int point[4];                        // where each stage evaluates the field; the first is the path's point
     int increment, end, scratch;         // scratch: for products that aren't finished yet
-    int hidden[max_depth + 1];           // h_l
-    int signal;                          // sigma'(a_l), then c_l = sigma'(a_l) du/dh_l, of all hidden units
-    int slope, bent, delta_bar;          // backward: sigma'(a_l); sigma''(a_l) du/dh_l, then the cotangent of a_l; that of du/dh_l
+    int h[max_depth + 1];                // h_l
+    int signal;                          // sigma'(a_l), then e_l = sigma'(a_l) du/dh_l, of all hidden units
+    int sigma1, curvature, delta_bar;    // backward: sigma'(a_l); sigma''(a_l) du/dh_l, then the cotangent of a_l; that of du/dh_l
     int adjoint, increment_bar, stage_bar, given, trial;
 
     std::int64_t partial_elements;               // gradients of one potential from one block
     std::int64_t partial_weight[max_depth + 1];  // where they start: those of W_l,
-    std::int64_t partial_out_weight, partial_out_bias, partial_bias;  // the output unit, and beta_l by time (times, units)
+    std::int64_t partial_out_weight, partial_out_bias, partial_bias;  // the output unit, and b_l by time (times, units)
     std::int64_t workspace_elements;
 };
 
@@ -61,13 +56,13 @@ struct Flow {
     Problem problem;
     Plan plan;
     T dt, step_length, sign;
-    const T* weight[max_depth + 1];     // (potentials, width[l], width[l - 1])
-    const T* bias_jets[max_depth + 1];  // (slots, 3, width[l]), of which the flow uses the first of three
-    const T* out_weight;                // (potentials, width[depth])
-    const T* out_bias;                  // (potentials,)
+    const T* weight[max_depth + 1];     // (num_potentials, width[l], width[l - 1])
+    const T* bias_jet[max_depth + 1];   // (num_slots, 3, width[l]), of which the flow uses the first of three
+    const T* out_weight;                // (num_potentials, width[depth])
+    const T* out_bias;                  // (num_potentials,)
     const std::int64_t* order;          // samples sorted by potential (batch,)
-    const std::int64_t* offsets;        // where each potential's samples start in `order` (potentials + 1,)
-    const std::int64_t* slot_of;        // (times, potentials)
+    const std::int64_t* offsets;        // where each potential's samples start in `order` (num_potentials + 1,)
+    const std::int64_t* slot_of;        // (times, num_potentials)
     const T* z0;                        // (batch, dim); forward only
     T* path;                            // (batch, steps + 1, dim)
     T* error;                           // (batch,); forward only
@@ -75,11 +70,11 @@ struct Flow {
 
     // Backward only.
     const T* path_bar;                 // (batch, steps + 1, dim)
-    const std::int64_t* slot_order;    // entries of slot_of, counted through, sorted by slot (times * potentials,)
-    const std::int64_t* slot_offsets;  // where each slot's entries start in `slot_order` (slots + 1,)
+    const std::int64_t* slot_order;    // entries of slot_of, counted through, sorted by slot (times * num_potentials,)
+    const std::int64_t* slot_offsets;  // where each slot's entries start in `slot_order` (num_slots + 1,)
     T* z0_bar;                         // (batch, dim)
     T* weight_bar[max_depth + 1];      // gradients in the shapes of the parameters
-    T* bias_jets_bar[max_depth + 1];
+    T* bias_jet_bar[max_depth + 1];
     T* out_weight_bar;
     T* out_bias_bar;
 };

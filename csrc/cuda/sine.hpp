@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "device.hpp"
+#include "cuda/device.hpp"
 
 namespace fastflow::cuda {
 

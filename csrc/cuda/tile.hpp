@@ -5,8 +5,8 @@
 // thread finishes (bias, activation, ..) the very elements that it computed, so that one barrier per layer is enough.
 #pragma once
 
-#include "activations.hpp"
-#include "plan.hpp"
+#include "cuda/activations.hpp"
+#include "cuda/plan.hpp"
 
 namespace fastflow::cuda {
 
@@ -43,7 +43,7 @@ struct Tile {
     const int thread, threads, lane, warp, warps;
     const int tile, stride, dim, depth, stages;
     const int column, unit_thread, unit_threads;  // the thread's four samples, and its place among those with the same
-    T *psi_first, *psi_second, *factor, *error, *moved, *worst;  // per sample; value_bar shares `moved`
+    T *psi1, *psi2, *factor, *error, *moved, *worst;  // per sample; v_bar shares `moved`
     T* parts;                                                    // of sums over a row of threads (reduction_parts, tile)
     T* weights;                                                  // rows of W_l, weight_stride(width[l - 1]) apart
     T* state;
@@ -55,7 +55,7 @@ struct Tile {
           warp(thread / warp_size), warps(threads / warp_size), tile(1 << plan.tile_shift), stride(plan.stride), dim(problem.width[0]),
           depth(problem.depth), stages(problem.method == Method::euler ? 1 : problem.method == Method::heun ? 2 : 4),
           column(thread % (tile / 4) * 4), unit_thread(thread / (tile / 4)), unit_threads(threads / (tile / 4)) {
-        psi_first = shared, psi_second = psi_first + tile, factor = psi_second + tile;
+        psi1 = shared, psi2 = psi1 + tile, factor = psi2 + tile;
         error = factor + tile, moved = error + tile, worst = moved + tile;
         parts = worst + tile;
         weights = parts + reduction_parts * tile;
@@ -63,7 +63,7 @@ struct Tile {
             state = weights + plan.weight_elements;
         else
             state = workspace + block_index() * plan.state_elements;
-        if (thread < tile) psi_first[thread] = 1, psi_second[thread] = 0, factor[thread] = 1;
+        if (thread < tile) psi1[thread] = 1, psi2[thread] = 0, factor[thread] = 1;
     }
 
     FASTFLOW_DEVICE T* rows(int first) const { return state + static_cast<std::int64_t>(first) * stride; }
@@ -75,15 +75,15 @@ struct Tile {
     template <class F>
     FASTFLOW_DEVICE void for_tiles(F f) {
         // Sorted samples outside all potentials' ranges have an index that is none of a potential.
-        if (thread == 0 && (flow.offsets[0] != 0 || flow.offsets[problem.potentials] != problem.batch)) stop();
-        const std::int64_t slots = (problem.batch >> plan.tile_shift) + problem.potentials, first = block_index() * plan.tiles_per_block;
+        if (thread == 0 && (flow.offsets[0] != 0 || flow.offsets[problem.num_potentials] != problem.batch)) stop();
+        const std::int64_t slots = (problem.batch >> plan.tile_shift) + problem.num_potentials, first = block_index() * plan.tiles_per_block;
         for (std::int64_t slot = first; slot < smaller(first + plan.tiles_per_block, slots); ++slot) f(slot);
     }
 
     // Finds the slot's potential, the last whose slots start there or before, and samples; tells whether the potential is
     // another than that of the tile before.
     FASTFLOW_DEVICE bool locate(std::int64_t slot) {
-        std::int64_t low = 0, high = problem.potentials;
+        std::int64_t low = 0, high = problem.num_potentials;
         while (high - low > 1) {
             const std::int64_t middle = low + (high - low) / 2;
             ((flow.offsets[middle] >> plan.tile_shift) + middle <= slot ? low : high) = middle;
@@ -199,21 +199,21 @@ struct Tile {
     }
 
     // psi and its derivatives for h_L in `hidden`.
-    FASTFLOW_DEVICE void map_output(const T* hidden) const {
-        if (problem.output_map == OutputMap::identity) return;
+    FASTFLOW_DEVICE void output_map(const T* hidden) const {
+        if (problem.out_activation == OutActivation::identity) return;
         const T* out_weight = flow.out_weight + potential * problem.width[depth];
         sum_rows(
             problem.width[depth], [&](int unit, int s) { return out_weight[unit] * hidden[unit * stride + s]; },
             [&](int s, T sum) {
                 const Derivatives<T> psi = output_tanh(sum + flow.out_bias[potential]);
-                psi_first[s] = psi.first, psi_second[s] = psi.second;
+                psi1[s] = psi.first, psi2[s] = psi.second;
             });
     }
 
     FASTFLOW_DEVICE const T* bias(int l, int time) const {
-        const std::int64_t slot = flow.slot_of[time * problem.potentials + potential];
-        if (slot < 0 || slot >= problem.slots) stop();
-        return flow.bias_jets[l] + slot * 3 * problem.width[l];
+        const std::int64_t slot = flow.slot_of[time * problem.num_potentials + potential];
+        if (slot < 0 || slot >= problem.num_slots) stop();
+        return flow.bias_jet[l] + slot * 3 * problem.width[l];
     }
 
     // The field at the points x: finish(dimension, position, its four values) by the thread that has computed them.
@@ -221,11 +221,11 @@ struct Tile {
     FASTFLOW_DEVICE void field(const T* x, int time, Finish finish) const {
         const T* h = x;
         for (int l = 1; l <= depth; ++l) {
-            T *out = rows(plan.hidden[l]), *signal = rows_of_layer(plan.signal, l);
-            const T *beta = bias(l, time), *out_weight = l < depth ? nullptr : flow.out_weight + potential * problem.width[l];
+            T *out = rows(plan.h[l]), *signal = rows_of_layer(plan.signal, l);
+            const T *bias_row = bias(l, time), *out_weight = l < depth ? nullptr : flow.out_weight + potential * problem.width[l];
             product<false>(l, h, out, [&](int unit, int at) {
                 Four<T> value = load4(out + at), slope;
-                const T shift = beta[unit], scale = l < depth ? T(1) : out_weight[unit];
+                const T shift = bias_row[unit], scale = l < depth ? T(1) : out_weight[unit];
                 for (int s = 0; s < 4; ++s) {
                     const Derivatives<T> sigma = activate(problem.activation, value.v[s] + shift);
                     value.v[s] = sigma.value, slope.v[s] = scale * sigma.first;
@@ -236,7 +236,7 @@ struct Tile {
             barrier();
             h = out;
         }
-        map_output(h);
+        output_map(h);
         T* scratch = rows(plan.scratch);
         for (int l = depth; l >= 1; --l) {
             T* below = l > 1 ? rows_of_layer(plan.signal, l - 1) : nullptr;
@@ -247,7 +247,7 @@ struct Tile {
                     for (int s = 0; s < 4; ++s) value.v[s] *= slope.v[s];
                     store4(below + at, value);
                 } else {
-                    for (int s = 0; s < 4; ++s) value.v[s] *= flow.sign * psi_first[column + s];
+                    for (int s = 0; s < 4; ++s) value.v[s] *= flow.sign * psi1[column + s];
                     finish(unit, at, value);
                 }
             });

@@ -1,4 +1,4 @@
-"""Films as HTML: all frames of a path, of which the page shows one, and below them the whole strip."""
+"""Films as HTML: all frames of a path, of which the page shows one, above a strip of all of them."""
 
 from __future__ import annotations
 
@@ -8,24 +8,25 @@ from html import escape
 
 from PIL import Image
 
-from fastflow.app.explorer import Film, Scene, picture
+from fastflow.app.scenes import Film, Scene, picture
 
-_THUMBNAIL = 64  # pixels; what is smaller stays as it is
+_THUMBNAIL = 64  # pixels of a thumbnail's longer side; smaller images stay as they are
 
 
 def scene_html(scene: Scene, step: int) -> str:
-    """The films of a scene side by side, each with its frame at a step in sight."""
-    films = [scene.film] if scene.beside is None else [scene.film, scene.beside]
+    """The films of a scene side by side, each showing its frame at a step."""
+    films = scene.films
     note = f'<p class="ff-note">{escape(scene.note)}</p>' if scene.note else ""
     return f'<div class="ff-scene" data-films="{len(films)}">{"".join(_film_html(f, step) for f in films)}</div>{note}'
 
 
 def step_words(step: int) -> str:
-    """What a step is called."""
+    """The name of a step on the page."""
     return "start" if not step else f"{'+' if step > 0 else '−'}{abs(step)}"
 
 
 def _film_html(film: Film, step: int) -> str:
+    """A film with its title, its frames, and its strip of thumbnails."""
     title = escape(film.title)
     frames, strip = [], []
     for k, image in zip(film.steps, film.images, strict=True):
@@ -35,7 +36,7 @@ def _film_html(film: Film, step: int) -> str:
         state = f'data-step="{k}"{" data-on" if k == step else ""}'
         frames.append(f'<img class="ff-frame" {state} src="{_uri(frame)}" alt="{title}, step {step_words(k)}">')
         strip.append(f'<img {state}{" data-start" if not k else ""} src="{_uri(small)}" alt="">')
-    # Squares stay squares as long as one can tell them apart; a photograph is better off smooth.
+    # Small images show their pixels as squares; larger ones, such as photographs, look better smooth.
     crisp = " ff-crisp" if max(film.images.shape[-2:]) <= _THUMBNAIL else ""
     return (
         f'<figure class="ff-film{crisp}"><figcaption><b>{title}</b> <output class="ff-step">{step_words(step)}</output>'
@@ -45,6 +46,7 @@ def _film_html(film: Film, step: int) -> str:
 
 
 def _uri(shown: Image.Image) -> str:
+    """The URI that embeds a picture."""
     stream = io.BytesIO()
     shown.save(stream, "PNG", compress_level=1)
     return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"

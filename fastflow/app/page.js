@@ -1,7 +1,7 @@
-// What the page does without asking the server. `show` answers a dragged slider, every frame being there already, and new
-// films, which the slider may have been dragged on from while they were made.
+// What the page does without the server. `show` follows the slider, as all frames are on the page already, and it follows
+// new films, because the slider may have moved while they were made.
 window.fastflow = {
-  show: (step) => setTimeout(() => window.fastflow.showNow(step)), // once the new films are there
+  show: (step) => setTimeout(() => window.fastflow.showNow(step)), // after the new films are in place
 
   showNow(step) {
     const words = step === 0 ? "start" : (step > 0 ? "+" : "\u2212") + Math.abs(step);
@@ -13,7 +13,7 @@ window.fastflow = {
     }
   },
 
-  // A field to draw on: white on black, the line as wide as `width` pixels of the canvas.
+  // A field to draw on, white on black; the canvas has the width of the line in `data-pen`.
   pad(element) {
     const canvas = element.querySelector("canvas");
     const pen = canvas.getContext("2d", { willReadFrequently: true });

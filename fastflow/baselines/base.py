@@ -72,5 +72,5 @@ class Baseline(ABC):
         if direction == "descent":
             mover = copy.copy(self)
             mover.step_length = -self.step_length
-        latents = mover.path(z0, check_index(index, self.num_directions, z0), steps)
+        latents = mover.path(z0, check_index(index, self.num_directions, z0).each, steps)
         return Traversal(latents, decoded(self.generator, latents, labels), 0)

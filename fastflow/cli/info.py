@@ -1,4 +1,4 @@
-"""`fastflow info`: what was built, which backend is missing, and why."""
+"""The command info: versions, backends and what is missing."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from fastflow.engine.backends.selection import backends, cuda_missing, cuda_modu
 
 @dataclass(frozen=True)
 class Info:
-    """Show versions, backends and why one is missing, the instruction set and threads."""
+    """Show versions, threads, the instruction set and the backends. For a missing backend, show why."""
 
     def run(self) -> None:
-        """Print them."""
+        """Print one line for each."""
         print(f"fastflow {version('fastflow')}")
         print(f"python {platform.python_version()} on {platform.platform()}")
         for package in ("torch", "triton", "numpy"):
@@ -43,6 +43,7 @@ class Info:
 
 
 def _version(package: str) -> str:
+    """The version of an installed package."""
     try:
         return version(package)
     except PackageNotFoundError:

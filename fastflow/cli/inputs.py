@@ -1,4 +1,4 @@
-"""What commands share: the run they look at, starting latents and images, and whether to show progress."""
+"""What several commands take: a run, starting latents, images to start from."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import torch
 import tyro
@@ -18,72 +18,55 @@ from fastflow.latents.inversion import Inversion, invert
 from fastflow.runs.loading import load_run
 from fastflow.runs.run import Run
 
+RunFolder = tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="FOLDER")]]
+"""The type of a field that names the folder of a run, without an option before it."""
+
 
 class Command(Protocol):
-    """A parsed command."""
+    """A command with its options."""
 
     def run(self) -> None:
-        """Do it."""
+        """Do what the command says."""
         ...
 
 
 @dataclass(frozen=True)
-class OfRun:
-    """What the commands that look at a run share: which it is, and its generator."""
+class RunCommand:
+    """The options of every command that loads a run: its folder and its generator."""
 
-    folder: tyro.conf.Positional[str]
-    """The run's folder."""
+    folder: RunFolder
+    """Folder of the run."""
     generator: str | None = None
-    """The generator that the run was trained on, such as FILE.py:FUNCTION, where its name doesn't find it again."""
+    """Generator that the run was trained on, such as FILE.py:FUNCTION. Needed if its recorded name can't find it."""
     latent_dim: int | None = None
-    """The latents' width, where FUNCTION or an archive maps latents to images itself."""
+    """Width of the latents, needed if FUNCTION or the archive of --generator maps latents to images itself."""
 
     def load(self) -> Run:
         """The run."""
-        if self.generator is None and self.latent_dim is not None:
-            raise InputError("--latent-dim is the width of a --generator's latents: give both")
-        return load_run(
-            self.folder, None if self.generator is None else generators.load(self.generator, self.latent_dim)
-        )
+        return open_run(self.folder, self.generator, self.latent_dim)
+
+
+def open_run(folder: str, generator: str | None, latent_dim: int | None) -> Run:
+    """The run in a folder, with the generator that the options name, or else the one that the run itself names."""
+    if generator is None and latent_dim is not None:
+        raise InputError("--latent-dim is the width of the latents of --generator: give both, or neither")
+    return load_run(folder, None if generator is None else generators.load(generator, latent_dim))
 
 
 LATENTS_SUFFIXES = (".npy", ".npz", ".safetensors")
-
-
-def inverted(run: Run, images: Sequence[str], seed: int) -> Inversion:
-    """The latents of image files and folders, and a line about each of how well they were found."""
-    found = invert(run.generator, images, seed=seed, progress=watched())
-    if found.note:
-        print(f"note: {found.note}", file=sys.stderr)
-    print(f"inverted by {found.method}; mean absolute error of the pixels, images in [0, 1]:")
-    for name, error in zip(found.names, found.error.tolist(), strict=True):
-        print(f"  {error:.4f}  {name}")
-    return found
 
 
 def read_latents(file: Path, run: Run) -> torch.Tensor:
     """Starting latents (N, D) from a .npy, .npz or .safetensors file with one array.
 
     Raises:
-        InputError: it can't be read, or doesn't hold finite latents of the run's width.
+        InputError: the file can't be read, or doesn't hold finite latents of the run's width.
     """
-    import numpy as np
-    from safetensors.torch import load_file
-
+    if file.suffix not in LATENTS_SUFFIXES:
+        raise InputError(f"latents must be a .npy, .npz or .safetensors file, got {str(file)!r}")
     try:
-        if file.suffix == ".safetensors":
-            (z0,) = load_file(file).values()
-        elif file.suffix == ".npz":
-            # Opened here, as NumPy would leave a damaged archive open.
-            with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-                (z0,) = (torch.from_numpy(archive[name]) for name in archive.files)
-        elif file.suffix == ".npy":
-            z0 = torch.from_numpy(np.load(file, allow_pickle=False))
-        else:
-            raise InputError(f"latents must be a .npy, .npz or .safetensors file, got {str(file)!r}")
-    except InputError:
-        raise
-    except Exception as error:  # NumPy reads a header as Python, and fails at a broken one in all of Python's ways
+        z0 = _read_array(file)
+    except Exception as error:  # a damaged file's header is read as Python, and fails in all of Python's ways
         raise InputError(f"latents file {str(file)!r} can't be read as one array: {first_line(error)}") from error
     width = run.generator.latent_dim
     if z0.ndim != 2 or z0.shape[1] != width or not len(z0):
@@ -92,10 +75,39 @@ def read_latents(file: Path, run: Run) -> torch.Tensor:
         raise InputError(f"latents in {str(file)!r} must be real numbers, got {z0.dtype}")
     z0 = z0.to(run.bank.out_bias)
     if not bool(z0.isfinite().all()):
-        raise InputError(f"latents in {str(file)!r} hold NaN or infinity, or numbers too large for {z0.dtype}")
+        raise InputError(
+            f"latents in {str(file)!r} must be finite in {z0.dtype}, but hold NaN or infinity, or numbers too large"
+        )
     return z0
 
 
-def watched() -> bool:
-    """Whether somebody sees a progress bar; in a log it would only be in the way."""
+def _read_array(file: Path) -> torch.Tensor:
+    """The only array in a file."""
+    import numpy as np
+    from safetensors.torch import load_file
+
+    if file.suffix == ".safetensors":
+        (array,) = load_file(file).values()
+        return array
+    if file.suffix == ".npz":
+        # The file is opened here because NumPy would leave a damaged archive open.
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
+            (array,) = (torch.from_numpy(archive[name]) for name in archive.files)
+            return array
+    return torch.from_numpy(np.load(file, allow_pickle=False))
+
+
+def invert_images(run: Run, images: Sequence[str], seed: int) -> Inversion:
+    """The latents of image files and folders. For each image, a line is printed that says how well they fit it."""
+    inversion = invert(run.generator, images, seed=seed, progress=shows_progress())
+    if inversion.note:
+        print(f"note: {inversion.note}", file=sys.stderr)
+    print(f"inverted by {inversion.method}; mean absolute error of the pixels, images in [0, 1]:")
+    for name, error in zip(inversion.names, inversion.error.tolist(), strict=True):
+        print(f"  {error:.4f}  {name}")
+    return inversion
+
+
+def shows_progress() -> bool:
+    """Whether to show progress bars: only in a terminal, as they would clutter a log."""
     return sys.stderr.isatty()

@@ -1,15 +1,15 @@
-"""What each command of the command line takes and does."""
+"""The commands that load a run: traverse, apply, evaluate, name, report and serve."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any
 
 import tyro
 
-from fastflow import generators
 from fastflow.app import HOST, PORT, serve
-from fastflow.cli.inputs import LATENTS_SUFFIXES, OfRun, inverted, read_latents, watched
+from fastflow.cli.inputs import LATENTS_SUFFIXES, RunCommand, RunFolder, invert_images, open_run, read_latents
 from fastflow.core.errors import InputError
 from fastflow.core.plugins import import_function
 from fastflow.latents.traversal import TraversalDirection
@@ -18,73 +18,48 @@ from fastflow.pictures.videos import check_video
 from fastflow.report import write_edited, write_traversals
 from fastflow.report.traversals import LatentsFormat
 from fastflow.runs.loading import read_config
-from fastflow.runs.train import discover
 from fastflow.saved.edits import load_edit
 from fastflow.saved.names import read_names, write_name
-from fastflow.training.config import DiscoverConfig
 
 
 @dataclass(frozen=True)
-class Demo:
-    """The whole story on bundled real data: discover, evaluate, traverse, report."""
-
-    out: str = "demo"
-    """The run's folder; the page is OUT/report.html."""
-    seed: int = 0
-    """Of everything random."""
-    steps: int = DiscoverConfig.steps
-    """Training steps."""
-    overwrite: bool = False
-    """Replace the run that OUT holds."""
-
-    def run(self) -> None:
-        """Do all of it and say where the page is."""
-        config = DiscoverConfig(seed=self.seed, steps=self.steps)
-        print(f"discovering {config.num_potentials} potentials on the digits VAE")
-        run = discover(
-            generators.load("digits-vae"), config, self.out, overwrite=self.overwrite, progress=watched()
-        )  # fmt: skip
-        print("evaluating on latents that training never saw")
-        print(f"look at {run.report()}; next: fastflow serve {self.out}")
-
-
-@dataclass(frozen=True)
-class Traverse(OfRun):
-    """Draw strips and animations of a run's potentials and keep their latents."""
+class Traverse(RunCommand):
+    """Draw the paths of a run's potentials as strips of images and animations, and save their latents."""
 
     out: str | None = None
-    """Where to write; RUN/traversals if left out."""
+    """Folder to write to, by default the folder traversals in FOLDER."""
     potential: tuple[int, ...] | None = None
-    """Which potentials; all if left out."""
+    """Numbers of the potentials to draw, by default all."""
     starts: int = 6
-    """How many starting latents."""
+    """Number of starting latents."""
     latents: str | None = None
-    """A file of starting latents (N, D), .npy, .npz or .safetensors, in place of the generator's own."""
+    """File with starting latents (N, D): .npy, .npz or .safetensors. By default, the generator samples them."""
     images: tuple[str, ...] | None = None
-    """Image files, or folders of them, to start from: inverted by the generator's encoder, or by optimisation."""
+    """Image files to start from, or folders of them. The generator's encoder or an optimization finds their latents."""
     steps: int | None = None
-    """Steps of a path; those of the training if left out."""
+    """Number of steps in a path, by default as in the training."""
     direction: TraversalDirection | None = None
-    """forward, descent, reverse, or both: the reverse flow before the start and the forward flow after it. Both if left
-    out, and forward on paths of a single step."""
+    """Direction of the paths: forward, descent, reverse or both.
+    both joins the reverse flow before the start and the forward flow after it.
+    The default is both, or forward if a path has a single step."""
     seed: int = 0
-    """Which starts."""
+    """Random seed for the starting latents, or for inverting images by optimization."""
     mp4: bool = False
-    """Write MP4 files, too; needs pip install 'fastflow[video]'."""
+    """Write MP4 files as well; needs pip install 'fastflow[video]'."""
     latents_format: LatentsFormat = "safetensors"
-    """Of the file that the paths' latents are written to."""
+    """Format of the file that the paths' latents are saved in."""
     overwrite: bool = False
-    """Replace the traversals that OUT holds."""
+    """Replace the traversals in OUT, if there are any."""
 
     def run(self) -> None:
-        """Write them."""
+        """Draw and save the paths, and print where they are."""
         if self.latents is not None and self.images is not None:
-            raise InputError("--latents and --images are both what to start from: give one of them")
+            raise InputError("--latents and --images exclude each other: give only one of them to start from")
         if self.mp4:
-            check_video()  # before images are inverted
+            check_video()  # before the work of inverting images
         run = self.load()
         z0 = None if self.latents is None else read_latents(Path(self.latents), run)
-        z0 = z0 if self.images is None else inverted(run, self.images, self.seed)
+        z0 = z0 if self.images is None else invert_images(run, self.images, self.seed)
         out = run.folder / "traversals" if self.out is None else Path(self.out)
         files = write_traversals(
             run,
@@ -106,43 +81,46 @@ class Traverse(OfRun):
 class Apply:
     """Apply a saved edit to other latents or images."""
 
-    edit: tyro.conf.Positional[str]
-    """The edit's file, as edit.save writes it."""
+    edit: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="EDIT")]]
+    """File of the edit, as edit.save writes it."""
     to: tuple[str, ...]
-    """A file of latents (N, D), .npy, .npz or .safetensors; or image files, or a folder of them, inverted first."""
+    """What to edit: a file of latents (N, D), which is .npy, .npz or .safetensors, or image files, or folders of them.
+    The generator's encoder or an optimization finds the images' latents."""
     out: str
-    """Where to write."""
+    """Folder to write to."""
     folder: str | None = None
-    """The run's folder, where it isn't the one that the edit names."""
+    """Folder of the run, needed if the run is no longer where the edit says."""
     retrained: bool = False
-    """Apply it even if the run's potentials are others than those it was made for, as after more training."""
+    """Apply the edit even if the run's potentials have changed since it was made, such as by more training."""
     generator: str | None = None
-    """The generator that the run was trained on, such as FILE.py:FUNCTION, where its name doesn't find it again."""
+    """Generator that the run was trained on, such as FILE.py:FUNCTION. Needed if its recorded name can't find it."""
     latent_dim: int | None = None
-    """The latents' width, where FUNCTION or an archive maps latents to images itself."""
+    """Width of the latents, needed if FUNCTION or the archive of --generator maps latents to images itself."""
     latents_format: LatentsFormat = "safetensors"
-    """Of the file that the latents are written to."""
+    """Format of the file that the edited latents are saved in."""
     seed: int = 0
-    """Of an image's inversion by optimisation."""
+    """Random seed for inverting images by optimization."""
     overwrite: bool = False
-    """Replace the edited images that OUT holds."""
+    """Replace the edited images in OUT, if there are any."""
 
     def run(self) -> None:
-        """Apply it."""
+        """Apply the edit, and print where the results are."""
         edit = load_edit(self.edit)
         if self.folder is None and not Path(edit.run.folder).is_dir():
             raise InputError(f"the edit's run {edit.run.folder!r} isn't there: say with --folder where it is")
-        run = OfRun(edit.run.folder if self.folder is None else self.folder, self.generator, self.latent_dim).load()
+        run = open_run(edit.run.folder if self.folder is None else self.folder, self.generator, self.latent_dim)
         if self.retrained:
             edit = edit.on(run)
         edit.check(run)
         files = [Path(file) for file in self.to]
         if any(file.suffix in LATENTS_SUFFIXES for file in files):
             if len(files) > 1:
-                raise InputError("--to takes one file of latents, or image files, or a folder of them")
+                raise InputError(
+                    f"--to must be one file of latents, or image files or folders of them, got {' '.join(self.to)}"
+                )
             z0 = read_latents(files[0], run)
         else:
-            z0 = inverted(run, self.to, self.seed)
+            z0 = invert_images(run, self.to, self.seed)
         written = write_edited(
             run, edit, z0, Path(self.out), latents_format=self.latents_format, overwrite=self.overwrite
         )  # fmt: skip
@@ -150,20 +128,73 @@ class Apply:
 
 
 @dataclass(frozen=True)
-class Name:
-    """Name a run's potential, or show the names that it has."""
+class Evaluate(RunCommand):
+    """Measure strength, distinctness, smoothness and physics of a run's potentials, and write evaluation.json."""
 
-    folder: tyro.conf.Positional[str]
-    """The run's folder."""
-    potential: tyro.conf.Positional[int | None] = None
-    """Which."""
-    name: tyro.conf.Positional[str | None] = None
-    """Such as rotation."""
-    remove: bool = False
-    """Take the potential's name away."""
+    samples: int = 4096
+    """Number of image pairs. One half trains a new classifier, the other half tests it."""
+    seed: int = 1
+    """Random seed for the starting latents and the classifier."""
+    predictor: str | None = None
+    """FILE.py:FUNCTION, which predicts attributes (B,) or (B, A) of images (B, C, H, W) in [0, 1].
+    The file attributes.json in FOLDER then tells how each attribute changes along each path."""
+    attributes: tuple[str, ...] | None = None
+    """Names of the attributes that --predictor predicts. By default, they are attribute 0, attribute 1 and so on."""
 
     def run(self) -> None:
-        """Write it, and print all of them."""
+        """Measure, and print a table."""
+        if self.predictor is None and self.attributes is not None:
+            raise InputError("--attributes are the names of what --predictor predicts: give both, or neither")
+        predictor = None if self.predictor is None else import_function(self.predictor, "predictor")
+        run = self.load()
+        check_evaluation(run, self.samples, self.seed)  # before the work of measuring attributes
+        attributes = None if predictor is None else run.correlate(predictor, self.attributes, seed=self.seed)
+        result = run.evaluate(self.samples, self.seed)
+        _print_summary(result)
+        print("potentials, most distinct, smooth and strong first:")
+        names = run.names
+        for k in result["ranking"]["order"]:
+            words = [names[k]] if k in names else []
+            if attributes is not None:
+                name, correlation = attributes.strongest(k)
+                words.append(f"{name} {correlation:+.2f}")
+            print(_potential_line(result, k, "  ".join(words)))
+
+
+def _print_summary(result: dict[str, Any]) -> None:
+    """Print what an evaluation found for all potentials together."""
+    distinctness, residual = result["distinctness"], result["residual"]
+    print(f"strength             {result['strength']['mean']:.4f} pixel change per step")
+    print(f"distinctness         {distinctness['accuracy']:.4f} accuracy")
+    print(f"  random directions  {distinctness['random_directions']['accuracy']:.4f} accuracy at equal strength")
+    print(f"normalised residual  {residual['after']:.4f}, before training {residual['before']:.4f}")
+
+
+def _potential_line(result: dict[str, Any], k: int, words: str) -> str:
+    """A line with what an evaluation found for potential k, with words such as its name at the end."""
+    smoothness = result["smoothness"]["per_potential"][k]
+    smooth = "" if smoothness is None else f"smoothness {smoothness:.3f}  "
+    return (
+        f"  {k:3d}  score {result['ranking']['scores'][k]:.3f}  strength {result['strength']['per_potential'][k]:.4f}  "
+        f"accuracy {result['distinctness']['per_potential'][k]:.3f}  {smooth}{words}"
+    ).rstrip()
+
+
+@dataclass(frozen=True)
+class Name:
+    """Give a potential of a run a name, or show the names that there are."""
+
+    folder: RunFolder
+    """Folder of the run."""
+    potential: tyro.conf.Positional[Annotated[int | None, tyro.conf.arg(metavar="[POTENTIAL]")]] = None
+    """Number of the potential. Without it, all names are shown."""
+    name: tyro.conf.Positional[Annotated[str | None, tyro.conf.arg(metavar="[NAME]")]] = None
+    """Name for the potential, such as rotation."""
+    remove: bool = False
+    """Remove the potential's name."""
+
+    def run(self) -> None:
+        """Give or remove a name, and print all names."""
         if (self.potential is not None) != (self.name is not None or self.remove) or (self.name and self.remove):
             raise InputError("give a potential and its name, a potential and --remove, or neither to see all names")
         folder = Path(self.folder)
@@ -175,70 +206,27 @@ class Name:
 
 
 @dataclass(frozen=True)
-class Evaluate(OfRun):
-    """Measure strength, distinctness, smoothness and physics of a run; writes RUN/evaluation.json."""
+class Report(RunCommand):
+    """Write a run's page, report.html. Measurements and pictures that are missing or out of date are made first."""
 
     samples: int = 4096
-    """Pairs of images: half train the fresh classifier, half test it."""
-    seed: int = 1
-    """Of the starts and the classifier."""
-    predictor: str | None = None
-    """FILE.py:FUNCTION, attributes (B,) or (B, A) of images (B, C, H, W) in [0, 1]; how each changes along each path is
-    written to RUN/attributes.json."""
-    attributes: tuple[str, ...] | None = None
-    """The predicted attributes' names, as many as there are; attribute 0, attribute 1, ... if left out."""
+    """Number of image pairs for the evaluation, if there is none yet."""
 
     def run(self) -> None:
-        """Measure and print a table."""
-        if self.predictor is None and self.attributes is not None:
-            raise InputError("--attributes are the names of what a --predictor predicts: give both")
-        predictor = None if self.predictor is None else import_function(self.predictor, "predictor")
-        run = self.load()
-        check_evaluation(run, self.samples, self.seed)  # before the attributes are looked at
-        attributes = None if predictor is None else run.correlate(predictor, self.attributes, seed=self.seed)
-        result = run.evaluate(self.samples, self.seed)
-        distinctness, residual = result["distinctness"], result["residual"]
-        print(f"strength             {result['strength']['mean']:.4f} pixel change per step")
-        print(f"distinctness         {distinctness['accuracy']:.4f} accuracy")
-        print(f"  random directions  {distinctness['random_directions']['accuracy']:.4f} accuracy at equal strength")
-        print(f"normalised residual  {residual['after']:.4f}, before training {residual['before']:.4f}")
-        print("potentials, most distinct, smooth and strong first:")
-        names, smoothness = run.names, result["smoothness"]["per_potential"]
-        for k in result["ranking"]["order"]:
-            smooth = "" if smoothness[k] is None else f"smoothness {smoothness[k]:.3f}  "
-            words = f"{names[k]}  " if k in names else ""
-            if attributes is not None:
-                name, correlation = attributes.strongest(k)
-                words += f"{name} {correlation:+.2f}"
-            print(
-                f"  {k:3d}  score {result['ranking']['scores'][k]:.3f}  strength "
-                f"{result['strength']['per_potential'][k]:.4f}  accuracy {distinctness['per_potential'][k]:.3f}  "
-                f"{smooth}{words}".rstrip()
-            )
-
-
-@dataclass(frozen=True)
-class Report(OfRun):
-    """Write RUN/report.html, measuring and drawing first what isn't there yet or is older than the weights."""
-
-    samples: int = 4096
-    """Pairs of images to evaluate on, where that isn't done yet."""
-
-    def run(self) -> None:
-        """Write it and say where it is."""
+        """Write the page, and print where it is."""
         print(f"look at {self.load().report(self.samples)}")
 
 
 @dataclass(frozen=True)
-class Serve(OfRun):
-    """Serve a page to explore the run in a browser: drag along its potentials, mix, chain, name and save them."""
+class Serve(RunCommand):
+    """Serve a page on which to explore a run: drag images along its potentials, and mix, chain, name and save them."""
 
     host: str = HOST
-    """The address to listen on. Any but this machine's own lets others in, without a password."""
+    """Address to listen on. Any address but this machine's own (127.0.0.1) lets others in, without a password."""
     port: int = PORT
-    """0 for any free one."""
+    """Port to listen on; 0 takes any free one."""
 
     def run(self) -> None:
-        """Serve it until interrupted."""
+        """Serve the page until interrupted."""
         named = ", ".join(repr(word) for word in (self.generator, self.latent_dim) if word is not None)
         serve(self.load(), self.host, self.port, generator=f"ff.generators.load({named})" if named else None)

@@ -6,9 +6,11 @@ import contextlib
 import io
 import os
 import re
+import shutil
 import sys
+import textwrap
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, NoReturn, cast
 
 import torch
@@ -20,7 +22,7 @@ from fastflow.training.distributed import is_follower
 
 Command = tyro.conf.OmitSubcommandPrefixes[
     Annotated[info.Info, tyro.conf.subcommand("info")]
-    | Annotated[look.Demo, tyro.conf.subcommand("demo")]
+    | Annotated[train.Demo, tyro.conf.subcommand("demo")]
     | Annotated[train.Discover, tyro.conf.subcommand("discover")]
     | Annotated[train.TrainVAE, tyro.conf.subcommand("train-vae")]
     | Annotated[look.Traverse, tyro.conf.subcommand("traverse")]
@@ -33,9 +35,12 @@ Command = tyro.conf.OmitSubcommandPrefixes[
     | Annotated[study.Study, tyro.conf.subcommand("study")]
 ]
 
+NARROWEST, WIDEST = 40, 120
+"""The columns that help is written for, at least and at most. In very few, tyro would work for minutes."""
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command; bad input ends with one line on stderr and exit status 2."""
+    """Run one command. Bad input ends with one line on stderr and exit status 2."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         with warnings.catch_warnings():
@@ -50,9 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not (isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)):
             raise
         size = re.search(r"allocate (\d+) bytes", str(error))
-        wanted = f"{int(size[1]) / 2**30:.1f} GiB at once" if size else "more"
-        _fail(f"not enough memory, which would have had to hold {wanted}; take a smaller batch, fewer samples or steps")
-    except BrokenPipeError:  # who reads our output, such as head, has seen enough
+        needed = f": {int(size[1]) / 2**30:.1f} GiB were needed at once" if size else ""
+        _fail(f"not enough memory{needed}; take a smaller batch, fewer samples or fewer steps")
+    except BrokenPipeError:  # the reader of the output, such as head, has stopped reading
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         _fail(f"{error.strerror or error}" + (f": {error.filename!r}" if error.filename else ""))
@@ -63,14 +68,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _parse(arguments: list[str]) -> inputs.Command:
-    """The command that the arguments spell; tyro's framed explanations become one line."""
-    explained = io.StringIO()
-    defaults = train.with_defaults(arguments)
+    """The command in the arguments. What tyro explains in a frame becomes one line."""
+    defaults = train.training_defaults(arguments)
     options: dict[str, Any] = {} if defaults is None else {"default": defaults}
+    explanation = io.StringIO()
     try:
-        with contextlib.redirect_stderr(explained):
+        with contextlib.redirect_stderr(explanation), _tidy_page():
             command: Any = tyro.cli(
-                cast(Any, Command),  # a union of types is no type to a type checker
+                cast(Any, Command),  # a type checker doesn't take a union of types for a type
                 prog="fastflow",
                 description="Meaningful controls in generative models, as flows of learned potentials.",
                 args=arguments,
@@ -80,27 +85,80 @@ def _parse(arguments: list[str]) -> inputs.Command:
     except SystemExit as exit_:
         if not exit_.code:
             raise
-        _fail(_one_line(explained.getvalue()))
+        _fail(_one_line(explanation.getvalue()))
+
+
+@contextlib.contextmanager
+def _tidy_page() -> Iterator[None]:
+    """Print what tyro prints for a terminal of a sensible width, in plain text if NO_COLOR is set."""
+    columns = min(max(shutil.get_terminal_size().columns, NARROWEST), WIDEST)
+    variables = {"COLUMNS": str(columns)}
+    if os.environ.get("NO_COLOR"):
+        variables["TERM"] = "dumb"
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    page = _Page()
+    try:
+        with contextlib.redirect_stdout(page):
+            yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+        if text := page.getvalue():
+            if "utf" not in page.encoding.lower():
+                text = text.replace("•", "*").encode(page.encoding, "replace").decode(page.encoding)
+            print("\n".join(_wrapped(line, columns) for line in text.splitlines()), flush=True)
+
+
+class _Page(io.StringIO):
+    """Collects what is printed, and passes for the output that it will be printed to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.output = sys.stdout
+
+    @property
+    def encoding(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.output.encoding or "utf-8"
+
+    def isatty(self) -> bool:
+        return self.output.isatty()
+
+
+def _wrapped(line: str, columns: int) -> str:
+    """A line of help as tyro writes it, wrapped where tyro doesn't: in the usage and in a command's summary."""
+    plain = re.sub(r"\x1b\[[\d;]*m", "", line)  # without colours
+    if plain.startswith(("│", "|")) or len(plain) <= columns:
+        return line
+    indent = ""
+    if plain.startswith("usage:"):
+        plain, indent = plain.replace(",", ", "), " " * len("usage: ")
+    return textwrap.fill(plain, columns, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False)
 
 
 def _one_line(explanation: str) -> str:
+    """The message in tyro's framed explanation of an error."""
     lines = [line.strip("│╭╮╰╯─ ") for line in explanation.splitlines()]
-    lines = [line for line in lines if line.strip("-")]  # what frames are drawn with where there is only ASCII
-    # The first line is the frame's title; what follows "Argument helptext" repeats --help.
+    lines = [line for line in lines if line.strip("-")]  # without UTF-8, frames are drawn with hyphens
+    # The first line is the frame's title. What follows "Argument helptext" repeats --help.
     lines = lines[1 : lines.index("Argument helptext:") if "Argument helptext:" in lines else None]
     text = " ".join(lines)
-    # A configuration that refused its own values has no option's name: its message has the setting's.
+    # A configuration that refuses a value names the setting itself; tyro only knows the configuration's own name.
     text = re.sub(r"Error parsing __\S+: ", "", text)
     return re.sub(r"\.? ?For full helptext, (run:?|see)", "; see", text)
 
 
 def _show_warning(message: Warning | str, *place: object) -> None:
-    """One line, without the line of code that Python would print below it."""
+    """Print a warning as one line, without the line of code that Python would print below it."""
     if not is_follower():
         print(f"fastflow: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _fail(message: str) -> NoReturn:
-    if not is_follower():  # which fails with its leader
+    """Print an error as one line, and exit."""
+    if not is_follower():  # a follower fails together with its leader, which prints the error
         print(f"fastflow: error: {' '.join(message.split())}", file=sys.stderr)
     raise SystemExit(2) from None

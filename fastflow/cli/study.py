@@ -1,14 +1,14 @@
-"""What the commands that study a question over several seeds take and do."""
+"""The commands that train many times, with several seeds: compare and study."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from fastflow import generators
-from fastflow.cli.inputs import watched
+from fastflow.cli.inputs import shows_progress
 from fastflow.core.devices import find_device
 from fastflow.core.errors import InputError
 from fastflow.studies.comparison.study import compare
@@ -17,84 +17,45 @@ from fastflow.training.config import DiscoverConfig
 
 
 @dataclass(frozen=True)
-class Study:
-    """Answer a question by many trainings, over seeds, with a table that says how sure the answer is."""
-
-    question: tyro.conf.Positional[Literal["likelihood"]]
-    """likelihood: whether flows raise the likelihood of a VAE's held-out images."""
-    out: str
-    """The study's folder; the answer is OUT/table.md."""
-    data: tuple[str, ...] = ("mnist=data/mnist", "mnist-few=data/mnist", "dsprites")
-    """Data sets: mnist, mnist-few (300 images to train on), dsprites; NAME, or NAME=FOLDER of its files."""
-    size: Literal["small", "paper"] = "small"
-    """small: about an hour of two cores; paper: as long as the paper trained."""
-    seeds: int = 5
-    """How many seeds, from 0."""
-    variants: tuple[str, ...] = ()
-    """Which variants; all if left out."""
-    workers: int = 1
-    """Processes that train at once."""
-    resume: bool = False
-    """Go on with the study in OUT."""
-
-    def run(self) -> None:
-        """Do it and say where the table is."""
-        named = [spec.partition("=") for spec in self.data]
-        data = {name: root or None for name, _, root in named}
-        if len(data) < len(named):
-            raise InputError(f"--data names a data set twice: {' '.join(self.data)}")
-        file = study_likelihood(
-            self.out,
-            data,
-            seeds=self.seeds,
-            size=self.size,
-            variants=self.variants,
-            workers=self.workers,
-            resume=self.resume,
-            progress=watched(),
-        )
-        print(f"look at {file}")
-
-
-@dataclass(frozen=True)
 class Compare:
-    """Compare potential flows with every baseline on a generator, over seeds, at equal budgets and strength."""
+    """Compare potential flows with all baselines on a generator: several seeds, equal budgets, equal strength."""
 
     generator: str
-    """Which: as for discover."""
+    """Generator of images, named as for fastflow discover."""
     out: str
-    """The comparison's folder; the page is OUT/compare.html, the table OUT/table.md."""
+    """Folder of the comparison. The page is OUT/compare.html, the table OUT/table.md."""
     methods: tuple[str, ...] = ()
-    """Of flows, random, pca, sefa, linear, warped, hessian, latentclr; all if left out, and always flows. One with
-    settings of its own is written NAME,SETTING=VALUE: flows,classifier_weight=3."""
+    """Methods to compare: flows, random, pca, sefa, linear, warped, hessian and latentclr, by default all of them.
+    flows always takes part.
+    NAME,SETTING=VALUE gives a method its own settings, such as flows,classifier_weight=3."""
     seeds: int = 3
-    """How many seeds, from --seed on."""
+    """Number of seeds, counted from --seed."""
     attributes: str = "appearance"
-    """What a path may change: appearance, of any images; strokes, of digits; or FILE.py:FUNCTION, values (B, A) of
-    images (B, C, H, W) in [0, 1]."""
+    """Attributes that a path may change: appearance, for any images, strokes, for digits, or FILE.py:FUNCTION.
+    FUNCTION returns values (B, A) of images (B, C, H, W) in [0, 1]."""
     attribute_names: tuple[str, ...] | None = None
-    """Names of FUNCTION's values; attribute 0, attribute 1, ... if left out."""
+    """Names of the values that FUNCTION returns. By default, they are attribute 0, attribute 1 and so on."""
     strength: float | None = None
-    """The mean absolute pixel change, images in [0, 1], at which all methods' steps are compared; if left out, that of
-    the flows at their own speed, with each seed."""
+    """Strength that the steps of all methods are scaled to: their mean absolute pixel change, images in [0, 1].
+    By default, it is the strength of the flows with the same seed."""
     pairs: int = 2048
-    """Pairs of images for each fresh classifier: half train it, half test it."""
+    """Number of image pairs for each new classifier. One half trains it, the other half tests it."""
     starts: int = 64
-    """Starts for each path, in the other measures."""
+    """Number of starting latents for each path in the other measurements."""
     workers: int = 1
-    """Processes at once, each a method with a seed."""
+    """Number of processes at the same time. Each handles one method with one seed."""
     device: str = "cpu"
-    """Where to train and measure: cpu, cuda, cuda:1, ..."""
+    """Device to train and measure on, such as cpu, cuda or cuda:1."""
     latent_dim: int | None = None
-    """The latents' width, where FUNCTION or an archive maps latents to images itself."""
+    """Width of the latents, needed if FUNCTION or the archive of --generator maps latents to images itself."""
     resume: bool = False
-    """Go on with the comparison in OUT; --seeds and --methods may name more."""
+    """Continue the comparison in OUT. --seeds and --methods may add to it."""
     overwrite: bool = False
-    """Replace the comparison that OUT holds."""
+    """Replace the comparison in OUT, if there is one."""
     settings: tyro.conf.OmitArgPrefixes[DiscoverConfig] = field(default_factory=DiscoverConfig)
 
     def run(self) -> None:
-        """Do it and say where the page is."""
+        """Compare, and print where the page is."""
         file = compare(
             generators.load(self.generator, self.latent_dim).to(find_device(self.device)),
             self.out,
@@ -109,6 +70,48 @@ class Compare:
             workers=self.workers,
             resume=self.resume,
             overwrite=self.overwrite,
-            progress=watched(),
+            progress=shows_progress(),
+        )
+        print(f"look at {file}")
+
+
+@dataclass(frozen=True)
+class Study:
+    """Answer a question by many trainings with several seeds. A table says how certain the answer is."""
+
+    question: tyro.conf.Positional[Annotated[Literal["likelihood"], tyro.conf.arg(metavar="QUESTION")]]
+    """Question to answer. likelihood asks whether flows raise the likelihood of a VAE's held-out images."""
+    out: str
+    """Folder of the study. The answer is OUT/table.md."""
+    data: tuple[str, ...] = ("mnist=data/mnist", "mnist-few=data/mnist", "dsprites")
+    """Data sets, as NAME or NAME=FOLDER with the folder of its files.
+    The names are mnist, mnist-few (300 images to train on) and dsprites."""
+    size: Literal["small", "paper"] = "small"
+    """Size of the study: small takes about an hour on two cores, paper trains as long as the paper did."""
+    seeds: int = 5
+    """Number of seeds, counted from 0."""
+    variants: tuple[str, ...] = ()
+    """Variants of the training to study, by default all. plain always takes part.
+    The others are beta, flows, light, no-pde, no-jacobian, no-matching, heat, hamilton-jacobi, row-sum, companion."""
+    workers: int = 1
+    """Number of trainings at the same time, each in its own process."""
+    resume: bool = False
+    """Continue the study in OUT."""
+
+    def run(self) -> None:
+        """Train and measure, and print where the table is."""
+        named = [spec.partition("=") for spec in self.data]
+        data = {name: root or None for name, _, root in named}
+        if len(data) < len(named):
+            raise InputError(f"--data must name each data set once, got {' '.join(self.data)}")
+        file = study_likelihood(
+            self.out,
+            data,
+            seeds=self.seeds,
+            size=self.size,
+            variants=self.variants,
+            workers=self.workers,
+            resume=self.resume,
+            progress=shows_progress(),
         )
         print(f"look at {file}")

@@ -1,8 +1,10 @@
-"""What the commands that train take and do."""
+"""The commands that train: demo, discover and train-vae."""
 
 from __future__ import annotations
 
+import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import torch
 import tyro
 
 from fastflow import generators
-from fastflow.cli.inputs import watched
+from fastflow.cli.inputs import shows_progress
 from fastflow.core.devices import find_device
 from fastflow.core.errors import InputError
 from fastflow.core.files import read_json
@@ -25,25 +27,49 @@ from fastflow.training.vae_config import VAEConfig
 
 
 @dataclass(frozen=True)
+class Demo:
+    """Try everything on real data that comes with fastflow: discover, evaluate, traverse and report."""
+
+    out: str = "demo"
+    """Folder of the run. The page is OUT/report.html."""
+    seed: int = 0
+    """Random seed."""
+    steps: int = DiscoverConfig.steps
+    """Number of training steps."""
+    overwrite: bool = False
+    """Replace the run in OUT, if there is one."""
+
+    def run(self) -> None:
+        """Train, measure and draw, and print where the page is."""
+        config = DiscoverConfig(seed=self.seed, steps=self.steps)
+        print(f"discovering {config.num_potentials} potentials on the digits VAE")
+        run = discover(
+            generators.load("digits-vae"), config, self.out, overwrite=self.overwrite, progress=shows_progress()
+        )  # fmt: skip
+        print("evaluating on latents that training never saw")
+        print(f"look at {run.report()}; next: fastflow serve {self.out}")
+
+
+@dataclass(frozen=True)
 class _Training:
-    """What the commands that train share: where, on what, and what becomes of a run that is there."""
+    """The options that discover and train-vae share."""
 
     out: str
-    """The run's folder."""
+    """Folder of the run."""
     config: str | None = None
-    """A JSON file with settings, for example another run's config.json; options override it."""
+    """JSON file with settings, such as another run's config.json. Options override its settings."""
     device: str = "cpu"
-    """Where to train: cpu, cuda, cuda:1, ...; under torchrun, cuda is a device for each process."""
+    """Device to train on, such as cpu, cuda or cuda:1. Under torchrun, cuda gives each process its own device."""
     resume: bool = False
-    """Go on from the newest checkpoint in OUT."""
+    """Continue the run in OUT from its newest checkpoint."""
     overwrite: bool = False
-    """Replace the run that OUT holds."""
+    """Replace the run in OUT, if there is one."""
 
     def own_device(self) -> torch.device:
-        """This process's device."""
+        """The device of this process."""
         device = find_device(local_device(self.device))
         if device.type == "cuda":
-            torch.cuda.set_device(device)  # NCCL's, too
+            torch.cuda.set_device(device)  # NCCL uses the current device
         return device
 
 
@@ -52,53 +78,55 @@ class Discover(_Training):
     """Learn potentials on a pretrained generator."""
 
     generator: str = tyro.MISSING
-    """digits-vae, faces, KIND:PATH for weights of a known kind (sngan, dcgan, mlp-vae, conv-vae, biggan,
-    autoencoder-kl), FILE.pt for a TorchScript or torch.export archive, or FILE.py:FUNCTION."""
+    """Generator of images: digits-vae, faces, KIND:PATH, FILE.pt or FILE.py:FUNCTION.
+    KIND:PATH has the weights of a known kind: sngan, dcgan, mlp-vae, conv-vae, biggan or autoencoder-kl.
+    FILE.pt is an archive of TorchScript or torch.export.
+    FUNCTION takes nothing and returns a generator, or it maps latents to images."""
     settings: tyro.conf.OmitArgPrefixes[DiscoverConfig] = field(default_factory=DiscoverConfig)
     preset: str | None = None
-    """The published settings for a kind of generator: anime-sngan, mnist-sngan, biggan, stylegan2, vae-mnist or
-    vae-dsprites; options override them."""
+    """Published settings for a kind of generator. Options override its settings.
+    The presets are anime-sngan, mnist-sngan, biggan, stylegan2, vae-mnist and vae-dsprites."""
     predictor: str | None = None
-    """FILE.py:FUNCTION, a differentiable property of images (B, C, H, W) in [0, 1]; the first potentials follow its
-    gradient, or oppose it."""
+    """FILE.py:FUNCTION, which predicts a differentiable property of images (B, C, H, W) in [0, 1].
+    The first potentials follow or oppose its gradient."""
     latent_dim: int | None = None
-    """The latents' width, where FUNCTION maps latents to images itself."""
+    """Width of the latents, needed if FUNCTION or the archive maps latents to images itself."""
 
     def run(self) -> None:
-        """Train and say what to do next."""
+        """Train, and print what to do next."""
         run = discover(
             generators.load(self.generator, self.latent_dim).to(self.own_device()),
             self.settings,
             self.out,
             resume=self.resume,
             overwrite=self.overwrite,
-            progress=watched(),
+            progress=shows_progress(),
             predictor=self.predictor,
         )
         if not is_follower():
-            _point_out_clipping(run.generator)
+            _note_clipping(run.generator)
             print(f"trained {run}; next: fastflow report {self.out}")
 
 
 @dataclass(frozen=True)
 class TrainVAE(_Training):
-    """Train a VAE from scratch on moving images, its latents carried along potential flows."""
+    """Train a VAE from scratch on moving images, while potential flows move its latents."""
 
     data_root: str | None = None
-    """The folder of the data set's files, where it has such."""
+    """Folder with the data set's files, for a data set that needs them."""
     settings: tyro.conf.OmitArgPrefixes[VAEConfig] = field(default_factory=VAEConfig)
     preset: str | None = None
-    """Settings for a data set: vae-digits, vae-mnist or vae-dsprites; options override them."""
+    """Settings for a data set: vae-digits, vae-mnist or vae-dsprites. Options override its settings."""
 
     def run(self) -> None:
-        """Train and say on what, and what to do next."""
+        """Train, and print what it trained on and what to do next."""
         run = train_vae(
             self.settings,
             self.data_root,
             self.out,
             resume=self.resume,
             overwrite=self.overwrite,
-            progress=watched(),
+            progress=shows_progress(),
             device=self.own_device(),
         )
         if not is_follower():
@@ -112,39 +140,39 @@ _CONFIGURED: dict[str, tuple[type[Any], type[Any]]] = {
 }
 
 
-def with_defaults(arguments: list[str]) -> Discover | TrainVAE | None:
-    """The defaults that `--config FILE` or `--preset NAME` asks of a training, read before the other options."""
+def training_defaults(arguments: Sequence[str]) -> Discover | TrainVAE | None:
+    """The defaults that `--config FILE` or `--preset NAME` sets for the other options, or None without them."""
     if not arguments or arguments[0] not in _CONFIGURED:
         return None
     command, kind = _CONFIGURED[arguments[0]]
-    file, name = _option(arguments, "--config"), _option(arguments, "--preset")
-    if file is not None and name is not None:
-        raise InputError("--config and --preset exclude each other")
-    if name is not None:
-        return command(tyro.MISSING, settings=preset(name, kind))
-    if file is None:
-        return None
-    values = read_json(Path(file))
-    values = values.get("config", values) if isinstance(values, dict) else values
-    if not isinstance(values, dict):
-        raise InputError(f"{file!r} must hold a JSON object of settings")
-    return command(tyro.MISSING, settings=from_dict(kind, values, file))
-
-
-def _option(arguments: list[str], option: str) -> str | None:
-    """An option's value among arguments that aren't parsed yet."""
-    for position, argument in enumerate(arguments):
-        name, separator, value = argument.partition("=")
-        if name == option and (separator or position + 1 < len(arguments)):
-            return value if separator else arguments[position + 1]
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for option in ("--config", "--preset"):
+        parser.add_argument(option, nargs="?")  # tyro explains a missing value
+    found, _ = parser.parse_known_args(arguments[1:])
+    if found.config is not None and found.preset is not None:
+        raise InputError("--config and --preset exclude each other: give one of them")
+    if found.preset is not None:
+        return command(out=tyro.MISSING, settings=preset(found.preset, kind))
+    if found.config is not None:
+        return command(out=tyro.MISSING, settings=_read_settings(found.config, kind))
     return None
 
 
-def _point_out_clipping(generator: generators.Generator) -> None:
+def _read_settings(file: str, kind: type[Any]) -> Any:
+    """The configuration in a JSON file, which may be a run's config.json."""
+    values = read_json(Path(file))
+    values = values.get("config", values) if isinstance(values, dict) else values
+    if not isinstance(values, dict):
+        raise InputError(f"{file!r} must hold a JSON object of settings, got a {type(values).__name__}")
+    return from_dict(kind, values, file)
+
+
+def _note_clipping(generator: generators.Generator) -> None:
+    """Print a note if many of the generator's pixels lie outside its range."""
     if generator.outside > 0.25:
         low, high = generator.value_range
         print(
             f"note: {generator.outside:.0%} of the generator's pixels lie outside its value_range ({low:g}, {high:g}) "
-            "and will be clipped in pictures and measurements; if they span another, name it",
+            "and are clipped in pictures and measurements; if its images have another range, set value_range to that",
             file=sys.stderr,
         )

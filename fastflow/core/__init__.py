@@ -1,1 +1,1 @@
-"""What every floor needs: errors, files, devices, others' code, random numbers; it knows of nothing above it."""
+"""What all other folders use: errors, files, devices, optional packages, random numbers. It imports none of them."""

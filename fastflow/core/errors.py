@@ -4,20 +4,20 @@ from __future__ import annotations
 
 
 class InputError(ValueError):
-    """Bad input: an argument, a file or a configuration that can't be used as it is."""
+    """An argument, a file or a configuration can't be used as it is."""
 
 
 class BusyError(InputError):
-    """A folder can't be used yet: another process holds it."""
+    """A folder can't be used yet, because another process has locked it."""
 
 
 class BackendError(RuntimeError):
-    """A backend was asked for that this installation or machine doesn't have."""
+    """This installation or machine doesn't have the backend that was asked for."""
 
 
 class TrainingError(RuntimeError):
-    """Training can't go on, for example because the loss is no longer finite."""
+    """Training can't continue, for example because the loss is no longer finite."""
 
 
 class ConvergenceError(RuntimeError):
-    """An iteration didn't reach its tolerance, for example the reverse flow's."""
+    """An iteration, such as the reverse flow's, didn't reach its tolerance."""

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: written under a temporary name, synced, then renamed."""
+"""Writing files so that each is either complete or absent: under a temporary name, synced to disk, then renamed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fastflow.core.errors import BusyError, InputError
 
 @contextmanager
 def replacing(file: Path) -> Iterator[Path]:
-    """A temporary path beside `file` to write to; it takes `file`'s place when the context ends without an error."""
+    """Give a temporary path beside `file` to write to; it replaces `file` when the context ends without an error."""
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
         with naming(file, temporary):
@@ -34,13 +34,16 @@ def replacing(file: Path) -> Iterator[Path]:
 
 
 def is_leftover(path: Path) -> bool:
-    """Whether `path` is such a temporary file, left by a process that was killed while it wrote."""
+    """Whether `path` is a temporary file of `replacing`, left behind by a process that was killed while it wrote."""
     return re.fullmatch(r"\..+\.\d+\.tmp", path.name) is not None and path.is_file()
 
 
 @contextmanager
 def replacing_folder(folder: Path) -> Iterator[Path]:
-    """The same for a folder, whose files are synced first; an older folder of that name is removed in the end."""
+    """Give a temporary folder to write to; it replaces `folder` when the context ends without an error.
+
+    Its files are synced to disk first. An older folder of the same name is removed last.
+    """
     folder = folder.resolve()
     temporary, older = (folder.with_name(f".{folder.name}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
     shutil.rmtree(temporary, ignore_errors=True)
@@ -62,7 +65,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder that is whole until it is gone: what a killed process leaves of it is under a hidden name."""
+    """Remove a folder in one step: it is renamed to a hidden name first, so a killed process leaves no half of it."""
     hidden = folder.with_name(f".{folder.name}.{os.getpid()}.old")
     shutil.rmtree(hidden, ignore_errors=True)
     folder.rename(hidden)
@@ -72,14 +75,14 @@ def remove_folder(folder: Path) -> None:
 
 @contextmanager
 def locked_folder(folder: Path) -> Iterator[None]:
-    """Hold `folder`, made if need be, against other processes that would; made for nothing, it is removed again.
+    """Lock `folder` against other processes; make it if it doesn't exist, and remove it again if it stays empty.
 
-    The lock is the operating system's, on the folder itself: it ends with its process, however that ends, and leaves no
-    file behind.
+    The operating system holds the lock on the folder itself. It ends with the process, in whatever way that ends, and
+    leaves no file behind.
 
     Raises:
-        BusyError: another process holds it.
-        InputError: it is a file.
+        BusyError: another process has locked the folder.
+        InputError: `folder` is a file.
     """
     new = not folder.exists()
     if not new and not folder.is_dir():
@@ -95,7 +98,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
             ) from error
         except OSError as error:  # some network file systems
             warnings.warn(
-                f"the file system can't lock {str(folder)!r} ({error.strerror}): see to it that no other process "
+                f"the file system can't lock {str(folder)!r} ({error.strerror}): make sure that no other process "
                 "trains there",
                 stacklevel=3,
             )
@@ -108,7 +111,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
-    """Name `path` in an operating system's error that names nothing, as a full disk's does, or something temporary."""
+    """Name `path` in an OSError that names no file, as a full disk's does, or the temporary file."""
     try:
         yield
     except OSError as error:
@@ -118,17 +121,17 @@ def naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
 
 
 def write_json(file: Path, value: Any) -> None:
-    """Write a value as JSON, indented; a float that JSON can't hold is an error."""
+    """Write a value as indented JSON; NaN and infinity, which JSON doesn't have, are an error."""
     text = json.dumps(value, indent=2, allow_nan=False)
     with replacing(file) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def write_tensors(file: Path, tensors: dict[str, Tensor]) -> None:
-    """Write tensors, on any device, to a safetensors file."""
-    # A module that has two names has its tensors twice; safetensors takes none that share their memory.
+    """Write tensors, from any device, to a safetensors file."""
+    # The tensors of a module with two names appear twice, and safetensors refuses tensors that share memory.
     apart = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-    # safetensors' own writer has an error of its own for a full disk; Python's raises OSError, as for every other file.
+    # On a full disk, safetensors' own writer raises its own error; Python's raises OSError, as for every other file.
     file.write_bytes(save(apart))
 
 
@@ -136,7 +139,7 @@ def read_json(file: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        InputError: it isn't there, can't be read or isn't JSON.
+        InputError: the file doesn't exist, can't be read or isn't JSON.
     """
     try:
         return json.loads(file.read_text(encoding="utf-8"))

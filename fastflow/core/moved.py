@@ -1,4 +1,4 @@
-"""Old module paths, which saved pickles and others' imports may still name, lead to where the modules are now."""
+"""Old module paths, which pickles and other people's imports may still name, import the modules at their new places."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ MOVED = {
     "trainings": "runs.train",
     "traversal": "latents.traversal",
 }
-"""Modules by their old name, both without `fastflow.`: those with names that the documentation or a pickle may hold."""
+"""The modules' new names by their old ones, without `fastflow.`, where documentation or a pickle may name them."""
 
 
 class _Alias(Loader):
-    """Gives the module itself, under another name in sys.modules."""
+    """Loads the module at its new place, and gives it a second name in sys.modules."""
 
     def __init__(self, target: str) -> None:
         self.target = target
@@ -48,7 +48,7 @@ class _Alias(Loader):
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        module.__spec__ = self.spec  # which the import system has just replaced by the alias's
+        module.__spec__ = self.spec  # the import system has just replaced it by the alias's
 
 
 class _Finder(MetaPathFinder):
@@ -64,4 +64,4 @@ class _Finder(MetaPathFinder):
 def install() -> None:
     """Make old paths importable, once."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Finder())  # before the folders: what replaced `ops` would be searched for its modules
+        sys.meta_path.insert(0, _Finder())  # first, or the package that replaced `ops` is searched for its modules

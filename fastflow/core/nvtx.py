@@ -1,4 +1,4 @@
-"""Named ranges on the timeline of a profiler such as Nsight Systems: there with FASTFLOW_NVTX=1, and free without."""
+"""Named ranges for the timeline of a profiler such as Nsight Systems; FASTFLOW_NVTX=1 turns them on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ ENABLED = os.environ.get("FASTFLOW_NVTX", "0") == "1"
 
 
 def profiled(name: str) -> AbstractContextManager[object]:
-    """The range `fastflow.<name>` around what runs inside the context."""
+    """A context whose code appears as the range `fastflow.<name>` on the timeline."""
     if not ENABLED:
         return nullcontext()
     import nvtx

@@ -1,4 +1,4 @@
-"""Code that is not this package's: functions of a user's own, named as FILE.py:FUNCTION, and optional packages."""
+"""Importing code from outside this package: a user's functions, named FILE.py:FUNCTION, and optional packages."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from fastflow.core.errors import InputError
 
 
 def names_function(spec: str) -> bool:
-    """Whether this has the form FILE.py:FUNCTION."""
+    """Whether `spec` has the form FILE.py:FUNCTION."""
     return spec.rpartition(":")[0].endswith(".py")
 
 
 def import_function(spec: str, what: str) -> Callable[..., Any]:
-    """What FILE.py:FUNCTION names; FILE.py can import what lies beside it. `what` it is for stands in errors.
+    """The function that FILE.py:FUNCTION names; FILE.py can import the files beside it. Errors say `what` it is for.
 
     Raises:
         InputError: there is no such file or function, or the file can't be run.
@@ -32,22 +32,22 @@ def import_function(spec: str, what: str) -> Callable[..., Any]:
     file, _, name = spec.rpartition(":")
     function = getattr(_import(Path(file), what), name, None)
     if not callable(function):
-        raise InputError(f"{file} has no function {name!r}")
+        raise InputError(f"{file} has no function {name!r}: define it there, or name another")
     return function
 
 
 def name_of(function: Callable[..., Any]) -> str | None:
-    """MODULE:NAME of a function, or of an object's class; None for a lambda, whose name tells it from no other."""
+    """MODULE:NAME of a function or an object's class; None for a lambda, as all lambdas have the same name."""
     named = function if hasattr(function, "__qualname__") else type(function)
     name = f"{named.__module__}:{named.__qualname__}"
     return None if "<lambda>" in name else name
 
 
 def imported(module: str, extra: str, what: str) -> Any:
-    """A module of a package that only `what` needs.
+    """Import a module of an optional package, which only `what` needs.
 
     Raises:
-        InputError: it isn't there, and the error names the extra that brings it; or it can't be imported.
+        InputError: the package isn't installed, and the error names the extra that installs it; or its import fails.
     """
     try:
         return import_module(module)
@@ -61,7 +61,7 @@ def imported(module: str, extra: str, what: str) -> Any:
 
 @contextmanager
 def explaining(what: str) -> Iterator[None]:
-    """Turn whatever a user's code raises into an InputError that begins with `what` failed."""
+    """Turn any error of a user's code into an InputError that says that `what` failed."""
     try:
         yield
     except (InputError, torch.OutOfMemoryError):
@@ -71,7 +71,7 @@ def explaining(what: str) -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, without the rest of a long explanation."""
+    """The first line of an error's message."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
 

@@ -17,20 +17,20 @@ Derivatives = tuple[Tensor, Tensor, Tensor]
 
 
 def derivatives(name: str, a: Tensor) -> Derivatives:
-    """Value, first and second derivative of the activation `name` at `a`, each of a's shape."""
+    """Compute h = sigma(a), sigma'(a) and sigma''(a) for the activation `name`, each of a's shape."""
     return _TABLE[name](a)
 
 
-def out_derivatives(name: str, a: Tensor) -> Derivatives:
-    """The same for the output map `name`, of OUT_ACTIVATIONS.
+def out_derivatives(name: str, v: Tensor) -> Derivatives:
+    """Compute u = psi(v), psi'(v) and psi''(v) for the output map `name` of OUT_ACTIVATIONS, each of v's shape.
 
-    Its slope scales a potential's whole gradient, so it keeps its digits where the map saturates.
+    psi' scales a potential's whole gradient, so it keeps its digits where the map saturates.
     """
     if name == "identity":
-        return a, torch.ones_like(a), torch.zeros_like(a)
-    y = torch.tanh(a)
-    slope = 4 * torch.sigmoid(2 * a) * torch.sigmoid(-2 * a)  # 1 - y^2 without its cancellation
-    return y, slope, -2 * y * slope
+        return v, torch.ones_like(v), torch.zeros_like(v)
+    u = torch.tanh(v)
+    psi1 = 4 * torch.sigmoid(2 * v) * torch.sigmoid(-2 * v)  # 1 - u^2 without its cancellation
+    return u, psi1, -2 * u * psi1
 
 
 def check_activation(name: str, allowed: tuple[str, ...] = ACTIVATIONS, argument: str = "activation") -> None:
@@ -40,14 +40,14 @@ def check_activation(name: str, allowed: tuple[str, ...] = ACTIVATIONS, argument
 
 
 def _tanh(a: Tensor) -> Derivatives:
-    y = torch.tanh(a)
-    slope = 1 - y * y
-    return y, slope, -2 * y * slope
+    h = torch.tanh(a)
+    sigma1 = 1 - h * h
+    return h, sigma1, -2 * h * sigma1
 
 
 def _sin(a: Tensor) -> Derivatives:
-    y = torch.sin(a)
-    return y, torch.cos(a), -y
+    h = torch.sin(a)
+    return h, torch.cos(a), -h
 
 
 def _gelu(a: Tensor) -> Derivatives:
@@ -58,8 +58,8 @@ def _gelu(a: Tensor) -> Derivatives:
 
 def _silu(a: Tensor) -> Derivatives:
     s = torch.sigmoid(a)
-    slope = s * (1 - s)
-    return a * s, s + a * slope, slope * (2 + a * (1 - 2 * s))
+    s1 = s * (1 - s)  # its derivative
+    return a * s, s + a * s1, s1 * (2 + a * (1 - 2 * s))
 
 
 def _softplus(a: Tensor) -> Derivatives:

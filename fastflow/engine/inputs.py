@@ -1,9 +1,13 @@
-"""What the engine's callers may pass for latents, times and potentials, and the checks that say so."""
+"""What the engine's callers may pass for latents, times and potentials, and what it is once it has been checked.
+
+The public functions check once, and build `Samples`. What they call takes these and checks nothing.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from math import isfinite
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,22 +16,54 @@ from torch.nn import UninitializedParameter
 from fastflow.core.checks import check_count, is_finite
 from fastflow.core.errors import InputError
 from fastflow.engine.tracing import values_of
+from fastflow.engine.types import Integration
 
 Times = float | Tensor | tuple[Tensor, Tensor]
 """One time for all samples, one per sample (B,), or a grid: its distinct times (T,) and each sample's place in it
 (B,)."""
 
 
-def sample_times(t: Times, z: Tensor) -> Tensor:
-    """Each sample's time (B,), whichever way the times were given."""
-    if isinstance(t, tuple):
-        return t[0].to(z)[t[1]]
-    return as_time(t, z).expand(z.shape[0])
+class Time(NamedTuple):
+    """The samples' times, checked, of the latents' dtype and device.
+
+    values: distinct times (T,), and `place` (B,) long is each sample's place in them; or, where `place` is None, each
+    sample's own time (B,).
+    """
+
+    values: Tensor
+    place: Tensor | None
+
+    def of_each(self) -> Tensor:
+        """Each sample's time (B,)."""
+        if self.place is None:
+            return self.values
+        return self.values.expand(self.place.shape) if self.values.shape[0] == 1 else self.values[self.place]
 
 
-def as_time(t: float | Tensor, like: Tensor) -> Tensor:
-    """A time or times as a tensor like another; a number by an addition, which torch.compile traces for any number."""
-    return t.to(like) if isinstance(t, Tensor) else like.new_zeros(()) + t
+class Index(NamedTuple):
+    """The samples' potentials, checked.
+
+    each: each sample's potential (B,) long. one: the potential if the caller gave one for all, otherwise None.
+    """
+
+    each: Tensor
+    one: int | None
+
+
+class Samples(NamedTuple):
+    """Latents z (B, D) with their times and potentials, checked."""
+
+    z: Tensor
+    time: Time
+    potential: Index
+
+    def columns(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What has a row for each sample where each has a time of its own: z, the times and the potentials."""
+        return self.z, self.time.values, self.potential.each
+
+    def with_columns(self, z: Tensor, times: Tensor, each: Tensor) -> Samples:
+        """Other samples of the same kind, in the order of `columns`."""
+        return Samples(z, Time(times, self.time.place), Index(each, self.potential.one))
 
 
 def check_latents(z: Tensor, dim: int, like: Tensor, name: str = "z") -> Tensor:
@@ -73,26 +109,25 @@ def check_parameters(parameters: Iterable[tuple[str, Tensor]]) -> Tensor:
     return first[1]
 
 
-def check_samples(z: Tensor) -> Tensor:
-    """The latents z; raise InputError if there are none, over which nothing can be averaged."""
+def check_not_empty(z: Tensor) -> None:
+    """Raise InputError if there are no latents z, over which nothing can be averaged."""
     if z.shape[0] == 0:
         raise InputError("z must hold at least one sample to average over, got none")
-    return z
 
 
-def check_index(index: int | Tensor, num_potentials: int, z: Tensor) -> Tensor:
-    """Each sample's potential (B,) long; raise InputError unless all lie in [0, num_potentials)."""
+def check_index(index: int | Tensor, num_potentials: int, z: Tensor) -> Index:
+    """The potentials of latents z (B, D); raise InputError unless all lie in [0, num_potentials)."""
     if isinstance(index, int) and not isinstance(index, bool):
         if not 0 <= index < num_potentials:
             raise InputError(f"index must lie in 0..{num_potentials - 1}, got {index}")
-        return torch.full(z.shape[:1], index, dtype=torch.long, device=z.device)
+        return Index(torch.full(z.shape[:1], index, dtype=torch.long, device=z.device), index)
     if not isinstance(index, Tensor) or index.dtype != torch.long or index.shape != z.shape[:1]:
         got = f"{index.dtype} {tuple(index.shape)}" if isinstance(index, Tensor) else type(index).__name__
         raise InputError(f"index must be an int or a long tensor of shape ({z.shape[0]},), got {got}")
     if index.device != z.device:
         raise InputError(f"index must be on the latents' device {z.device}, got {index.device}")
     _check_range(index, num_potentials, "index")
-    return index
+    return Index(index, None)
 
 
 def check_laplacian(laplacian: str) -> None:
@@ -101,8 +136,8 @@ def check_laplacian(laplacian: str) -> None:
         raise InputError(f"laplacian must be one of exact, hutchinson, none, row_sum, got {laplacian!r}")
 
 
-def check_times(t: Times, z: Tensor) -> Times:
-    """The times of latents z (B, D), tensors in z's dtype; raise InputError unless they fit."""
+def check_time(t: Times, z: Tensor) -> Time:
+    """The times of latents z (B, D); raise InputError unless they fit."""
     samples = z.shape[0]
     if isinstance(t, tuple):
         if len(t) != 2 or not (isinstance(t[0], Tensor) and t[0].ndim == 1 and t[0].shape[0]):
@@ -113,16 +148,31 @@ def check_times(t: Times, z: Tensor) -> Times:
         if place.device != z.device:
             raise InputError(f"t as a grid must have its place on the latents' device {z.device}, got {place.device}")
         _check_range(place, grid.shape[0], "t's places in its grid")
-        return _finite_times(grid, z), place
+        return Time(_finite_times(grid, z), place)
     if isinstance(t, Tensor):
         if t.ndim and t.shape != z.shape[:1]:
             raise InputError(f"t must be a number or have shape ({samples},), got {tuple(t.shape)}")
-        return _finite_times(t, z)
+        times = _finite_times(t, z)
+        return Time(times, None) if t.ndim else _one_time(times, z)
     if not isinstance(t, (int, float)) or isinstance(t, bool):
         raise InputError(f"t must be a number or a tensor of shape ({samples},), got {type(t).__name__}")
     if not is_finite(t, z.dtype):
         raise InputError(f"t must be finite, and no larger than {z.dtype} can be")
-    return t
+    return _one_time(torch.zeros((), dtype=z.dtype, device=z.device) + t, z)  # an addition, traced for any number
+
+
+def check_integration(integration: Integration, t0: float, dtype: torch.dtype) -> None:
+    """Raise InputError unless paths of latents of this dtype can be integrated so, from the time t0 on."""
+    dt, method, direction, step_length = integration
+    if direction not in ("forward", "descent", "reverse"):
+        raise InputError(f"direction must be one of forward, descent, reverse, got {direction!r}")
+    if method not in ("euler", "heun", "rk4"):
+        raise InputError(f"method must be one of euler, heun, rk4, got {method!r}")
+    for name, value in (("t0", t0), ("dt", dt)):
+        if not is_finite(value, dtype):
+            raise InputError(f"{name} must be a finite number, got {value!r}")
+    if step_length is not None and not (is_finite(step_length, dtype) and step_length > 0):
+        raise InputError(f"step_length must be a positive number or None, got {step_length!r}")
 
 
 def draw_probes(z: Tensor, num_probes: int, generator: torch.Generator | None) -> Tensor:
@@ -132,6 +182,10 @@ def draw_probes(z: Tensor, num_probes: int, generator: torch.Generator | None) -
         raise InputError(f"generator must be a torch.Generator or None, got {generator!r}")
     signs = torch.randint(0, 2, (num_probes, z.shape[1]), generator=generator, device=z.device)
     return (2 * signs - 1).to(z.dtype)
+
+
+def _one_time(t: Tensor, z: Tensor) -> Time:
+    return Time(t.reshape(1), torch.zeros(z.shape[:1], dtype=torch.long, device=z.device))
 
 
 def _seen(x: Tensor) -> Tensor | None:

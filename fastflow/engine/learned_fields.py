@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fastflow.core.checks import check_count
 from fastflow.core.errors import InputError
-from fastflow.engine.inputs import Times, check_index
+from fastflow.engine.inputs import Times
 from fastflow.engine.potentials import PotentialBank, TimeInput
 
 
@@ -71,8 +71,9 @@ class DivergenceFreeField(nn.Module):
 
     def forward(self, z: Tensor, t: Times, index: int | Tensor) -> Tensor:
         """The velocities (B, D) at latents z (B, D), times t and potentials index; arguments as for a bank's jet."""
-        gradient = self.bank.jet(z, t, index, laplacian="none", with_u_tt=False).grad
-        return self.turned(gradient, check_index(index, self.bank.num_potentials, z))
+        samples = self.bank.samples(z, t, index)
+        gradient = self.bank.jet_of(samples, laplacian="none", with_u_tt=False).grad
+        return self.turned(gradient, samples.potential.each)
 
     def turned(self, gradient: Tensor, index: Tensor) -> Tensor:
         """A_k times gradients (B, D), for each sample's potential (B,)."""

@@ -10,13 +10,12 @@ from torch import Tensor, nn
 from fastflow.core.errors import InputError
 from fastflow.engine.backends.native import MAX_DEPTH
 from fastflow.engine.inputs import (
-    as_time,
+    Time,
     check_laplacian,
     check_latents,
     check_parameters,
-    check_times,
+    check_time,
     draw_probes,
-    sample_times,
 )
 from fastflow.engine.operators.jet import jet
 from fastflow.engine.tracing import values_of
@@ -83,17 +82,18 @@ def mlp_jet(
     if dim < 1:
         raise InputError("net must have an input for x" + (", and one more for t" if t is not None else ""))
     x = check_latents(x, dim, like, "x")
-    times = None if t is None else check_times(t, x)
-    if isinstance(times, tuple):
+    if isinstance(t, tuple):
         raise InputError("t must be a number or a tensor of shape (B,) for mlp_jet, got a grid")
+    time = None if t is None else check_time(t, x)
     probes = draw_probes(x, num_probes, generator) if laplacian == "hutchinson" else None
     if isinstance(layers, str):
-        result = _nested_jet(net, x, times, laplacian, probes)
+        result = _nested_jet(net, x, time, laplacian, probes)
         return result if with_u_tt else result._replace(u_tt=torch.zeros_like(result.u_tt))
     with torch.autocast(x.device.type, enabled=False):
-        if isinstance(times, Tensor) and times.ndim:
-            return _jet_at_times(layers, x, times, laplacian, probes, with_u_tt)
-        return _jet(_bind(layers, x, times), x, laplacian, probes, with_u_tt)
+        if time is not None and time.place is None:
+            return _jet_at_times(layers, x, time.values, laplacian=laplacian, probes=probes, with_u_tt=with_u_tt)
+        mlp = _bind(layers, x, None if time is None else time.values)
+        return _jet(mlp, x, laplacian=laplacian, probes=probes, with_u_tt=with_u_tt)
 
 
 class _Layers(NamedTuple):
@@ -189,16 +189,16 @@ def _is_sine(module: nn.Module) -> bool:
     return bool(values)
 
 
-def _jet(mlp: MLP, x: Tensor, laplacian: Laplacian, probes: Tensor | None, with_u_tt: bool) -> Jet:
+def _jet(mlp: MLP, x: Tensor, *, laplacian: Laplacian, probes: Tensor | None, with_u_tt: bool) -> Jet:
     """The jets of a bank's only network with its only row of biases."""
     index, slot = torch.zeros(2, x.shape[0], dtype=torch.long, device=x.device)
-    return jet(mlp, x, index, slot, laplacian, probes, with_u_tt)
+    return jet(mlp, x, index, slot, laplacian=laplacian, probes=probes, with_u_tt=with_u_tt)
 
 
 def _jet_at_times(
-    layers: _Layers, x: Tensor, t: Tensor, laplacian: Laplacian, probes: Tensor | None, with_u_tt: bool
+    layers: _Layers, x: Tensor, t: Tensor, *, laplacian: Laplacian, probes: Tensor | None, with_u_tt: bool
 ) -> Jet:
-    """The jets at a time for each sample: t is a coordinate like those of x, along which nothing bends the Laplacian.
+    """The jets at times t (B,): time is a coordinate like those of x, along which nothing bends the Laplacian.
 
     So all samples share one row of biases, whose derivative with respect to time is the first layer's last column.
     """
@@ -211,12 +211,13 @@ def _jet_at_times(
     zeros = torch.zeros_like(time_weight)
     bias = mlp.bias_jets[0] + torch.stack((zeros, time_weight, zeros))
     mlp = mlp._replace(bias_jets=(bias, *mlp.bias_jets[1:]), has_time=True)
-    result = _jet(mlp, torch.cat((x, t[:, None]), 1), laplacian, probes, with_u_tt)
+    x = torch.cat((x, t[:, None]), 1)
+    result = _jet(mlp, x, laplacian=laplacian, probes=probes, with_u_tt=with_u_tt)
     return result._replace(grad=result.grad[:, :-1])
 
 
-def _bind(layers: _Layers, x: Tensor, t: float | Tensor | None) -> MLP:
-    """One network whose parameters are the layers' own, with one row of biases, evaluated at the time t."""
+def _bind(layers: _Layers, x: Tensor, t: Tensor | None) -> MLP:
+    """One network whose parameters are the layers' own, with one row of biases, evaluated at the time t (1,)."""
     *hidden, last = layers.linears
     weights, bias_jets = [], []
     for place, linear in enumerate(hidden):
@@ -225,7 +226,7 @@ def _bind(layers: _Layers, x: Tensor, t: float | Tensor | None) -> MLP:
         velocity = torch.zeros_like(bias)
         if place == 0 and t is not None:
             weight, velocity = weight[:, :-1], weight[:, -1]
-            bias = bias + as_time(t, x) * velocity
+            bias = bias + t * velocity
         weights.append(weight[None])
         bias_jets.append(torch.stack((bias, velocity, torch.zeros_like(bias)))[None])
     out_bias = x.new_zeros(1) if last.bias is None else last.bias
@@ -233,30 +234,28 @@ def _bind(layers: _Layers, x: Tensor, t: float | Tensor | None) -> MLP:
     return MLP(tuple(weights), tuple(bias_jets), last.weight, out_bias, *settings)
 
 
-def _nested_jet(
-    net: nn.Sequential, x: Tensor, t: float | Tensor | None, laplacian: Laplacian, probes: Tensor | None
-) -> Jet:
+def _nested_jet(net: nn.Sequential, x: Tensor, time: Time | None, laplacian: Laplacian, probes: Tensor | None) -> Jet:
     """The jet of any network by nested automatic differentiation, sample by sample under vmap."""
-    times = sample_times(0.0 if t is None else t, x)
+    times = torch.zeros_like(x[:, 0]) if time is None else time.of_each()
 
-    def u(point: Tensor, time: Tensor) -> Tensor:
-        value = net(point if t is None else torch.cat((point, time[None])))
+    def u(point: Tensor, t: Tensor) -> Tensor:
+        value = net(point if time is None else torch.cat((point, t[None])))
         if value.shape != (1,):
             raise InputError(f"net must give one value for each sample, got shape {tuple(value.shape)}")
         return value[0]
 
     gradient = torch.func.grad(u)
 
-    def one(point: Tensor, time: Tensor) -> tuple[Tensor, ...]:
+    def one(point: Tensor, t: Tensor) -> tuple[Tensor, ...]:
         if laplacian == "exact":
-            trace = torch.func.jacfwd(gradient)(point, time).trace()
+            trace = torch.func.jacfwd(gradient)(point, t).trace()
         elif probes is not None:
-            seconds = torch.vmap(lambda v: v @ torch.func.jvp(lambda p: gradient(p, time), (point,), (v,))[1])(probes)
+            seconds = torch.vmap(lambda v: v @ torch.func.jvp(lambda p: gradient(p, t), (point,), (v,))[1])(probes)
             trace = seconds.mean()
         else:
-            trace = torch.zeros_like(time)
+            trace = torch.zeros_like(t)
         rate = torch.func.grad(u, argnums=1)
-        return u(point, time), gradient(point, time), trace, rate(point, time), torch.func.grad(rate, 1)(point, time)
+        return u(point, t), gradient(point, t), trace, rate(point, t), torch.func.grad(rate, 1)(point, t)
 
     result = Jet(*torch.vmap(one)(x, times))
-    return result if t is not None else result._replace(u_t=torch.zeros_like(times), u_tt=torch.zeros_like(times))
+    return result if time is not None else result._replace(u_t=torch.zeros_like(times), u_tt=torch.zeros_like(times))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,17 +11,16 @@ from torch import Tensor
 from fastflow.core.checks import check_count, is_finite
 from fastflow.core.errors import InputError
 from fastflow.engine.backends import reference
-from fastflow.engine.inputs import check_latents, check_samples
+from fastflow.engine.inputs import Index, check_index, check_integration, check_latents, check_not_empty
 from fastflow.engine.learned_fields import DivergenceFreeField, check_companion
-from fastflow.engine.operators.flow import Path, stepped
 from fastflow.engine.operators.flow import flow as ops_flow
+from fastflow.engine.operators.flow import stepped
 from fastflow.engine.operators.jet import jet as ops_jet
 from fastflow.engine.operators.residual_loss import residual_loss
-from fastflow.engine.operators.rollout_loss import Rollout
 from fastflow.engine.operators.rollout_loss import rollout_loss as ops_rollout_loss
 from fastflow.engine.pde import PDE, WAVE, LinearQuadratic, residual, source_at
-from fastflow.engine.potentials import Networks, PotentialBank, check_bank
-from fastflow.engine.types import MLP, Direction, Jet, Laplacian, Method
+from fastflow.engine.potentials import PotentialBank, check_bank
+from fastflow.engine.types import MLP, Direction, Integration, Jet, Laplacian, Method
 
 
 def flow(
@@ -53,14 +53,28 @@ def flow(
         InputError: an argument that doesn't fit, by its name.
         ConvergenceError: the reverse flow's fixed-point iteration didn't converge, so the path can't be undone.
     """
-    z0 = _checked_start(bank, z0, direction, companion)
-    networks, _ = _path_networks(bank, z0, index, steps, t0, dt, method, step_length)
-    route = Path(dt, method, direction, step_length)
+    return integrate(bank, z0, index, steps, t0, Integration(dt, method, direction, step_length), companion=companion)
+
+
+def integrate(
+    bank: PotentialBank,
+    z0: Tensor,
+    index: int | Tensor,
+    steps: int,
+    t0: float,
+    integration: Integration,
+    *,
+    companion: DivergenceFreeField | None = None,
+) -> Tensor:
+    """What `flow` gives, for an integration that is kept as one."""
+    z0, times = _checked_start(bank, z0, steps, t0, integration, companion=companion)
+    chosen = check_index(index, bank.num_potentials, z0)
+    networks = bank.networks_along(times, chosen)
     bound = networks.mlp, z0, networks.network, networks.slot
     if companion is None:
-        return ops_flow(*bound, route)
-    beside, _ = _path_networks(companion.bank, z0, index, steps, t0, dt, method, step_length)
-    return stepped(*bound, route, _joined(companion, beside.mlp, beside.potential))
+        return ops_flow(*bound, integration)
+    beside = companion.bank.networks_along(times, chosen)
+    return stepped(*bound, integration, _joined(companion, beside.mlp, chosen.each))
 
 
 def mixed_flow(
@@ -85,21 +99,36 @@ def mixed_flow(
     The others are those of `flow`, and so are the errors. The path of a true mix is stepped in Python, one jet of all
     its potentials after another.
     """
+    integration = Integration(dt, method, direction, step_length)
+    return integrate_mix(bank, z0, mix, steps, t0, integration, companion=companion)
+
+
+def integrate_mix(
+    bank: PotentialBank,
+    z0: Tensor,
+    mix: Mapping[int, float],
+    steps: int,
+    t0: float,
+    integration: Integration,
+    *,
+    companion: DivergenceFreeField | None = None,
+) -> Tensor:
+    """What `mixed_flow` gives, for an integration that is kept as one."""
     check_bank(bank)
     check_mix(mix, bank.num_potentials)
     if list(mix.values()) == [1.0]:  # by the engine, an order of magnitude faster
         (index,) = mix
-        return flow(bank, z0, index, steps, t0, dt, method, direction, step_length, companion)
-    z0 = _checked_start(bank, z0, direction, companion)
+        return integrate(bank, z0, index, steps, t0, integration, companion=companion)
+    z0, times = _checked_start(bank, z0, steps, t0, integration, companion=companion)
     potentials = torch.tensor(list(mix), device=z0.device)
-    index = torch.zeros_like(z0[:, 0], dtype=torch.long)  # a tensor, so that all networks are bound
-    networks, _ = _path_networks(bank, z0, index, steps, t0, dt, method, step_length)
+    index = Index(torch.zeros_like(z0[:, 0], dtype=torch.long), None)  # none for all, so that all networks are bound
+    networks = bank.networks_along(times, index)
     jet = _path_jet
     if companion is not None:
-        beside, _ = _path_networks(companion.bank, z0, index, steps, t0, dt, method, step_length)
+        beside = companion.bank.networks_along(times, index)
         jet = _joined(companion, beside.mlp, potentials.repeat_interleave(len(z0)))
-    mixed = _mixed(jet, potentials, z0.new_tensor(list(mix.values())), len(networks.slot))
-    return stepped(networks.mlp, z0, index, networks.slot, Path(dt, method, direction, step_length), mixed)
+    mixed = _mixed(jet, potentials, z0.new_tensor(list(mix.values())), len(times))
+    return stepped(networks.mlp, z0, index.each, networks.slot, integration, mixed)
 
 
 def check_mix(mix: Mapping[int, float], num_potentials: int) -> None:
@@ -131,26 +160,26 @@ def rollout_loss(
 
     The loss is differentiated through the path too. Arguments are those of `flow` and `pde_loss`.
     """
-    check_bank(bank)
-    z0 = check_samples(check_latents(z0, bank.dim, bank.out_bias))
-    networks, times = _path_networks(bank, z0, index, steps, t0, dt, method, step_length)
-    mlp, network, slots = networks.mlp, networks.network, networks.slot
+    integration = Integration(dt, method, "forward", step_length)
+    z0, times = _checked_start(bank, z0, steps, t0, integration)
+    check_not_empty(z0)
+    chosen = check_index(index, bank.num_potentials, z0)
+    mlp, network, slots = bank.networks_along(times, chosen)
     if isinstance(pde, LinearQuadratic) and not pde.has_source:
-        rollout = Rollout(dt, method, step_length)
-        return ops_rollout_loss(mlp, z0, network, slots, bank.coefficients(pde, index), rollout)
-    path = ops_flow(mlp, z0, network, slots, Path(dt, method, "forward", step_length))
+        return ops_rollout_loss(mlp, z0, network, slots, bank.coefficients(pde, chosen), integration)
+    path = ops_flow(mlp, z0, network, slots, integration)
     visits = reference.visits(path, network, slots, method)
     times = reference.at_visits(times, steps, method).repeat_interleave(z0.shape[0])
-    potential = networks.potential.repeat(steps)
+    potential = chosen.each.repeat(steps)
     if isinstance(pde, LinearQuadratic):
         source = source_at(pde, visits.z[:, 0], visits.z, times, potential)
-        return residual_loss(mlp, *visits, bank.coefficients(pde, index), source), path
+        return residual_loss(mlp, *visits, bank.coefficients(pde, chosen), source), path
     return residual(pde, ops_jet(mlp, *visits), visits.z, times, potential).square().mean(), path
 
 
 def _path_jet(mlp: MLP, z: Tensor, network: Tensor, slot: Tensor, laplacian: Laplacian) -> Jet:
     """What a path needs of a jet."""
-    return ops_jet(mlp, z, network, slot, laplacian, None, False)
+    return ops_jet(mlp, z, network, slot, laplacian=laplacian, with_u_tt=False)
 
 
 def _joined(companion: DivergenceFreeField, beside: MLP, potential: Tensor) -> Callable[..., Jet]:
@@ -181,40 +210,31 @@ def _mixed(jet: Callable[..., Jet], potentials: Tensor, weights: Tensor, num_tim
     return mixed
 
 
+class _Start(NamedTuple):
+    """The latents that a path starts from, and the times (T,) at which its stages stand."""
+
+    z0: Tensor
+    times: Tensor
+
+
 def _checked_start(
-    bank: PotentialBank, z0: Tensor, direction: Direction, companion: DivergenceFreeField | None
-) -> Tensor:
-    """The latents that a path starts from; raise InputError unless they, direction and companion fit the bank."""
-    if direction not in ("forward", "descent", "reverse"):
-        raise InputError(f"direction must be one of forward, descent, reverse, got {direction!r}")
+    bank: PotentialBank,
+    z0: Tensor,
+    steps: int,
+    t0: float,
+    integration: Integration,
+    *,
+    companion: DivergenceFreeField | None = None,
+) -> _Start:
+    """Where a path begins; raise InputError unless everything given fits the bank."""
     check_bank(bank)
     if companion is not None:
         check_companion(companion, bank)
-    return check_latents(z0, bank.dim, bank.out_bias)
-
-
-def _path_networks(
-    bank: PotentialBank,
-    z0: Tensor,
-    index: int | Tensor,
-    steps: int,
-    t0: float,
-    dt: float,
-    method: Method,
-    step_length: float | None,
-) -> tuple[Networks, Tensor]:
-    """The networks with slots (T, K) for the times at which a path's stages stand, and these times (T,)."""
+    z0 = check_latents(z0, bank.dim, bank.out_bias)
     check_count(steps, "steps")
-    if method not in ("euler", "heun", "rk4"):
-        raise InputError(f"method must be one of euler, heun, rk4, got {method!r}")
-    for name, value in (("t0", t0), ("dt", dt)):
-        if not is_finite(value, z0.dtype):
-            raise InputError(f"{name} must be a finite number, got {value!r}")
-    if step_length is not None and not (is_finite(step_length, z0.dtype) and step_length > 0):
-        raise InputError(f"step_length must be a positive number or None, got {step_length!r}")
+    check_integration(integration, t0, z0.dtype)
     # Counted on the device: a copy of numbers would make the host wait.
-    offsets = torch.arange(reference.num_times(steps, method), dtype=z0.dtype, device=z0.device)
-    if method == "rk4":
+    offsets = torch.arange(reference.num_times(steps, integration.method), dtype=z0.dtype, device=z0.device)
+    if integration.method == "rk4":
         offsets = 0.5 * offsets
-    times = t0 + dt * offsets
-    return bank.networks((times, None), index, z0), times
+    return _Start(z0, t0 + integration.dt * offsets)

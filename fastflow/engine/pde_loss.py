@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
 from fastflow.engine.chunking import Piecewise
-from fastflow.engine.inputs import Times, check_index, check_latents, check_samples, check_times, sample_times
+from fastflow.engine.inputs import Samples, Times, check_not_empty
 from fastflow.engine.operators.residual_loss import residual_loss
 from fastflow.engine.pde import PDE, WAVE, LinearQuadratic, residual, source_at
 from fastflow.engine.potentials import PotentialBank, check_bank
@@ -32,20 +32,30 @@ def pde_loss(
     "hutchinson" the estimate is squared, so the loss is larger by the estimate's variance in the mean.
     """
     check_bank(bank)
-    z = check_samples(check_latents(z, bank.dim, bank.out_bias))
+    samples = bank.samples(z, t, index)
+    check_not_empty(samples.z)
     if isinstance(pde, LinearQuadratic) and laplacian == "exact":
-        t, potential = check_times(t, z), check_index(index, bank.num_potentials, z)
-        source = source_at(pde, z[:, 0], z, sample_times(t, z), potential)
+        return _fused_loss(bank, samples, pde)
+    jet = bank.jet_of(samples, laplacian=laplacian, num_probes=num_probes, generator=generator)
+    return residual(pde, jet, samples.z, samples.time.of_each(), samples.potential.each).square().mean()
 
-        def part(
-            z: Tensor, t: Times, index: int | Tensor, source: Tensor | None, coefficients: Tensor, *parameters: Tensor
-        ) -> tuple[Tensor]:
-            mlp, network, slot, _ = bank.networks(t, index, z, parameters)
-            return (residual_loss(mlp, z, network, slot, coefficients, source),)
 
-        pieces, coefficients = bank.pieces(z, t, index), bank.coefficients(pde, index)
-        if len(pieces) == 1:
-            return part(z, t, index, source, coefficients)[0]
-        return Piecewise(part, 4, pieces).mean(z, t, index, source, coefficients, *bank.tensors().values())
-    jet = bank.jet(z, t, index, laplacian=laplacian, num_probes=num_probes, generator=generator)
-    return residual(pde, jet, z, sample_times(t, z), check_index(index, bank.num_potentials, z)).square().mean()
+def _fused_loss(bank: PotentialBank, samples: Samples, pde: LinearQuadratic) -> Tensor:
+    """The loss without a jet: the operator sums up the residuals while it computes them."""
+    source = source_at(pde, samples.z[:, 0], samples.z, samples.time.of_each(), samples.potential.each)
+    coefficients, tensors = bank.coefficients(pde, samples.potential), bank.tensors()
+
+    def whole(samples: Samples, source: Tensor | None, coefficients: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
+        networks = bank.networks(samples, tensors)
+        return residual_loss(networks.mlp, samples.z, networks.network, networks.slot, coefficients, source)
+
+    def part(
+        z: Tensor, times: Tensor, each: Tensor, source: Tensor | None, coefficients: Tensor, *parameters: Tensor
+    ) -> tuple[Tensor]:
+        piece, given = samples.with_columns(z, times, each), dict(zip(tensors, parameters, strict=True))
+        return (whole(piece, source, coefficients, given),)
+
+    pieces = bank.pieces(samples)
+    if len(pieces) == 1:
+        return whole(samples, source, coefficients, tensors)
+    return Piecewise(part, 4, pieces).mean(*samples.columns(), source, coefficients, *tensors.values())

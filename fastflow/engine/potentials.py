@@ -16,13 +16,14 @@ from fastflow.engine.activations import OUT_ACTIVATIONS, check_activation, deriv
 from fastflow.engine.chunking import Piecewise
 from fastflow.engine.grouping import group
 from fastflow.engine.inputs import (
+    Index,
+    Samples,
     Times,
-    as_time,
     check_index,
     check_laplacian,
     check_latents,
     check_parameters,
-    check_times,
+    check_time,
     draw_probes,
 )
 from fastflow.engine.operators.jet import jet
@@ -42,16 +43,15 @@ TimeInput = Literal["sinusoidal", "linear", "none"]
 
 
 class Networks(NamedTuple):
-    """Stacked networks bound to samples: what the engine's operators take.
+    """Stacked networks bound to samples: what the engine's operators take beside the latents.
 
-    network (B,): each sample's network in `mlp`. slot: its bias row (B,), or each
-    network's at the times of a path (T, K). potential (B,): its potential in the bank.
+    network (B,): each sample's network in `mlp`. slot: its bias row (B,), or for a path each network's bias row at each
+    of the path's times (T, K).
     """
 
     mlp: MLP
     network: Tensor
     slot: Tensor
-    potential: Tensor
 
 
 class PotentialBank(nn.Module):
@@ -143,105 +143,136 @@ class PotentialBank(nn.Module):
         Raises:
             InputError: a shape, dtype or value that doesn't fit, by the argument's name.
         """
+        return self.jet_of(
+            self.samples(z, t, index),
+            laplacian=laplacian,
+            num_probes=num_probes,
+            generator=generator,
+            with_u_tt=with_u_tt,
+        )
+
+    def samples(self, z: Tensor, t: Times, index: int | Tensor) -> Samples:
+        """The samples that a caller means; raise InputError unless they fit the bank."""
         z = check_latents(z, self.dim, self.out_bias)
+        return Samples(z, check_time(t, z), check_index(index, self.num_potentials, z))
+
+    def jet_of(
+        self,
+        samples: Samples,
+        *,
+        laplacian: Laplacian = "exact",
+        num_probes: int = 1,
+        generator: torch.Generator | None = None,
+        with_u_tt: bool = True,
+    ) -> Jet:
+        """The `jet` of samples that have been checked."""
         check_laplacian(laplacian)
-        probes = draw_probes(z, num_probes, generator) if laplacian == "hutchinson" else None
+        probes = draw_probes(samples.z, num_probes, generator) if laplacian == "hutchinson" else None
+        tensors = self.tensors()
 
-        t = check_times(t, z)
+        def whole(samples: Samples, tensors: Mapping[str, Tensor]) -> Jet:
+            networks = self.networks(samples, tensors)
+            bound = networks.mlp, samples.z, networks.network, networks.slot
+            return jet(*bound, laplacian=laplacian, probes=probes, with_u_tt=with_u_tt)
 
-        def part(z: Tensor, t: Times, index: int | Tensor, *parameters: Tensor) -> Jet:
-            networks = self.networks(t, index, z, parameters)
-            return jet(networks.mlp, z, networks.network, networks.slot, laplacian, probes, with_u_tt)
+        def part(z: Tensor, times: Tensor, each: Tensor, *parameters: Tensor) -> Jet:
+            return whole(samples.with_columns(z, times, each), dict(zip(tensors, parameters, strict=True)))
 
-        pieces = self.pieces(z, t, index)
+        pieces = self.pieces(samples)
         if len(pieces) == 1:
-            return part(z, t, index)
-        return Jet(*Piecewise(part, 3, pieces).each(z, t, index, *self.tensors().values()))
+            return whole(samples, tensors)
+        return Jet(*Piecewise(part, 3, pieces).each(*samples.columns(), *tensors.values()))
 
-    def pieces(self, z: Tensor, t: Times, index: int | Tensor) -> list[slice]:
-        """Samples z (B, D) with their times and potentials: all together, or in pieces where that bounds the memory.
+    def pieces(self, samples: Samples) -> list[slice]:
+        """All samples together, or in pieces where that bounds the memory.
 
         A time for each sample takes a row of biases for each, most of a call's memory. As many at once are enough as
         keep the engine busy.
         """
-        index = index if isinstance(index, int) else check_index(index, self.num_potentials, z)
-        everything = slice(0, z.shape[0])
+        everything, index = slice(0, samples.z.shape[0]), samples.potential
         # Transforms of torch.func can't differentiate in pieces; traced and mapped samples can't be counted.
-        if not isinstance(t, Tensor) or t.ndim == 0 or forward_mode() or func_transforms():
+        if samples.time.place is not None or forward_mode() or func_transforms():
             return [everything]
-        given = [z, t] if isinstance(index, int) else [z, t, index]
-        if not all(map(has_one_value, given)):
+        columns = samples.columns()
+        if not all(map(has_one_value, columns)):
             return [everything]
-        if any_requires_grad(*given, *self.parameters()) and self._num_biases(index, everything) <= MAX_BIASES_KEPT:
+        if any_requires_grad(*columns, *self.parameters()) and self._num_biases(index, everything) <= MAX_BIASES_KEPT:
             return [everything]
         return self._halved(index, everything)
 
-    def _halved(self, index: int | Tensor, piece: slice) -> list[slice]:
-        least = MIN_ROWS * (1 if isinstance(index, int) else self.num_potentials)
+    def _halved(self, index: Index, piece: slice) -> list[slice]:
+        least = MIN_ROWS * (self.num_potentials if index.one is None else 1)
         if piece.stop - piece.start <= least or self._num_biases(index, piece) <= MAX_BIASES:
             return [piece]
         middle = (piece.start + piece.stop) // 2
         halves = slice(piece.start, middle), slice(middle, piece.stop)
         return [part for half in halves for part in self._halved(index, half)]
 
-    def _num_biases(self, index: int | Tensor, piece: slice) -> int:
+    def _num_biases(self, index: Index, piece: slice) -> int:
         # As `group` lays them out: for each potential as many as for the most frequent one.
-        if isinstance(index, int):
+        if index.one is not None:
             return (piece.stop - piece.start) * sum(self.hidden)
-        counts = torch.bincount(index[piece], minlength=self.num_potentials)
+        counts = torch.bincount(index.each[piece], minlength=self.num_potentials)
         return self.num_potentials * int(counts.max()) * sum(self.hidden)
 
-    def networks(
-        self, t: Times | tuple[Tensor, None], index: int | Tensor, z: Tensor, parameters: Sequence[Tensor] = ()
-    ) -> Networks:
-        """The stacked networks with their biases evaluated at the times `t` of samples z (B, D).
+    def networks(self, samples: Samples, tensors: Mapping[str, Tensor]) -> Networks:
+        """The networks of the samples' potentials, with their biases evaluated at the samples' times.
 
-        A grid of times without places is that of a path, all of whose samples are at one of them at once. One index
-        for all samples selects that network alone, so nothing is computed for the others. `parameters` stand in for the
-        bank's own, in the order of `tensors`.
+        One index for all samples selects that network alone, so nothing is computed for the others.
+
+        Args:
+            tensors: those of `tensors`, or others in their place.
         """
-        own = self.tensors()
-        check_parameters(own.items())
-        given = dict(zip(own, parameters, strict=True)) if parameters else own
-        potential = check_index(index, self.num_potentials, z)
-        chosen = {name: _chosen(parameter, index) for name, parameter in given.items()}
-        weights = tuple(chosen[f"weights.{layer}"] for layer in range(len(self.hidden)))
-        out_weight, out_bias = chosen["out_weight"], chosen["out_bias"]
-        network = potential - index if isinstance(index, int) else potential
-        if isinstance(t, Tensor) and t.ndim == 1:
-            grouping = group(network, out_bias.shape[0])
-            times, slot = grouping.pack(t), grouping.place
+        chosen, network = _chosen_tensors(tensors, samples.potential)
+        num_networks = chosen["out_bias"].shape[0]
+        values, place = samples.time
+        if place is None:
+            grouping = group(network, num_networks)
+            times, slot = grouping.pack(values), grouping.place
         else:
-            grid, place = t if isinstance(t, tuple) else (as_time(t, out_bias).reshape(1), 0)
-            times = grid.expand(out_bias.shape[0], -1)
-            if place is None:
-                slot = torch.arange(times.numel(), device=z.device).view(times.shape).T.contiguous()
-            else:
-                slot = network * grid.shape[0] + place
-        with torch.autocast(z.device.type, enabled=False):  # what is differentiated twice keeps its precision
+            times, slot = values.expand(num_networks, -1), torch.add(place, network, alpha=values.shape[0])
+        return Networks(self._mlp(times, chosen), network, slot)
+
+    def networks_along(self, times: Tensor, index: Index) -> Networks:
+        """The same for samples that are all at one of these times (T,) at once, as those of a path are."""
+        chosen, network = _chosen_tensors(self.tensors(), index)
+        times = times.expand(chosen["out_bias"].shape[0], -1)
+        slot = torch.arange(times.numel(), device=times.device).view(times.shape).T.contiguous()
+        return Networks(self._mlp(times, chosen), network, slot)
+
+    def _mlp(self, times: Tensor, chosen: Mapping[str, Tensor]) -> MLP:
+        """The chosen networks, with a row of biases for each of their times (K, N)."""
+        out_weight, out_bias = chosen["out_weight"], chosen["out_bias"]
+        with torch.autocast(times.device.type, enabled=False):  # what is differentiated twice keeps its precision
             bias_jets = self._bias_jets(times.to(out_bias), chosen)
+        weights = tuple(chosen[f"weights.{layer}"] for layer in range(len(self.hidden)))
         settings = (self.activation, self.out_activation, self.time != "none")
-        mlp = MLP(weights, bias_jets, out_weight, out_bias, *settings)
-        return Networks(mlp, network, slot, potential)
+        return MLP(weights, bias_jets, out_weight, out_bias, *settings)
 
     def tensors(self) -> dict[str, Tensor]:
-        """What the networks are made of, each stacked along a first axis, by the parameters' names."""
+        """What the networks are made of, each stacked along a first axis, by the parameters' names.
+
+        Raises:
+            InputError: they aren't of one dtype and on one device.
+        """
         times = {
             "sinusoidal": ("time_weight_in", "time_bias_in", "time_weight_out", "time_bias_out"),
             "linear": ("time_weight",),
             "none": (),
         }
-        return {
+        tensors = {
             **{f"weights.{layer}": weight for layer, weight in enumerate(self.weights)},
             **{f"biases.{layer}": bias for layer, bias in enumerate(self.biases)},
             **{name: getattr(self, name) for name in ("out_weight", "out_bias", *times[self.time])},
         }
+        check_parameters(tensors.items())
+        return tensors
 
-    def coefficients(self, pde: LinearQuadratic, index: int | Tensor) -> Tensor:
+    def coefficients(self, pde: LinearQuadratic, index: Index) -> Tensor:
         """The equation's coefficients for each network that `networks` gives for this index, (K, 5)."""
         values = pde.coefficients().to(self.out_bias, non_blocking=True)
         if values.ndim == 1:
-            return values.expand(1 if isinstance(index, int) else self.num_potentials, 5)
+            return values.expand(self.num_potentials if index.one is None else 1, 5)
         if values.shape[0] != self.num_potentials:
             raise InputError(f"pde has constants for {values.shape[0]} potentials, the bank has {self.num_potentials}")
         return _chosen(values, index)
@@ -306,9 +337,15 @@ def sinusoidal_embedding(t: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
     )
 
 
-def _chosen(x: Tensor, index: int | Tensor) -> Tensor:
+def _chosen(x: Tensor, index: Index) -> Tensor:
     """Of a tensor (K, ...) what one index for all samples needs, (1, ...), or else all of it."""
-    return x[index : index + 1] if isinstance(index, int) else x
+    return x if index.one is None else x[index.one : index.one + 1]
+
+
+def _chosen_tensors(tensors: Mapping[str, Tensor], index: Index) -> tuple[dict[str, Tensor], Tensor]:
+    """The same of each tensor, and each sample's place in them (B,)."""
+    chosen = {name: _chosen(tensor, index) for name, tensor in tensors.items()}
+    return chosen, index.each if index.one is None else index.each - index.one
 
 
 def _uniform(fan_in: int, *shape: int) -> nn.Parameter:

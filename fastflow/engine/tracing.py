@@ -34,8 +34,21 @@ def func_transforms() -> bool:
 
 
 def any_requires_grad(*tensors: Tensor | None) -> bool:
-    """Whether a backward may follow."""
-    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
+    """Whether a backward may follow, that of a transform of torch.func around a vmap too."""
+    if not torch.is_grad_enabled():
+        return False
+    given = [x for x in tensors if x is not None]
+    if any(x.requires_grad for x in given):
+        return True
+    if torch.compiler.is_compiling() or not func_transforms():
+        return False
+    return any(map(_wraps_what_requires_grad, given))
+
+
+def _wraps_what_requires_grad(x: Tensor) -> bool:
+    """Whether this requires a gradient at any level of torch.func's transforms: vmap's own level never says so."""
+    inner = torch.func.debug_unwrap(x, recurse=False)
+    return inner is not x and (inner.requires_grad or _wraps_what_requires_grad(inner))
 
 
 def second_backward_may_follow() -> bool:

@@ -11,9 +11,9 @@ from fastflow.core.checks import check_count
 from fastflow.core.errors import InputError
 from fastflow.engine.inputs import check_latents
 from fastflow.engine.learned_fields import DivergenceFreeField
-from fastflow.engine.paths import flow
+from fastflow.engine.paths import integrate
 from fastflow.engine.potentials import PotentialBank
-from fastflow.engine.types import Direction, Method
+from fastflow.engine.types import Direction, Integration
 from fastflow.generators import Generator
 
 TraversalDirection = Literal["forward", "descent", "reverse", "both"]
@@ -73,14 +73,6 @@ class Traverses(Protocol):
         ...
 
 
-class PathConfig(NamedTuple):
-    """How a path is integrated: its step in time, its method, and the length of its steps if that is fixed."""
-
-    dt: float
-    method: Method
-    step_length: float | None
-
-
 def check_source(source: Traverses, path_steps: int | None = None) -> int:
     """The number of steps of the paths that a metric measures: `path_steps`, or the source's own if None.
 
@@ -104,10 +96,10 @@ def traverse(
     z0: Tensor,
     potential: int | Tensor,
     steps: int,
-    config: PathConfig,
+    *,
+    integration: Integration,
     direction: TraversalDirection = "forward",
     companion: DivergenceFreeField | None = None,
-    *,
     labels: Tensor | None = None,
 ) -> Traversal:
     """Let latents z0 (B, D) flow along a potential for `steps` steps, and decode every point.
@@ -115,6 +107,7 @@ def traverse(
     Args:
         potential: one potential for all latents, or one for each, (B,) long.
         steps: the path's length in steps.
+        integration: how it is integrated; `direction` takes the place of its own.
         direction: "forward", along the gradient from time 0; "descent", against the gradient; "reverse", the path that
             ends in z0, last point first; or "both", one forward path through times 0 .. steps with the start in its
             middle, column steps // 2: the part before the start is computed by the reverse flow.
@@ -127,10 +120,10 @@ def traverse(
     check_latents(z0, bank.dim, bank.out_bias)
     if labels is not None:
         generator.check_labels(labels, z0)  # before the path is computed
-    options = {**config._asdict(), "companion": companion}
 
     def path(count: int, t0: float, direction: Direction) -> Tensor:
-        return flow(bank, z0, potential, count, t0, direction=direction, **options)
+        one_way = integration._replace(direction=direction)
+        return integrate(bank, z0, potential, count, t0, one_way, companion=companion)
 
     # The potentials were trained at times 0 .. path_steps * dt: paths keep within them where they can.
     start = 0
@@ -139,7 +132,7 @@ def traverse(
             raise InputError(f"steps must be at least 2 to go both ways, got {steps!r}")
         start = steps // 2
         before = path(start, 0.0, "reverse").flip(1)
-        latents = torch.cat((before, path(steps - start, start * config.dt, "forward")[:, 1:]), 1)
+        latents = torch.cat((before, path(steps - start, start * integration.dt, "forward")[:, 1:]), 1)
     elif direction == "reverse":
         latents = path(steps, 0.0, "reverse")
     elif direction in ("forward", "descent"):

@@ -1,4 +1,4 @@
-"""Measures: of a run's traversals, and of what a model knows of held-out data."""
+"""Measures of traversals, of codes against known factors, and of a model's fit to held-out data."""
 
 from fastflow.metrics.appearance import appearance, appearance_names
 from fastflow.metrics.attributes import AttributeCorrelation, attribute_correlation

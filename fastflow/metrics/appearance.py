@@ -1,4 +1,4 @@
-"""Attributes that any image has: how bright it is and where, how sharp, how warm."""
+"""Attributes that any image has, such as its brightness, contrast and sharpness."""
 
 from __future__ import annotations
 
@@ -8,18 +8,23 @@ from torch.nn.functional import pad
 
 
 def appearance_names(channels: int) -> tuple[str, ...]:
-    """What `appearance` measures of images with these channels, in its order."""
+    """The names of the attributes that `appearance` measures in images with so many channels, in its order."""
     names = ("brightness", "contrast", "left-right", "up-down", "background", "sharpness")
     return (*names, "warmth") if channels == 3 else names
 
 
 def appearance(images: Tensor) -> Tensor:
-    """Attributes (B, 6), or (B, 7) of colour images, that no training needs.
+    """Measure simple attributes of images: (B, 6), or (B, 7) for colour images. They need no training.
 
-    Of the grey image, the channels' mean: brightness is its mean and contrast its standard deviation; left-right the
-    mean of the right half less that of the left; up-down the lower half's less the upper's; background the mean of a
-    frame an eighth of the side wide; sharpness its total variation over its contrast, both by pixel. warmth is the mean
-    red less the mean blue.
+    All but warmth are measured in the grey image, which is the mean over the channels:
+
+    - brightness: its mean.
+    - contrast: its standard deviation.
+    - left-right: the mean of the right half minus the mean of the left half.
+    - up-down: the mean of the lower half minus the mean of the upper half.
+    - background: the mean of a frame that is an eighth of the side wide.
+    - sharpness: its total variation divided by its contrast, both per pixel.
+    - warmth: the mean of the red channel minus the mean of the blue channel.
 
     Args:
         images: (B, C, H, W) in [0, 1], at least 2 x 2.

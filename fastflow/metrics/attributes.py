@@ -1,4 +1,4 @@
-"""Which path changes which attribute: correlations along held-out paths with a predictor of the user's own."""
+"""Correlations that show which path changes which attribute, by a predictor of the user's own."""
 
 from __future__ import annotations
 
@@ -14,29 +14,30 @@ from fastflow.core.files import write_json
 from fastflow.core.plugins import name_of
 from fastflow.latents.predictors import Predictor, predicted
 from fastflow.latents.traversal import Traverses, check_source
-from fastflow.metrics.walks import walks
+from fastflow.metrics.held_out import held_out_paths
 from fastflow.saved.run import SavedRun
 
 
 @dataclass(frozen=True)
 class AttributeCorrelation:
-    """How each attribute changes along each path; K rows of A numbers."""
+    """How each of A attributes changes along each of K paths."""
 
     attributes: list[str]
     correlation: list[list[float]]
-    """Pearson's r between the step and the attribute's value, within each path, averaged over the paths' starts."""
+    """(K, A): Pearson's r between the step and the attribute's value along a path, averaged over the starts."""
     change: list[list[float]]
-    """The attribute's value at the end of the path less that at its start, averaged likewise."""
+    """(K, A): the attribute's value at the end of a path minus its value at the start, averaged over the starts."""
     spread: list[float]
-    """The attributes' standard deviations over the starts, (A,)."""
+    """(A,): the attributes' standard deviations over the starts."""
     samples: int
-    """Starts, the same for each path."""
+    """The number of starts, which are the same for each path."""
 
     @property
     def normalized(self) -> list[list[float]]:
-        """The correlations, each path's divided by the sum of their sizes (WarpedGANSpace's L1-normalised table).
+        """The correlations of each path divided by the sum of their absolute values; signs stay.
 
-        Signs stay; a path that changes a single attribute has 1 or -1 there. Tzelepis et al., ICCV 2021.
+        A path that changes a single attribute has 1 or -1 there. This is the L1-normalised table of WarpedGANSpace
+        (Tzelepis et al., ICCV 2021).
         """
         return [[r / (sum(map(abs, row)) or 1.0) for r in row] for row in self.correlation]
 
@@ -57,19 +58,23 @@ def attribute_correlation(
     samples: int = 64,
     seed: int = 1,
 ) -> AttributeCorrelation:
-    """Walk the paths of anything that traverses from `samples` starts that no training draws, and correlate.
+    """Correlate the step with each attribute of the images along all paths, from starts that no training draws.
 
     Args:
         source: a run or a baseline.
-        predictor: sees images (B, C, H, W) in [0, 1], rounded to 8 bits; a module should be in eval mode.
-        attributes: their names; attribute 0, 1, .. if None.
-        path_steps: of a path; the source's own if None.
+        predictor: a function of images (B, C, H, W) in [0, 1], rounded to 8 bits; a module should be in eval mode.
+        attributes: the attributes' names; "attribute 0", "attribute 1", ... if None.
+        path_steps: the steps of each path; the source's own number if None.
+        samples: how many starts there are.
+        seed: the seed of the starts.
 
     Raises:
-        InputError: the predictor fails or gives other than finite values (B,) or (B, A), or the names don't fit.
+        InputError: the predictor fails, gives other than finite values (B,) or (B, A), or the names don't fit.
     """
     path_steps = check_source(source, path_steps)
-    names, values = attribute_values(source, predictor, attributes, path_steps, samples, seed)
+    names, values = attribute_values(
+        source, predictor, attributes, path_steps=path_steps, samples=samples, seed=seed
+    )  # fmt: skip
     correlation = [_within_path(path).mean(0).tolist() for path in values]
     change = (values[:, :, -1] - values[:, :, 0]).mean(1).tolist()
     spread = values[0, :, 0].std(0).tolist() if samples > 1 else [0.0] * len(names)
@@ -81,13 +86,14 @@ def attribute_values(
     source: Traverses,
     predictor: Predictor,
     attributes: Sequence[str] | None,
+    *,
     path_steps: int,
     samples: int,
     seed: int,
 ) -> tuple[list[str], Tensor]:
-    """The attributes' names, and their values (K, N, T + 1, A) float64 along all paths from the same starts.
+    """The attributes' names, and their values (K, N, T + 1, A) in float64 along all paths from the same starts.
 
-    Arguments and errors are those of `attribute_correlation`.
+    The arguments and errors are those of `attribute_correlation`.
     """
     if attributes is not None:
         a_list = isinstance(attributes, Sequence) and not isinstance(attributes, str)
@@ -97,9 +103,9 @@ def attribute_values(
         raise InputError(f"a correlation needs paths of at least 2 steps, got {path_steps}")
     parts: list[list[Tensor]] = [[] for _ in range(source.num_paths)]
     names = []
-    for k, walk in walks(source, path_steps, samples, seed):
-        parts[k].append(_predicted(predictor, source.generator.eight_bit(walk.images)))
-        names = _checked_names(attributes, parts[k][-1].shape[2])  # at once, and not when all is computed
+    for k, path in held_out_paths(source, path_steps, samples, seed):
+        parts[k].append(_predicted(predictor, source.generator.eight_bit(path.images)))
+        names = _checked_names(attributes, parts[k][-1].shape[2])  # early, before everything is computed
     return names, torch.stack([torch.cat(path) for path in parts])
 
 
@@ -110,7 +116,7 @@ def correlate(
     samples: int = 64,
     seed: int = 1,
 ) -> AttributeCorrelation:
-    """The same for a run, whose attributes.json it writes; see `attribute_correlation`."""
+    """Do `attribute_correlation` for a run, and write the result to its attributes.json."""
     found = attribute_correlation(run, predictor, attributes, samples=samples, seed=seed)
     record: dict[str, Any] = {
         **asdict(found),
@@ -123,9 +129,12 @@ def correlate(
 
 
 def _checked_names(attributes: Sequence[str] | None, width: int) -> list[str]:
+    """The names of `width` attributes; raise InputError unless there are as many, all different."""
     names = [f"attribute {a}" for a in range(width)] if attributes is None else list(attributes)
     if len(names) != width:
-        raise InputError(f"the predictor gives {width} attributes, and {len(names)} names were given")
+        raise InputError(
+            f"the predictor gives {width} attributes, and {len(names)} names were given: name each of them"
+        )
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise InputError(f"attribute {twice[0]!r} is named twice: give each a name of its own")
@@ -146,6 +155,6 @@ def _within_path(values: Tensor) -> Tensor:
     steps = (steps - steps.mean())[:, None]
     centred = values - values.mean(1, keepdim=True)
     size = steps.norm() * centred.norm(dim=1)
-    # Rounding alone makes a constant vary by some units in its last place.
+    # Rounding makes even a constant vary by some units in its last place.
     moves = centred.abs().amax(1) > 1e-6 * values.abs().amax(1).clamp_min(1e-12)
     return torch.where(moves, (steps * centred).sum(1) / size.clamp_min(torch.finfo(values.dtype).tiny), 0.0)

@@ -1,4 +1,4 @@
-"""How well latent paths reproduce the transformations of held-out images, and which potential is which of them."""
+"""Equivariance: how well latent paths reproduce transformations of held-out images, and which path is which of them."""
 
 from __future__ import annotations
 
@@ -13,34 +13,36 @@ from fastflow.core.errors import InputError
 from fastflow.datasets import Sequences
 from fastflow.saved.run import SavedVAE
 
-# Images that are moved along all transformations and all potentials at once.
-_AT_ONCE = 16
-# The fit of straight directions: steps, images in each, and the first of the falling rates. Latents have the scale of
-# their prior, which is 1.
+_AT_ONCE = 16  # starting images that are moved along all transformations and all potentials at once
+# The fit of straight directions: the number of steps, the images in each step, and the first learning rate, which falls
+# to 0. Latents have the scale of their prior, which is 1.
 _FIT_STEPS, _FIT_IMAGES, _FIT_RATE = 300, 32, 0.05
 
 
 @dataclass(frozen=True)
 class Equivariance:
-    """Mean absolute errors of pixels in [0, 1], over the path without its start, all transformations and images."""
+    """Mean absolute errors of pixels in [0, 1], over all steps but the start, all transformations and all images."""
 
     error: float
-    """Between the decoded path and the transformed image."""
+    """The error between the decoded path and the transformed image."""
     standard_error: float
-    """Of the error, over the starting images; NaN for one."""
+    """The standard error of `error` over the starting images; NaN for a single image."""
     per_transformation: dict[str, float]
-    """The error of each."""
+    """The error for each transformation."""
     floor: float
-    """Between each transformed image and its own reconstruction: what no path is expected to come under."""
+    """The error between each transformed image and its own reconstruction, below which no path is expected to come."""
     still: float
-    """Between the start's reconstruction and the transformed image: the error of not moving at all."""
+    """The error between the start's reconstruction and the transformed image, as if nothing moved."""
     accuracy: float
-    """How often the path that fits best is the transformation's own."""
+    """How often the path that fits best is the one assigned to the transformation."""
     confusion: list[list[int]]
-    """Rows: the true transformation; columns: the potential or direction whose path fits best."""
+    """The counts of images: rows for the true transformation, columns for the path that fits best."""
     assignment: list[int]
-    """The potential or direction that counts as each transformation's own. Where supervision was weak, nobody said
-    which is which: it is the one-to-one assignment with the highest accuracy."""
+    """(K,): the number of the potential or direction of each transformation.
+
+    With weak supervision nothing says which potential is which transformation: then it is the one-to-one assignment
+    with the highest accuracy.
+    """
     each: Tensor
     """The error for each starting image and transformation, (N, K) float64 on the CPU, for paired comparisons."""
 
@@ -49,12 +51,14 @@ class Equivariance:
 def equivariance_error(
     run: SavedVAE, data: Sequences, samples: int = 256, seed: int = 0, *, directions: Tensor | None = None
 ) -> Equivariance:
-    """Carry encoded images along paths and compare, at every step, with the images moved by the data set itself.
+    """Carry encoded images along paths, and compare every step with the images as the data set itself moves them.
 
     Args:
+        run: the VAE whose paths are measured.
         data: held-out images that move along the run's transformations.
-        samples: starting images, drawn without replacement; each is moved along every transformation. All if there are
-            fewer.
+        samples: how many starting images to draw without replacement, or all if there are fewer; each is moved along
+            every transformation.
+        seed: the seed of the draw.
         directions: latent displacements (K, D), one for each whole transformation, in place of the run's potentials;
             see `straight_directions`.
 
@@ -70,9 +74,9 @@ def equivariance_error(
             f"directions must have shape ({count}, {run.config.latent_dim}), got {tuple(directions.shape)}"
         )
     errors, floors, stills = [], [], []
-    for rows in _chosen(data, samples, seed).split(_AT_ONCE):
-        images = _moved(run, data, rows)  # (N, K, T + 1, C, H, W)
-        # On a grid of factors each transformation begins at an image of its own.
+    for rows in _draw_rows(data, samples, seed).split(_AT_ONCE):
+        images = _moved_images(run, data, rows)  # (N, K, T + 1, C, H, W)
+        # On a grid of factors, each transformation begins at an image of its own.
         z0 = run.vae.encode(images[:, :, 0].flatten(0, 1))[0]  # (N * K, D)
         along = []
         for path in range(paths):
@@ -89,7 +93,7 @@ def equivariance_error(
     best = error.argmin(2)  # (N, K)
     confusion = torch.stack([torch.bincount(best[:, k], minlength=paths) for k in range(count)])
     fixed = directions is not None or run.config.supervision == "full"
-    assignment = list(range(count)) if fixed else _assigned(confusion.tolist())
+    assignment = list(range(count)) if fixed else _best_assignment(confusion.tolist())
     each = torch.stack([error[:, k, path] for k, path in enumerate(assignment)], 1)
     per_image = each.mean(1)
     return Equivariance(
@@ -106,17 +110,17 @@ def equivariance_error(
 
 
 def straight_directions(run: SavedVAE, data: Sequences, samples: int = 512, seed: int = 0) -> Tensor:
-    """The best straight direction for each transformation, (K, D): the displacement of the whole transformation.
+    """Fit the best straight direction for each transformation, (K, D): the latent displacement of the whole of it.
 
-    It has the least mean absolute error of pixels along its decoded path, as `equivariance_error` measures it: found by
-    Adam with a rate that falls to 0, from the least-squares fit of the latents' own displacements. What any curved path
-    has to beat; fit it on training images.
+    A direction is the best if its decoded path has the least mean absolute error of pixels, as `equivariance_error`
+    measures it. It is found by Adam with a learning rate that falls to 0, starting from the least-squares fit of the
+    latents' displacements. Curved paths have to beat these directions. Fit them on training images.
 
-    Arguments as for `equivariance_error`.
+    The arguments are those of `equivariance_error`.
     """
     _check_data(run, data)
     check_count(samples, "samples")
-    rows = _chosen(data, samples, seed)
+    rows = _draw_rows(data, samples, seed)
     directions = _displacements(run, data, rows).requires_grad_()
     optimizer = torch.optim.Adam([directions], lr=_FIT_RATE)
     falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, _FIT_STEPS)
@@ -124,7 +128,7 @@ def straight_directions(run: SavedVAE, data: Sequences, samples: int = 512, seed
     for _ in range(_FIT_STEPS):
         part = rows[torch.randint(len(rows), (min(_FIT_IMAGES, len(rows)),), generator=rng)]
         with torch.no_grad():
-            images = _moved(run, data, part)
+            images = _moved_images(run, data, part)
             z0 = run.vae.encode(images[:, :, 0].flatten(0, 1))[0]
         with torch.enable_grad():
             decoded = _decoded(run, _straight(z0, directions.repeat(len(part), 1), steps))
@@ -137,31 +141,32 @@ def straight_directions(run: SavedVAE, data: Sequences, samples: int = 512, seed
 
 @torch.no_grad()
 def _displacements(run: SavedVAE, data: Sequences, rows: Tensor) -> Tensor:
-    """The least-squares fit (K, D) of straight paths from their starts to the latents of moved images."""
+    """The displacements (K, D) of straight paths that fit the latents of moved images by least squares."""
     steps = run.config.path_steps
     share = torch.arange(1, steps + 1) / steps
     sums = torch.zeros(())
     for part in rows.split(_AT_ONCE):
-        images = _moved(run, data, part)
+        images = _moved_images(run, data, part)
         z = run.vae.encode(images.flatten(0, 2))[0].unflatten(0, images.shape[:3])  # (N, K, T + 1, D)
         sums = sums + (share.to(z)[:, None] * (z[:, :, 1:] - z[:, :, :1])).sum((0, 2))
     return sums / (len(rows) * float(share.square().sum()))
 
 
 def _check_data(run: SavedVAE, data: Sequences) -> None:
+    """Raise InputError unless the data have the run's transformations and images."""
     if tuple(data.transformations) != run.transformations or tuple(data.image_shape) != run.vae.image_shape:
         raise InputError(
             f"the data must have images {run.vae.image_shape} that move by {', '.join(run.transformations)}, as the "
-            f"run's, got {tuple(data.image_shape)} and {', '.join(data.transformations)}"
+            f"run's do, got {tuple(data.image_shape)} and {', '.join(data.transformations)}"
         )
 
 
-def _chosen(data: Sequences, samples: int, seed: int) -> Tensor:
-    """Rows of a data set, without replacement."""
+def _draw_rows(data: Sequences, samples: int, seed: int) -> Tensor:
+    """Row numbers of a data set, drawn without replacement."""
     return torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:samples]
 
 
-def _moved(run: SavedVAE, data: Sequences, rows: Tensor) -> Tensor:
+def _moved_images(run: SavedVAE, data: Sequences, rows: Tensor) -> Tensor:
     """Images (N, K, T + 1, C, H, W) of rows (N,), moved along every transformation, on the run's device."""
     count, steps = len(run.transformations), run.config.path_steps
     device = next(run.vae.parameters()).device
@@ -182,16 +187,16 @@ def _decoded(run: SavedVAE, z: Tensor) -> Tensor:
 
 
 def _distance(one: Tensor, other: Tensor) -> Tensor:
-    """Mean absolute difference of paths of images (..., T + 1, C, H, W), without their starts, (...)."""
+    """The mean absolute difference (...) of paths of images (..., T + 1, C, H, W), without their starts."""
     return (one - other)[..., 1:, :, :, :].abs().mean((-4, -3, -2, -1))
 
 
-def _assigned(counts: list[list[int]]) -> list[int]:
-    """For each row its own column, so that the sum of the counts there is greatest; there are as many columns or more.
+def _best_assignment(counts: list[list[int]]) -> list[int]:
+    """A different column for each row, so that the sum of the counts is greatest; there are at least as many columns.
 
-    By the best sums over sets of columns: exact, and quick for the few transformations and potentials that there are.
+    Dynamic programming over sets of columns: exact, and quick for a few transformations and potentials.
     """
-    best: dict[int, tuple[int, list[int]]] = {0: (0, [])}  # of the rows so far, by the columns that they take
+    best: dict[int, tuple[int, list[int]]] = {0: (0, [])}  # for the rows so far: by the set of their columns
     for row in counts:
         longer: dict[int, tuple[int, list[int]]] = {}
         for taken, (total, chosen) in best.items():

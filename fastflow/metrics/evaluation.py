@@ -1,4 +1,4 @@
-"""What a discovery's potentials do, measured on latents that training never saw: strength, distinctness, physics."""
+"""The evaluation of a run: strength, distinctness, smoothness and residual, on latents that training never saw."""
 
 from __future__ import annotations
 
@@ -14,26 +14,36 @@ from fastflow.baselines import Random
 from fastflow.core.checks import check_seed
 from fastflow.core.errors import InputError
 from fastflow.core.files import write_json
-from fastflow.engine.paths import flow
+from fastflow.engine.paths import integrate
 from fastflow.engine.pde import normalized, residual_sums
 from fastflow.generators import Generator
-from fastflow.metrics.pairs import Pairs, draw_places, measure_distinctness, path_pairs
+from fastflow.metrics.distinctness import measure_distinctness
+from fastflow.metrics.pairs import Pairs, draw_places, path_pairs
 from fastflow.metrics.ranking import score
 from fastflow.metrics.strength import nearest_strength
 from fastflow.saved.run import SavedRun
 from fastflow.training.potentials import Potentials, untrained_potentials
 
 TARGETS = {"strength": [0.01, 0.1], "distinctness": 0.95, "residual": 0.05, "speed": 0.3}
-"""What a healthy run reaches: pixel change per step within, accuracy at least, normalised residual at most, and the
-wave equation's mean |c| at least."""
+"""The targets of a healthy run.
+
+They are the range of the pixel change per step, the least accuracy, the greatest normalised residual, and the least
+mean |c| of the wave equation.
+"""
 
 
 def evaluate(run: SavedRun, samples: int = 4096, seed: int = 1, progress: bool = True) -> dict[str, Any]:
     """Measure a run and write its evaluation.json.
 
-    Half of `samples` pairs train a fresh classifier, the other half, from other starts, test it. The starts are drawn
-    from the generator's own distribution, with random numbers that no training uses. Random straight directions, walked
-    at the potentials' own strength, are put through the same test.
+    Half of `samples` pairs train a new classifier; the other half, which have other starts, test it. The starts are
+    drawn from the generator's own distribution, with random numbers that no training uses. Random straight directions
+    with the potentials' strength take the same test.
+
+    Args:
+        run: the run to measure.
+        samples: how many pairs of images to draw.
+        seed: the seed of all draws.
+        progress: say what is being done.
 
     Returns:
         The contents of evaluation.json.
@@ -103,7 +113,7 @@ def evaluate(run: SavedRun, samples: int = 4096, seed: int = 1, progress: bool =
 
 
 def check_evaluation(run: SavedRun, samples: int, seed: int) -> None:
-    """Raise InputError unless `evaluate` can be told this."""
+    """Raise InputError unless `evaluate` can use these arguments."""
     least = 2 * run.bank.num_potentials
     if not isinstance(samples, int) or isinstance(samples, bool) or samples < least:
         raise InputError(
@@ -113,7 +123,7 @@ def check_evaluation(run: SavedRun, samples: int, seed: int) -> None:
 
 
 def _smoothness(pairs: Pairs, count: int) -> list[float | None]:
-    """The mean smoothness of each potential's paths, or of all with `count` 1; None for paths of a single step."""
+    """The mean smoothness of each potential's paths, or of all paths if `count` is 1; None for paths of one step."""
     assert pairs.smoothness is not None
     index = pairs.index if count > 1 else torch.zeros_like(pairs.index)
     means = [float(pairs.smoothness[index == k].mean()) for k in range(count)]
@@ -121,26 +131,17 @@ def _smoothness(pairs: Pairs, count: int) -> list[float | None]:
 
 
 def random_directions(generator: Generator, count: int, strength: float, path_steps: int, seed: int) -> Random:
-    """Random directions whose steps change the pixels by `strength` in the mean, or come closest to it."""
+    """Random directions whose steps change the pixels by `strength` in the mean, or as nearly as they can."""
     return nearest_strength(Random(generator, count, seed=seed), strength, path_steps=path_steps, seed=seed)
 
 
 @torch.no_grad()
 def measure_residual(potentials: Potentials, run: SavedRun, samples: int, seed: int) -> tuple[float, list[float]]:
-    """The normalised residual at points on paths, over all potentials and for each."""
+    """The normalised residual at points on held-out paths: over all potentials, and for each potential."""
     bank, pde, companion = potentials
     config, count = run.config, bank.num_potentials
     z0, index, place = draw_places(run.generator, count, samples, config.path_steps, seed)
-    path = flow(
-        bank,
-        z0,
-        index,
-        config.path_steps,
-        dt=config.dt,
-        method=config.method,
-        step_length=config.step_length,
-        companion=companion,
-    )
+    path = integrate(bank, z0, index, config.path_steps, 0.0, config.integration, companion=companion)
     z, t = path[torch.arange(samples, device=z0.device), place], place.to(z0) * config.dt
 
     sums = residual_sums(pde, bank.jet(z, t, index), z, t, index, count)

@@ -1,7 +1,7 @@
-"""Factor metrics that read a table of codes against factors: MIG, SAP and modularity.
+"""Factor metrics that compare each code with each factor: MIG, SAP and modularity.
 
-All take codes (N, d), float, and factors (N, F), integer, as tensors or arrays, and raise InputError where either has
-NaN, a constant column or too few rows, or their lengths differ.
+All take floating-point codes (N, d) and whole-number factors (N, F), as tensors or arrays. They raise InputError where
+codes or factors have NaN, a constant column or too few rows, or where their lengths differ.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from tqdm import tqdm
 from fastflow.core.plugins import imported
 from fastflow.metrics.factor_tables import (
     Array,
+    Rows,
     Sizes,
     binned,
     check_categorical,
@@ -23,26 +24,26 @@ from fastflow.metrics.factor_tables import (
     entropy,
     gaps,
     mutual_information,
-    ranked,
+    numbered,
     split,
 )
 
 BINS = 20
-"""Of codes, as in the literature."""
+"""The number of bins into which codes are cut, as in the literature."""
 
 
 @dataclass(frozen=True)
 class MIG:
-    """How much more one code tells of a factor than the next best."""
+    """How much more information about a factor one code has than the next best."""
 
     score: float
     """The mean gap over the factors, in [0, 1]."""
     gap: list[float]
-    """(F,): each factor's."""
+    """(F,): the gap of each factor."""
     information: list[list[float]]
-    """(d, F): I(z_i; v_f) in nats."""
+    """(d, F): the mutual information I(z_i; v_f) in nats."""
     entropy: list[float]
-    """(F,): H(v_f) in nats."""
+    """(F,): the entropy H(v_f) in nats."""
     samples: int
 
 
@@ -53,39 +54,41 @@ class SAP:
     score: float
     """The mean gap over the factors, in [0, 1]."""
     gap: list[float]
-    """(F,): each factor's."""
+    """(F,): the gap of each factor."""
     table: list[list[float]]
-    """(d, F): R^2, or the balanced accuracy on the test part for a factor without order."""
+    """(d, F): R^2, or for a factor without an order the balanced accuracy on the test part."""
     sizes: Sizes
-    """Of a factor without order; R^2 of a factor with one is taken over all samples."""
+    """The parts for factors without an order; the R^2 of factors with an order is taken over all samples."""
 
 
 @dataclass(frozen=True)
 class Modularity:
-    """How nearly each code tells of one factor alone."""
+    """How nearly each code has information about one factor only."""
 
     score: float
     """The mean over the codes, in [0, 1]."""
     modularity: list[float]
-    """(d,): each code's."""
+    """(d,): the modularity of each code."""
     information: list[list[float]]
-    """(d, F): I(z_i; v_f) in nats."""
+    """(d, F): the mutual information I(z_i; v_f) in nats."""
     samples: int
 
 
 def mig(codes: Array, factors: Array, seed: int = 0) -> MIG:
     """Mutual information gap (Chen et al., NeurIPS 2018, section 4.1).
 
-    1/F sum_f [I(z_j; v_f) - max_(i != j) I(z_i; v_f)] / H(v_f), j being the code that tells most of factor f; a single
-    code is set against 0. Codes are cut into 20 bins of equal width, and all is estimated by frequencies: of n values
-    of a factor and N samples this overestimates information by about 19 (n - 1) / (2 N), and a factor of more than 20
-    values can't reach 1.
+    1/F sum_f [I(z_j; v_f) - max_(i != j) I(z_i; v_f)] / H(v_f), where j is the code with the most information about
+    factor f. If there is one code, its gap is to 0. Codes are cut into 20 bins of equal width, and everything is
+    estimated from frequencies. With n values of a factor and N samples, this overestimates the information by about
+    19 (n - 1) / (2 N). A factor with more than 20 values can't reach 1.
 
     Args:
-        seed: nothing is drawn; all factor metrics are called alike.
+        codes: (N, d), floating point.
+        factors: (N, F), whole numbers.
+        seed: not used, as nothing is drawn; it is there because all factor metrics are called in the same way.
     """
     values, known = checked(codes, factors, seed)
-    known = ranked(known)
+    known = numbered(known)
     information, total = mutual_information(binned(values, BINS), known), entropy(known)
     gap = gaps(information) / total
     return MIG(float(gap.mean()), gap.tolist(), information.tolist(), total.tolist(), len(values))
@@ -94,14 +97,18 @@ def mig(codes: Array, factors: Array, seed: int = 0) -> MIG:
 def sap(codes: Array, factors: Array, seed: int = 0, *, categorical: Sequence[int] = (), progress: bool = True) -> SAP:
     """Separated attribute predictability (Kumar et al., ICLR 2018, section 3).
 
-    1/F sum_f [S_jf - max_(i != j) S_if], j being the code with the highest S of factor f; a single code is set against
-    0. S_if = Cov(z_i, v_f)^2 / (Var z_i Var v_f), the R^2 of a line, for a factor whose values have an order. For
-    another it is the balanced accuracy of a linear support vector machine (C = 0.01) on the one code, learned from 60%
-    of the samples and measured on the 20% of the test part, on the scale where guessing is 0 and 1 is perfect.
+    1/F sum_f [S_jf - max_(i != j) S_if], where j is the code with the highest S for factor f. If there is one code, its
+    gap is to 0. For a factor whose values have an order, S_if = Cov(z_i, v_f)^2 / (Var z_i Var v_f), the R^2 of a line.
+    For a factor without an order, it is the balanced accuracy of a linear support vector machine (C = 0.01) on the one
+    code, trained on 60% of the samples and measured on the 20% of the test part, scaled so that guessing gives 0 and
+    perfection gives 1.
 
     Args:
-        categorical: the columns of factors without order, such as a shape.
-        seed: of the split.
+        codes: (N, d), floating point.
+        factors: (N, F), whole numbers.
+        categorical: the columns of factors without an order, such as a shape.
+        seed: the seed of the split.
+        progress: show a progress bar.
     """
     values, known = checked(codes, factors, seed)
     unordered = check_categorical(categorical, known)
@@ -110,7 +117,7 @@ def sap(codes: Array, factors: Array, seed: int = 0, *, categorical: Sequence[in
     z, v = ((x - x.mean(0)) / x.std(0) for x in (values, known))
     table = (z.T @ v / len(z)) ** 2
     for column in tqdm(sorted(unordered), desc="SAP", unit="factor", leave=False, disable=not progress):
-        table[:, column] = [_told(z[:, [i]], known[:, column], rows.train, rows.test) for i in range(z.shape[1])]
+        table[:, column] = [_balanced_accuracy(code[:, None], known[:, column], rows) for code in z.T]
     gap = gaps(table)
     return SAP(float(gap.mean()), gap.tolist(), table.tolist(), rows.sizes())
 
@@ -118,15 +125,17 @@ def sap(codes: Array, factors: Array, seed: int = 0, *, categorical: Sequence[in
 def modularity(codes: Array, factors: Array, seed: int = 0) -> Modularity:
     """Modularity (Ridgeway and Mozer, NeurIPS 2018).
 
-    1/d sum_i [1 - sum_(f != g) I(z_i; v_f)^2 / ((F - 1) I(z_i; v_g)^2)], g being the factor that code i tells most of;
-    0 for a code that tells nothing. Codes are cut into 20 bins as for `mig`. A code isn't asked to tell much, and
-    several may tell the same: read it beside `mig`.
+    1/d sum_i [1 - sum_(f != g) I(z_i; v_f)^2 / ((F - 1) I(z_i; v_g)^2)], where g is the factor about which code i has
+    the most information. A code without information counts as 0. Codes are cut into 20 bins, as in `mig`. Codes with
+    little information, and several codes with the same information, may still score high: read it together with `mig`.
 
     Args:
-        seed: nothing is drawn; all factor metrics are called alike.
+        codes: (N, d), floating point.
+        factors: (N, F), whole numbers.
+        seed: not used, as nothing is drawn; it is there because all factor metrics are called in the same way.
     """
     values, known = checked(codes, factors, seed, least_factors=2)
-    information = mutual_information(binned(values, BINS), ranked(known))
+    information = mutual_information(binned(values, BINS), numbered(known))
     squares = information**2
     most = squares.max(1)
     others = (squares.sum(1) - most) / (known.shape[1] - 1)
@@ -134,11 +143,12 @@ def modularity(codes: Array, factors: Array, seed: int = 0) -> Modularity:
     return Modularity(float(each.mean()), each.tolist(), information.tolist(), len(values))
 
 
-def _told(z: np.ndarray, v: np.ndarray, train: np.ndarray, test: np.ndarray) -> float:
-    """How well codes (N, 1) tell values (N,), from 0 by guessing to 1."""
+def _balanced_accuracy(z: np.ndarray, v: np.ndarray, rows: Rows) -> float:
+    """How well codes (N, 1) predict values (N,): 0 by guessing, 1 without error."""
     svm = imported("sklearn.svm", "metrics", "SAP")
-    # Solved in the primal, nothing is drawn.
-    line = svm.LinearSVC(C=0.01, class_weight="balanced", dual=False).fit(z[train], v[train])
-    named, seen = line.predict(z[test]), np.unique(v[test])
-    accuracy = float(np.mean([(named[v[test] == value] == value).mean() for value in seen]))
+    # The primal solver draws no random numbers.
+    line = svm.LinearSVC(C=0.01, class_weight="balanced", dual=False).fit(z[rows.train], v[rows.train])
+    named, truth = line.predict(z[rows.test]), v[rows.test]
+    seen = np.unique(truth)
+    accuracy = float(np.mean([(named[truth == value] == value).mean() for value in seen]))
     return max(0.0, (accuracy - 1 / len(seen)) / (1 - 1 / len(seen)))

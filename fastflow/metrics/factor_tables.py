@@ -1,4 +1,4 @@
-"""Codes and the factors they should tell: what factor metrics take, how it is checked, split and tabulated."""
+"""Tables of codes and factors, which factor metrics take: their checks, their split into parts, and counts of them."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from fastflow.core.checks import check_seed
 from fastflow.core.errors import InputError
 
 Array = Tensor | np.ndarray
-"""A tensor on any device, or an array."""
+"""A tensor on any device, or a NumPy array."""
 
 LEAST = 50
-"""Samples that every metric needs."""
+"""The number of samples that every metric needs at least."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many samples were learned from, chosen by, and measured on; no sample is in two of them."""
+    """The numbers of samples in the training, validation and test parts; no sample is in two of them."""
 
     train: int
     validation: int
@@ -30,25 +30,25 @@ class Sizes:
 
 
 class Rows(NamedTuple):
-    """The samples of the three parts, each (n,)."""
+    """The row numbers of the samples in the three parts, each (n,)."""
 
     train: np.ndarray
     validation: np.ndarray
     test: np.ndarray
 
     def sizes(self) -> Sizes:
-        """How many there are in each."""
+        """The number of samples in each part."""
         return Sizes(*map(len, self))
 
 
 def checked(
     codes: Array, factors: Array, seed: int, *, least_codes: int = 1, least_factors: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Codes (N, d) as float64, and factors (N, F) as int64.
+    """Check codes (N, d) and factors (N, F), and return them as float64 and int64.
 
     Raises:
-        InputError: either isn't a finite matrix of the kind, has a constant column, or too few rows or columns; they
-            differ in length; or the seed can't be used.
+        InputError: one of them isn't a finite matrix of the right kind, has a constant column, or has too few rows or
+            columns; they differ in length; or the seed can't be used.
     """
     check_seed(seed)
     values, known = _matrix(codes, "codes", "float", "fiu"), _matrix(factors, "factors", "integer", "iu")
@@ -61,7 +61,7 @@ def checked(
     if len(strange):
         raise InputError(f"codes must be finite, got NaN or infinity in column {strange[0]}")
     for name, columns, least in (("codes", values, least_codes), ("factors", known, least_factors)):
-        # Rounding alone makes a constant vary by some units in its last place.
+        # Rounding makes even a constant vary by some units in its last place.
         low, high = columns.min(0), columns.max(0)
         same = np.flatnonzero(high - low <= 1e-12 * np.maximum(abs(low), abs(high)))
         if len(same):
@@ -71,13 +71,13 @@ def checked(
     return values, known
 
 
-def ranked(factors: np.ndarray) -> np.ndarray:
-    """Factors (N, F) with each column's values numbered 0, 1, .. in their order, whatever they are."""
+def numbered(factors: np.ndarray) -> np.ndarray:
+    """Factors (N, F) in which each column's values are replaced by their numbers 0, 1, ... in sorted order."""
     return np.stack([np.unique(column, return_inverse=True)[1].reshape(-1) for column in factors.T], 1)
 
 
 def check_categorical(categorical: Sequence[int], factors: np.ndarray) -> set[int]:
-    """The columns of factors whose values have no order; raise InputError unless they are columns."""
+    """The columns of factors without an order, as a set; raise InputError unless all of them exist."""
     width = factors.shape[1]
     whole = isinstance(categorical, Sequence) and all(type(column) is int for column in categorical)
     if not whole or not all(0 <= column < width for column in categorical):
@@ -86,13 +86,13 @@ def check_categorical(categorical: Sequence[int], factors: np.ndarray) -> set[in
 
 
 def split(count: int, seed: int) -> Rows:
-    """60% of `count` samples to learn from, 20% to choose by, 20% to measure on, drawn by the seed."""
+    """Split `count` samples at random: 60% for training, 20% for validation, 20% for the test."""
     order = np.random.default_rng((seed, 0)).permutation(count)
     return Rows(*np.split(order, [round(0.6 * count), round(0.8 * count)]))
 
 
 def check_parts(factors: np.ndarray, columns: Iterable[int], rows: Rows) -> None:
-    """Raise InputError where a factor is constant in a part: nothing is learned from it there, nor told."""
+    """Raise InputError where a factor is constant in a part, so that it can't be learned or measured there."""
     for part, place in zip(rows._fields, rows, strict=True):
         for column in columns:
             if (factors[place, column] == factors[place[0], column]).all():
@@ -103,36 +103,38 @@ def check_parts(factors: np.ndarray, columns: Iterable[int], rows: Rows) -> None
 
 
 def binned(codes: np.ndarray, bins: int) -> np.ndarray:
-    """Each code's bin 0 .. bins - 1 (N, d), of `bins` equally wide ones between its column's extremes."""
+    """The bin 0 .. bins - 1 of each code, (N, d): bins of equal width between the extremes of its column."""
     low, high = codes.min(0), codes.max(0)
     return np.minimum((bins * (codes - low) / (high - low)).astype(np.int64), bins - 1)
 
 
 def mutual_information(codes: np.ndarray, factors: np.ndarray) -> np.ndarray:
-    """I(z_i; v_f) in nats, (d, F), of whole numbers (N, d) and (N, F), by their frequencies."""
+    """The mutual information I(z_i; v_f) in nats, (d, F), of whole numbers (N, d) and (N, F), from frequencies."""
     return np.array([[_information(z, v) for v in factors.T] for z in codes.T])
 
 
 def entropy(factors: np.ndarray) -> np.ndarray:
-    """H(v_f) in nats, (F,), of whole numbers (N, F), by their frequencies."""
+    """The entropy H(v_f) in nats, (F,), of whole numbers (N, F), from frequencies."""
     return np.array([_information(v, v) for v in factors.T])
 
 
 def gaps(table: np.ndarray) -> np.ndarray:
-    """How far the largest entry of each column (d, F) is above the second largest, (F,); above 0 if it is alone."""
+    """The largest entry minus the second largest of each column (d, F), (F,); the second is 0 if there is one row."""
     ordered = np.sort(np.vstack((np.zeros(table.shape[1]), table)), 0)
     return ordered[-1] - ordered[-2]
 
 
 def _information(z: np.ndarray, v: np.ndarray) -> float:
+    """The mutual information of two columns of whole numbers, in nats."""
     width = int(v.max()) + 1
     joint = np.bincount(z * width + v, minlength=(int(z.max()) + 1) * width).reshape(-1, width) / len(z)
-    apart = joint.sum(1, keepdims=True) * joint.sum(0)
+    independent = joint.sum(1, keepdims=True) * joint.sum(0)
     seen = joint > 0
-    return float((joint[seen] * np.log(joint[seen] / apart[seen])).sum())
+    return float((joint[seen] * np.log(joint[seen] / independent[seen])).sum())
 
 
 def _matrix(values: Any, name: str, kind: str, kinds: str) -> np.ndarray:
+    """The values as an array; raise InputError unless they are a matrix of this kind, given by NumPy's letters."""
     matrix = values
     if isinstance(values, Tensor) and values.layout == torch.strided:
         # NumPy has no bfloat16.

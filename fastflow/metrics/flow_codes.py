@@ -1,4 +1,4 @@
-"""Codes of images by flows: how far along each an image lies, so that factor metrics apply to flow models."""
+"""Codes of images by flows, which let factor metrics measure flow models: how far along each path an image lies."""
 
 from __future__ import annotations
 
@@ -23,19 +23,20 @@ def flow_codes(
     reach: float = 3.0,
     path_steps: int | None = None,
 ) -> Tensor:
-    """The signed arc length (N, K) float64 along each path, from a common start, at which an image lies nearest.
+    """The signed arc length (N, K) float64 along each path, from a common start, of the point nearest to an image.
 
-    Path k is walked from the start in `path_steps` steps of equal length in latent space, along its gradient for
-    `reach` in all, and against it as far; between its points it is straight. The code of an image with latent z is the
-    arc length of the path's point that is nearest to z, negative where that lies against the gradient. For straight
-    orthogonal directions through 0 this is the latent's coordinate along each, kept within -reach .. reach.
+    Path k goes from the start along its gradient, in `path_steps` steps of equal length in latent space, over the
+    length `reach`, and against its gradient over the same length. It is straight between its points. The code of an
+    image with latent z is the arc length from the start to the path's point nearest to z, negative on the side against
+    the gradient. For straight orthogonal directions through 0 this is the latent's coordinate along each direction,
+    clamped to -reach .. reach.
 
     Args:
         source: a run or a baseline.
-        images: (N, C, H, W) in [0, 1], which a VAE's run encodes, to the posterior's mean; or their latents (N, D).
-        start: (D,); zero if None, the prior's mean, where the latents are standard normal.
-        reach: how far paths go each way, in latent space: 3 covers a standard normal coordinate.
-        path_steps: each way; the source's own if None.
+        images: images (N, C, H, W) in [0, 1], which a VAE's run encodes to the posterior's mean; or latents (N, D).
+        start: the common start (D,); if None it is 0, the mean of standard normal latents.
+        reach: how far paths go each way in latent space; 3 covers a standard normal coordinate.
+        path_steps: the number of steps each way; the source's own number if None.
 
     Raises:
         InputError: the source can't encode images, or an argument doesn't fit.
@@ -59,6 +60,7 @@ def flow_codes(
 
 
 def _encoded(source: Any, images: Tensor) -> Tensor:
+    """The latents of images, or latents as they are."""
     if isinstance(images, Tensor) and images.ndim == 2:
         return images
     vae = getattr(source, "vae", None)
@@ -72,14 +74,14 @@ def _encoded(source: Any, images: Tensor) -> Tensor:
 
 
 def _nearest(z: Tensor, points: Tensor) -> Tensor:
-    """The arc lengths (N,) from the first point at which a path (P, D) of straight pieces is nearest to z (N, D)."""
+    """The arc lengths (N,) from its first point at which a path (P, D) of straight pieces is nearest to z (N, D)."""
     pieces = points.diff(dim=0)  # [P - 1, D]
     length = pieces.norm(dim=1)
     size = length.square().clamp_min(1e-300)
-    # |z - p - s d|^2, s being the share of a piece d at its point nearest to z; in products, for memory's sake.
+    # |z - p - s d|^2, where s is the share of the piece d at which it is nearest to z. Products save memory.
     along = z @ pieces.T - (points[:-1] * pieces).sum(1)  # [N, P - 1]
     share = (along / size).clamp(0, 1)
-    away = points[:-1].square().sum(1) - 2 * z @ points[:-1].T  # but for |z|^2, which is the same for all
+    away = points[:-1].square().sum(1) - 2 * z @ points[:-1].T  # without |z|^2, which is the same for all pieces
     distance = away - 2 * share * along + share.square() * length.square()
     best = distance.argmin(1)
     before = length.cumsum(0) - length
@@ -87,4 +89,5 @@ def _nearest(z: Tensor, points: Tensor) -> Tensor:
 
 
 def _length(path: Tensor) -> Tensor:
+    """The length of a path (P, D) of straight pieces."""
     return path.diff(dim=0).norm(dim=1).sum()

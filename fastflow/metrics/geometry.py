@@ -1,7 +1,7 @@
-"""The shape of paths as images show it: their length, how they bend, and whether they do the same from everywhere.
+"""The geometry of paths in image space: their length, their curvature, and their consistency over starts.
 
-Distances are those of images in [0, 1], or of the features that a function of the user's own gives for them; results
-say which. No network is downloaded, so lengths are no LPIPS unless one brings it.
+Distances are those of images in [0, 1], or of features that a function of the user's own computes; results say which.
+No network is downloaded: to measure lengths by LPIPS, bring its features.
 """
 
 from __future__ import annotations
@@ -20,53 +20,53 @@ from fastflow.core.plugins import explaining
 from fastflow.core.rng import step_rng
 from fastflow.generators import Generator
 from fastflow.latents.traversal import Traverses, check_source
-from fastflow.metrics.walks import starts, walks
+from fastflow.metrics.held_out import held_out_paths, held_out_starts
 
 Features = Callable[[Tensor], Tensor]
-"""Images (B, C, H, W) in [0, 1] to features (B, ...)."""
+"""A function from images (B, C, H, W) in [0, 1] to features (B, ...)."""
 
 
 @dataclass(frozen=True)
 class PathLength:
-    """How far images travel along paths."""
+    """How far images move along paths."""
 
     score: float
     """The mean over paths and starts."""
     per_path: list[float]
-    """(K,)"""
+    """(K,): the length of each path."""
     standard_error: float
-    """Of the score, by the spread over the starts, each with one place on each path."""
+    """The standard error of `score`, from the spread over the starts; NaN for a single start."""
     space: str
-    """"pixels" or "features"."""
+    """The space of the distances, "pixels" or "features"."""
     epsilon: float
     samples: int
 
 
 @dataclass(frozen=True)
 class Curvature:
-    """How sharply images turn from one step to the next."""
+    """How sharply images change direction from one step to the next."""
 
     score: float
     """The mean over the paths that move, in radians: 0 on a straight line, pi / 2 at random, pi to and fro."""
     per_path: list[float | None]
-    """(K,); None for a path whose images don't move."""
+    """(K,): the value for each path; None for a path whose images don't move."""
     space: str
-    """"pixels" or "features"."""
+    """The space of the distances, "pixels" or "features"."""
     samples: int
 
 
 @dataclass(frozen=True)
 class Consistency:
-    """Whether a path changes images alike from all starts."""
+    """How alike a path's changes of images are from all starts."""
 
     score: float
-    """The mean over the paths that move: 1 if the change is the same from everywhere, 0 if unrelated."""
+    """The mean over the paths that move: 1 if changes are the same from all starts, 0 if they are unrelated."""
     per_path: list[float | None]
-    """(K,); None for a path whose images don't move."""
+    """(K,): the value for each path; None for a path whose images don't move."""
     across: float | None
-    """The same between changes along different paths from different starts; None where fewer than two paths move."""
+    """The same for changes along different paths from different starts; None if fewer than two paths move."""
     space: str
-    """"pixels" or "features"."""
+    """The space of the distances, "pixels" or "features"."""
     samples: int
 
 
@@ -80,18 +80,20 @@ def path_length(
     samples: int = 256,
     seed: int = 1,
 ) -> PathLength:
-    """Perceptual path length (Karras et al., CVPR 2019, section 4.1), along paths that are given in place of chords.
+    """Perceptual path length (Karras et al., CVPR 2019, section 4.1), along given paths instead of chords.
 
-    E_t[ d(G(z(t)), G(z(t + e))) / e^2 ], z(t) going from a path's start to its end, straight between its steps, as t
-    goes from 0 to 1, and t drawn uniformly, one for each start and path. d is the mean squared difference of pixels in
-    [0, 1] or of features, where the paper has LPIPS, another squared distance: bring its features to have that. A path
-    that is twice as long has four times the score: compare at equal strength.
+    E_t[ d(G(z(t)), G(z(t + e))) / e^2 ], where z(t) goes from a path's start to its end as t goes from 0 to 1, straight
+    between its steps. One t is drawn uniformly for each start and path. d is the mean squared difference of pixels in
+    [0, 1] or of features. The paper has LPIPS, which is also a squared distance: bring its features to measure by it. A
+    path that is twice as long has four times the score, so compare at equal strength.
 
     Args:
         source: a run or a baseline.
-        path_steps: of a path; the source's own if None.
-        features: of images; pixels if None.
-        epsilon: e. Images aren't rounded to 8 bits, which would hide such small steps.
+        path_steps: the steps of each path; the source's own number if None.
+        features: a function from images to features; pixels are compared if None.
+        epsilon: the step e. Images aren't rounded to 8 bits, which would hide such small steps.
+        samples: how many starts there are.
+        seed: the seed of the starts.
 
     Raises:
         InputError: the features fail or aren't finite, or an argument can't be used.
@@ -100,21 +102,28 @@ def path_length(
     if not (is_finite(epsilon, torch.float64) and 0 < epsilon <= 0.1):
         raise InputError(f"epsilon must be a number above 0 and at most 0.1, got {epsilon!r}")
     generator = source.generator
-    _, labels = starts(source, samples, seed)
+    _, labels = held_out_starts(source.generator, samples, seed)
     rng = step_rng(seed, 7, stream=1)
     found: list[list[Tensor]] = [[] for _ in range(source.num_paths)]
-    for k, walk in walks(source, path_steps, samples, seed):
+    for k, path in held_out_paths(source, path_steps, samples, seed):
         done = sum(map(len, found[k]))
-        rows = torch.arange(len(walk.latents), device=walk.latents.device)
+        rows = torch.arange(len(path.latents), device=path.latents.device)
         t = torch.rand(len(rows), generator=rng, dtype=torch.float64).to(rows.device) * (1 - epsilon)
         decode = generator.conditioned(None if labels is None else labels[done : done + len(rows)])
         here, there = (
-            _in_space(generator, decode(_along(walk.latents, rows, place)), features) for place in (t, t + epsilon)
+            _in_space(generator, decode(_along(path.latents, rows, place)), features) for place in (t, t + epsilon)
         )
         found[k].append((there - here).square().mean(1) / epsilon**2)
     each = torch.stack([torch.cat(path) for path in found])  # [K, N]
     error = float(each.mean(0).std()) / samples**0.5 if samples > 1 else math.nan
-    return PathLength(float(each.mean()), each.mean(1).tolist(), error, _space(features), epsilon, samples)
+    return PathLength(
+        score=float(each.mean()),
+        per_path=each.mean(1).tolist(),
+        standard_error=error,
+        space=_space(features),
+        epsilon=epsilon,
+        samples=samples,
+    )
 
 
 @torch.no_grad()
@@ -126,21 +135,21 @@ def curvature(
     samples: int = 64,
     seed: int = 1,
 ) -> Curvature:
-    """The angle between consecutive changes x_t - x_{t-1} and x_{t+1} - x_t, in the mean over a path.
+    """The mean angle along a path between consecutive changes x_t - x_{t-1} and x_{t+1} - x_t of its images.
 
-    It is how Henaff et al. (Nature Neuroscience 2019) measure how straight a video is. Steps that change nothing have
-    no angle and are left out. Images aren't rounded to 8 bits, whose noise would turn every path. Arguments and errors
-    are those of `path_length`.
+    By this angle Henaff et al. (Nature Neuroscience 2019) measure how straight a video is. Steps that change nothing
+    have no angle and are left out. Images aren't rounded to 8 bits, whose noise would bend every path. The arguments
+    and errors are those of `path_length`.
 
     Raises:
-        InputError: also where no path moves, or has fewer than 2 steps.
+        InputError: also if no path moves, or paths have fewer than 2 steps.
     """
     path_steps = check_source(source, path_steps)
     if path_steps < 2:
-        raise InputError(f"a path bends at 2 steps or more, path_steps is {path_steps}")
+        raise InputError(f"path_steps must be at least 2, so that a path can bend, got {path_steps}")
     total = torch.zeros(2, source.num_paths, dtype=torch.float64)
-    for k, walk in walks(source, path_steps, samples, seed):
-        images = walk.images
+    for k, path in held_out_paths(source, path_steps, samples, seed):
+        images = path.images
         points = _in_space(source.generator, images.flatten(0, 1), features).unflatten(0, images.shape[:2])
         steps = points.diff(dim=1)
         moves = _moves(steps, points)
@@ -161,19 +170,20 @@ def consistency(
     samples: int = 64,
     seed: int = 1,
 ) -> Consistency:
-    """Whether a path does the same from everywhere: the mean cosine between its changes x_T - x_0 from two starts.
+    """The mean cosine between a path's changes x_T - x_0 of images from two starts.
 
-    It is what LatentCLR (Yueksel et al., ICCV 2021) raises within a path and lowers across paths, in features of
-    the generator there. In pixels it asks for the same change at the same place; in features of a network, for the same
-    kind of change. Starts from which nothing changes are left out. Arguments and errors are those of `path_length`.
+    LatentCLR (Yueksel et al., ICCV 2021) raises this number within a path and lowers it across paths, in features of
+    the generator. In pixels it is high if the same pixels change in the same way; in features of a network, if the
+    change is of the same kind. Starts from which nothing changes are left out. The arguments and errors are those of
+    `path_length`.
 
     Raises:
-        InputError: also where no path moves from two starts.
+        InputError: also if no path moves from two starts.
     """
     path_steps = check_source(source, path_steps)
     changes: list[list[Tensor]] = [[] for _ in range(source.num_paths)]
-    for k, walk in walks(source, path_steps, samples, seed):
-        ends = torch.stack((walk.images[:, 0], walk.images[:, -1]), 1)
+    for k, path in held_out_paths(source, path_steps, samples, seed):
+        ends = torch.stack((path.images[:, 0], path.images[:, -1]), 1)
         points = _in_space(source.generator, ends.flatten(0, 1), features).unflatten(0, ends.shape[:2])
         change = points.diff(dim=1)
         moves = _moves(change, points)
@@ -182,11 +192,11 @@ def consistency(
     moving = units.square().sum(2).round()  # [K, N], 0 or 1
 
     sums, counts = units.sum(1), moving.sum(1)  # [K, P], [K]
-    # The sum over pairs of different starts is that over all, |sum u|^2, less each with itself.
+    # The sum over pairs of different starts is the sum over all pairs, |sum u|^2, minus that of each start with itself.
     pairs = counts * (counts - 1)
     within = (sums.square().sum(1) - counts) / pairs.clamp_min(1)
     per_path = [float(value) if count else None for value, count in zip(within, pairs, strict=True)]
-    # Likewise between paths, less each start with itself there.
+    # Likewise between paths, minus the pairs with the same start.
     everything, places = units.sum(0), moving.sum(0)  # [N, P], [N]
     between = everything.sum(0).square().sum() - sums.square().sum() - everything.square().sum() + moving.sum()
     count = places.sum() ** 2 - counts.square().sum() - places.square().sum() + moving.sum()
@@ -195,7 +205,7 @@ def consistency(
 
 
 def _along(latents: Tensor, rows: Tensor, t: Tensor) -> Tensor:
-    """The points (B, D) at the shares t (B,) of paths (B, T + 1, D), straight between their steps."""
+    """The points (B, D) at the shares t (B,) of paths (B, T + 1, D), which are straight between their steps."""
     steps = latents.shape[1] - 1
     place = t * steps
     before = place.long().clamp_max(steps - 1)
@@ -204,7 +214,7 @@ def _along(latents: Tensor, rows: Tensor, t: Tensor) -> Tensor:
 
 
 def _in_space(generator: Generator, images: Tensor, features: Features | None) -> Tensor:
-    """Points (B, P) in float64."""
+    """The pixels or features of images as points (B, P) in float64."""
     images = generator.scaled(images)
     if features is None:
         return images.flatten(1).double()
@@ -218,17 +228,21 @@ def _in_space(generator: Generator, images: Tensor, features: Features | None) -
 
 
 def _space(features: Features | None) -> str:
+    """The name of the space in which distances are measured."""
     return "pixels" if features is None else "features"
 
 
 def _moves(steps: Tensor, points: Tensor) -> Tensor:
-    """Which steps (B, T, P) between points (B, T + 1, P) are more than their rounding, (B, T)."""
+    """Which steps (B, T, P) between points (B, T + 1, P) are more than rounding errors, (B, T)."""
     size = points.square().mean((1, 2), keepdim=True).sqrt()[..., 0]  # [B, 1]
     return steps.square().mean(2).sqrt() > 1e-6 * size.clamp_min(1e-6)
 
 
 def _mean(per_path: list[float | None]) -> float:
+    """The mean over the paths that move."""
     moving = [value for value in per_path if value is not None]
     if not moving:
-        raise InputError("no path moves: there is nothing to measure")
+        raise InputError(
+            "no path changes the images, so that there is nothing to measure: take longer steps or more starts"
+        )
     return sum(moving) / len(moving)

@@ -1,4 +1,4 @@
-"""Variation predictability: how well a network that saw a few examples tells which path changed an image."""
+"""Variation predictability (the VP score): how well a network that saw few examples names the path of a step."""
 
 from __future__ import annotations
 
@@ -22,38 +22,39 @@ from fastflow.metrics.factor_tables import Sizes
 from fastflow.metrics.pairs import Pairs, path_pairs
 
 TRAIN, VALIDATION = 0.1, 0.1
-"""Shares of the pairs: a few to learn from, as many to choose the epoch by, and the rest to measure on."""
+"""The shares of pairs to train on and to choose the epoch by; the rest are the test part."""
 
 
 @dataclass(frozen=True)
 class Predictability:
-    """How well paths are told apart by a network that saw a few of their steps."""
+    """How well a network that saw a few steps of each path names the path of others."""
 
     network: str
-    """"published" or "small"; scores of the two can't be compared."""
+    """The network, "published" or "small". Scores of the two can't be compared with each other."""
     score: float
-    """Accuracy on the test part, the mean over the seeds; 1 / K by guessing."""
+    """The accuracy on the test part, averaged over the seeds; 1 / K by guessing."""
     standard_error: float | None
-    """Of that mean, by the spread over the seeds; None for a single one."""
+    """The standard error of `score`, from the spread over the seeds; None for a single seed."""
     validation: float
-    """Accuracy on the validation part, the mean over the seeds."""
+    """The accuracy on the validation part, averaged over the seeds."""
     per_seed: list[float]
+    """The accuracy on the test part for each seed."""
     per_path: list[float]
-    """(K,): accuracy on the test part's steps of each path, the mean over the seeds."""
+    """(K,): the accuracy on the test part for each path, averaged over the seeds."""
     epoch: list[int]
-    """For each seed the epoch, counted from 1, that was best on the validation part."""
+    """The epoch, counted from 1, that was best on the validation part, for each seed."""
     strength: float
-    """Mean absolute change of pixels in a step; compare methods where it is equal."""
+    """The mean absolute pixel change of a step; compare methods at equal strength."""
     sizes: Sizes
-    """In pairs of images, for each seed."""
+    """The numbers of pairs in the parts, for each seed."""
 
 
 class VariationPredictor(nn.Module):
-    """The published network: four convolutions on the difference of two images, and their mean over the image.
+    """The published network: four convolutions of the difference of two images, averaged over the image.
 
     Args:
-        image_shape: (C, H, W), any size.
-        num_paths: K.
+        image_shape: the images' shape (C, H, W), of any size.
+        num_paths: the number of paths, K.
     """
 
     def __init__(self, image_shape: ImageShape, num_paths: int) -> None:
@@ -70,11 +71,11 @@ class VariationPredictor(nn.Module):
 
     def forward(self, images: Tensor, next_images: Tensor) -> Tensor:
         """Logits (B, K) for consecutive images, each (B, C, H, W) in [0, 1]."""
-        return self.layers(2 * (next_images - images))  # of images in -1 .. 1
+        return self.layers(2 * (next_images - images))  # the difference of images scaled to -1 .. 1
 
 
 class Recipe(NamedTuple):
-    """A network and how it is trained, by Adam."""
+    """A network and the settings with which Adam trains it."""
 
     name: str
     network: Callable[[ImageShape, int], nn.Module]
@@ -98,21 +99,28 @@ def vp_score(
 ) -> Predictability:
     """The VP score (Zhu et al., Learning disentangled representations with latent variation predictability, ECCV 2020).
 
-    Of `samples` pairs of consecutive 8-bit images, each with its own start, path and place on it, a network learns from
-    10% which path made the step, and names it for the others: the score is its accuracy. Network and settings are those
-    of the authors' code (difference of the images, Adam at 0.01, batches of 32, 200 epochs), except that there the best
-    epoch is chosen on the test part; here it is chosen on another 10%. Pairs, split and weights are drawn anew for each
-    seed. That is made for a GPU: for small images on a CPU there is `vp_score_fast`.
+    `samples` pairs of consecutive 8-bit images are drawn, each with a start, a path and a place on the path of its own.
+    A network learns from 10% of them to name the path that made the step. The score is its accuracy on the others.
+
+    The network and settings are those of the authors' code: the difference of the images, Adam with learning rate 0.01,
+    batches of 32, 200 epochs. There the best epoch is chosen on the test part; here it is chosen on another 10%. Pairs,
+    split and weights are drawn anew for each seed. All this is meant for a GPU; for small images on a CPU there is
+    `vp_score_fast`.
 
     Args:
         source: a run or a baseline.
-        path_steps: of a path; the source's own if None.
-        seed, seeds: the first seed, and how many are used from there on.
+        path_steps: the steps of each path; the source's own number if None.
+        samples: how many pairs to draw.
+        seed: the first seed.
+        seeds: how many seeds are used, from the first on.
+        progress: show a progress bar.
 
     Raises:
         InputError: there are fewer than 20 samples for each path, or an argument can't be used.
     """
-    return _score(source, PUBLISHED, path_steps, samples, seed, seeds, progress)
+    return _score(
+        source, PUBLISHED, path_steps=path_steps, samples=samples, seed=seed, seeds=seeds, progress=progress
+    )  # fmt: skip
 
 
 def vp_score_fast(
@@ -124,33 +132,36 @@ def vp_score_fast(
     seeds: int = 3,
     progress: bool = True,
 ) -> Predictability:
-    """As `vp_score`, by a smaller network on fewer pairs: a measure of its own, not an estimate of the published one.
+    """Like `vp_score`, with a smaller network on fewer pairs: a measure of its own, not an estimate of the VP score.
 
-    The network is a discovery's classifier "small", which sees an image and its change; it is trained for 60 epochs in
-    batches of 64 at a learning rate of 0.002. Arguments and errors are those of `vp_score`.
+    The network is the classifier "small" of a discovery, which sees an image and its change. It is trained for 60
+    epochs in batches of 64 with learning rate 0.002. The arguments and errors are those of `vp_score`.
     """
-    return _score(source, SMALL, path_steps, samples, seed, seeds, progress)
+    return _score(source, SMALL, path_steps=path_steps, samples=samples, seed=seed, seeds=seeds, progress=progress)
 
 
 class Fold(NamedTuple):
-    """What one training reached."""
+    """The accuracies that one training reached."""
 
     epoch: int
+    """The epoch, counted from 1, that was best on the validation part."""
     validation: float
     test: float
     per_path: Tensor
-    """(K,), on the test part."""
+    """(K,): the accuracy on the test part for each path."""
 
 
 def _score(
     source: Traverses,
     recipe: Recipe,
+    *,
     path_steps: int | None,
     samples: int,
     seed: int,
     seeds: int,
     progress: bool,
 ) -> Predictability:
+    """Train and measure a network for each seed."""
     path_steps = check_source(source, path_steps)
     check_count(samples, "samples")
     check_count(seeds, "seeds")
@@ -167,7 +178,7 @@ def _score(
         for each in range(seed, seed + seeds):
             pairs = path_pairs(source, path_steps, samples, each)
             strengths.append(float(pairs.strength().mean()))
-            folds.append(told_apart(pairs, count, recipe, each, bar))
+            folds.append(train_and_measure(pairs, count, recipe, each, bar))
     tests = [fold.test for fold in folds]
     train, validation, test = (len(rows) for rows in _parts(samples, seed))
     return Predictability(
@@ -183,8 +194,8 @@ def _score(
     )
 
 
-def told_apart(pairs: Pairs, num_paths: int, recipe: Recipe, seed: int, bar: tqdm[Any]) -> Fold:
-    """Train on one part of the pairs, keep the epoch that is best on another, and measure it on the rest."""
+def train_and_measure(pairs: Pairs, num_paths: int, recipe: Recipe, seed: int, bar: tqdm[Any]) -> Fold:
+    """Train on one part of the pairs, choose the epoch that is best on another, and measure it on the rest."""
     _, channels, height, width = pairs.images.shape
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -192,31 +203,31 @@ def told_apart(pairs: Pairs, num_paths: int, recipe: Recipe, seed: int, bar: tqd
     train, validation, test = (pairs[rows.to(pairs.index.device)] for rows in _parts(len(pairs.index), seed))
     optimizer = torch.optim.Adam(network.parameters(), lr=recipe.learning_rate)
     rng = step_rng(seed, 5, stream=1)
-    best, epoch, kept = -1.0, 0, network.state_dict()
+    best, epoch, weights = -1.0, 0, network.state_dict()
     for number in range(1, recipe.epochs + 1):
         network.train()
         for rows in torch.randperm(len(train.index), generator=rng).split(recipe.batch_size):
             if len(rows) < 2:
-                continue  # of which there is no variance to normalise by
+                continue  # batch normalisation needs a variance
             batch = train[rows.to(train.index.device)]
             loss = functional.cross_entropy(network(batch.images, batch.next_images), batch.index)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-        reached = float(_right(network, validation).mean())
+        reached = float(_correct(network, validation).mean())
         if reached > best:
-            best, epoch, kept = reached, number, copy.deepcopy(network.state_dict())
+            best, epoch, weights = reached, number, copy.deepcopy(network.state_dict())
         bar.set_postfix(validation=f"{best:.3f}", refresh=False)
         bar.update()
-    network.load_state_dict(kept)
-    right = _right(network, test)
-    per_path = torch.stack([right[test.index == k].mean() for k in range(num_paths)])
-    return Fold(epoch, best, float(right.mean()), per_path)
+    network.load_state_dict(weights)
+    correct = _correct(network, test)
+    per_path = torch.stack([correct[test.index == k].mean() for k in range(num_paths)])
+    return Fold(epoch, best, float(correct.mean()), per_path)
 
 
 @torch.no_grad()
-def _right(network: nn.Module, pairs: Pairs) -> Tensor:
-    """Whether the network names each pair's path, (N,) 0 or 1 in float64."""
+def _correct(network: nn.Module, pairs: Pairs) -> Tensor:
+    """Whether the network names each pair's path correctly: (N,) in float64, 0 or 1."""
     network.eval()
     chunks = (pairs[rows] for rows in torch.arange(len(pairs.index), device=pairs.index.device).split(512))
     named = torch.cat([network(chunk.images, chunk.next_images).argmax(1) for chunk in chunks])
@@ -224,7 +235,7 @@ def _right(network: nn.Module, pairs: Pairs) -> Tensor:
 
 
 def _parts(samples: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The rows to learn from, to choose by and to measure on."""
+    """The rows of the training, validation and test parts."""
     order = torch.randperm(samples, generator=step_rng(seed, 6, stream=1))
     train, validation = round(TRAIN * samples), round(VALIDATION * samples)
     return order[:train], order[train : train + validation], order[train + validation :]

@@ -1,4 +1,4 @@
-"""Whether a path changes one thing: the shares of its change that go to attributes one can measure."""
+"""Purity: whether a path changes one attribute, or many at once."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from fastflow.latents.traversal import Traverses, check_source
 from fastflow.metrics.attributes import attribute_values
 
 PURE, MONOTONE = 0.5, 0.5
-"""A path covers its top attribute if at least half of its change goes there, at a rank correlation of at least this."""
+"""The least purity and the least monotonicity at which a path covers the attribute that it changes most."""
 
 
 @dataclass(frozen=True)
 class Purity:
-    """What each of K paths changes, of A attributes."""
+    """How much each of K paths changes each of A attributes."""
 
     attributes: list[str]
     change: list[list[float]]
@@ -30,14 +30,17 @@ class Purity:
     purity: list[float]
     """(K,): the top attribute's share of the sum of the path's changes; 1 / A where all change alike."""
     monotonicity: list[float]
-    """(K,): |Spearman's correlation| of the top attribute with the step, its signed mean over the starts: 1 where it
-    rises from every start or falls from every one, near 0 where it rises from some and falls from others."""
+    """(K,): the absolute value of Spearman's correlation of the top attribute with the step, averaged over the starts.
+
+    It is 1 where the attribute rises from every start or falls from every start, and near 0 where it rises from some
+    and falls from others.
+    """
     covered: list[str]
-    """The attributes that some path moves purely and monotonically: see `PURE` and `MONOTONE`."""
+    """The attributes that some path changes purely and monotonically; see `PURE` and `MONOTONE`."""
     strength: float
-    """Mean absolute change of pixels in a step; compare methods where it is equal."""
+    """The mean absolute pixel change of a step; compare methods at equal strength."""
     samples: int
-    """Starts, the same for each path."""
+    """The number of starts, which are the same for each path."""
 
     @property
     def score(self) -> float:
@@ -60,13 +63,14 @@ def purity(
     samples: int = 256,
     seed: int = 1,
 ) -> Purity:
-    """Walk the paths of anything that traverses, and see what the attributes of its images do.
+    """Measure how much each path of a run or baseline changes each attribute of its images.
 
-    Arguments are those of `fastflow.metrics.attributes.attribute_correlation`; `strokes.stroke_attributes` measures
-    digits.
+    The arguments are those of `fastflow.metrics.attributes.attribute_correlation`. For digits, the predictor
+    `stroke_attributes` measures their shape.
 
     Raises:
-        InputError: an attribute is the same at every start, so that nothing tells how much a change of it is.
+        InputError: an attribute is the same at every start, so that its change has no scale; or as
+            `attribute_correlation` does.
     """
     steps = check_source(source, path_steps)
     check_count(samples, "samples")
@@ -74,13 +78,15 @@ def purity(
         raise InputError("samples must be at least 2, so that attributes have a spread, got 1")
     strengths: list[float] = []
 
-    def watched(images: Tensor) -> Tensor:
-        """The predictor's values; whole paths pass through, one after another."""
+    def predict_and_measure(images: Tensor) -> Tensor:
+        """The predictor's values for images of whole paths, whose strengths are recorded."""
         change = images.unflatten(0, (-1, steps + 1)).diff(dim=1)
         strengths.extend(change.abs().flatten(1).mean(1).tolist())
         return predictor(images)
 
-    names, values = attribute_values(source, watched, attributes, steps, samples, seed)
+    names, values = attribute_values(
+        source, predict_and_measure, attributes, path_steps=steps, samples=samples, seed=seed
+    )  # fmt: skip
     spread = values[0, :, 0].std(0)  # (A,); all paths have the same starts
     constant = [name for name, std in zip(names, spread.tolist(), strict=True) if not std > 0]
     if constant:
@@ -109,8 +115,8 @@ def purity(
 
 
 def _spearman(values: Tensor) -> Tensor:
-    """Rank correlation of values (..., T + 1) with their place, (...); 0 for values that are all the same."""
-    # A value's rank, counted from the middle; those that are equal share theirs.
+    """The rank correlation (...) of values (..., T + 1) with their place; 0 for values that are all the same."""
+    # A value's rank, counted from the middle; equal values have the same rank.
     below = (values[..., None, :] < values[..., :, None]).sum(-1)
     above = (values[..., None, :] > values[..., :, None]).sum(-1)
     rank = (below - above).to(values.dtype)

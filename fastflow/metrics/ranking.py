@@ -1,4 +1,4 @@
-"""Which paths are worth a look: how smooth they are, and a ranking by distinctness, smoothness and strength."""
+"""Smoothness of paths, and the score by which a run's paths are ranked: distinctness, smoothness and strength."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor
 
 
 def smoothness(images: Tensor) -> Tensor:
-    """How evenly the images of each path (B, T + 1, C, H, W) move on, (B,): 1 in a straight line, 0 to and fro.
+    """How evenly the images of each path (B, T + 1, C, H, W) change, (B,): 1 in a straight line, 0 to and fro.
 
-    1 - |I_{t+1} - 2 I_t + I_{t-1}| / (|I_{t+1} - I_t| + |I_t - I_{t-1}|), with the norms' means over the path; 1 for a
-    path that doesn't move, NaN for one of a single step.
+    1 - |I_{t+1} - 2 I_t + I_{t-1}| / (|I_{t+1} - I_t| + |I_t - I_{t-1}|), with the mean of each norm over the path. It
+    is 1 for a path that doesn't move, and NaN for a path of one step.
     """
     steps = images.diff(dim=1).flatten(2)  # (B, T, C * H * W)
     turns = steps.diff(dim=1).abs().sum((1, 2))
@@ -24,12 +24,14 @@ def smoothness(images: Tensor) -> Tensor:
 
 
 def score(accuracy: float, smooth: float | None, strength: float, count: int, band: Sequence[float]) -> float:
-    """A path's worth in [0, 1]: the geometric mean of three shares.
+    """Score a path from 0 to 1, by the geometric mean of three shares.
 
     Args:
-        accuracy: how often a fresh classifier names it; the share is what lies above chance, 1 / count.
-        smooth: its smoothness, left out where it wasn't measured.
-        strength: its pixel change per step; the share is 1 inside the band, and falls in proportion outside it.
+        accuracy: how often a new classifier names the path. The share is 0 at chance, 1 / count, and 1 at 1.
+        smooth: the path's smoothness, which is the second share; left out if None.
+        strength: the path's pixel change per step. The share is 1 inside the band, and falls in proportion outside it.
+        count: the number of paths.
+        band: the least and the greatest strength that are wanted.
     """
     chance = 1 / count if count > 1 else 0.0
     distinct = max(0.0, (accuracy - chance) / (1 - chance))

@@ -1,4 +1,4 @@
-"""Predictors of known factors: what purity and correlations need where images aren't strokes."""
+"""Predictors of known factors, which purity and correlations need for images that aren't strokes."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from fastflow.core.rng import step_rng
 from fastflow.datasets import FactorSequences
 
 PARTS = (0.8, 0.9)
-"""Of the images, the first to learn from, up to the second to choose the epoch by, and the rest to measure on."""
+"""The shares of images at which the training and the validation part end; the rest are the test part."""
 
 
 class FactorRegressor(nn.Module):
-    """Images (B, C, H, W) in [0, 1] to attributes (B, A), a predictor for `purity` and `attribute_correlation`.
+    """A predictor of attributes (B, A) from images (B, C, H, W) in [0, 1], for `purity` and `attribute_correlation`.
 
-    A factor with an order is an attribute, its value as a share of its range, from 0 to 1. Of one without, each value
-    is an attribute, its probability.
+    A factor with an order becomes one attribute: its value as a share of its range, from 0 to 1. A factor without an
+    order becomes one attribute for each value: the value's probability.
 
     Attributes:
-        names: the attributes', as (A,): "scale", or "shape 0", "shape 1", ..
-        told: of each factor by name, how well it is told from images that nothing was learned from: R^2, or the
-            accuracy of one without an order. An attribute that isn't told can't be said to stay: leave it out.
-        samples: how many images that was measured on.
+        names: the attributes' names, (A,), such as "scale", or "shape 0", "shape 1", ...
+        told: for each factor by name, how well it is predicted on images of the test part: R^2, or the accuracy for a
+            factor without an order. Where this is poor, nothing can be concluded from the attribute: leave it out.
+        samples: the number of images in the test part.
     """
 
     def __init__(self, image_shape: tuple[int, int, int], factors: dict[str, int], categorical: Sequence[str]) -> None:
@@ -66,7 +66,7 @@ class FactorRegressor(nn.Module):
         return torch.cat(parts, 1)
 
     def outputs(self, images: Tensor) -> list[Tensor]:
-        """For each factor its logits (B, values), or its value (B, 1)."""
+        """The logits (B, values) of each factor, or its value (B, 1) if it has an order."""
         return list(self.layers(images).split(self.widths, 1))
 
 
@@ -80,19 +80,21 @@ def factor_regressor(
     seed: int = 0,
     progress: bool = True,
 ) -> FactorRegressor:
-    """Train a small convolutional network to tell the factors of a grid's images, by Adam in batches of 64.
+    """Train a small convolutional network to predict the factors of a grid's images, by Adam in batches of 64.
 
-    Give it images that the generator to be measured wasn't trained on, `ff.datasets.dsprites(split="test")` for one. Of
-    those it learns from 80%, keeps the epoch that is best on 10%, and says how well it tells each factor of the rest. A
-    factor that its images don't show, as the orientation of a square beyond 90 degrees, isn't told: look at `.told`,
-    and name in `factors` those that are.
+    Give it images that the generator to be measured wasn't trained on, such as `ff.datasets.dsprites(split="test")`. It
+    learns from 80% of them, chooses the epoch that is best on 10%, and measures each factor on the rest. A factor that
+    can't be seen in its images, such as the orientation of a square beyond 90 degrees, is predicted poorly: look at
+    `.told`, and name in `factors` those that are predicted well.
 
     Args:
         data: starting images and their factors.
-        factors: which; all that have two values or more if None.
-        categorical: those without an order; "shape" if None, where there is one.
-        samples: how many of the images, or all if there are fewer.
-        epochs: passes over the part to learn from.
+        factors: the factors to predict; if None, all that have two values or more.
+        categorical: the factors without an order; if None, "shape" where there is one.
+        samples: how many of the images to use, or all if there are fewer.
+        epochs: how often to pass over the training part.
+        seed: the seed of the split, the weights and the batches.
+        progress: show a progress bar.
 
     Raises:
         InputError: there is no such factor, there are fewer than 100 images, or an argument can't be used.
@@ -113,7 +115,7 @@ def factor_regressor(
         torch.manual_seed(seed)
         network = FactorRegressor(data.image_shape, {name: data.source.factors[name] for name in chosen}, unordered)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
-    best, kept = float("inf"), network.state_dict()
+    best, weights = float("inf"), network.state_dict()
     with tqdm(total=epochs, desc="factor regressor", unit="epoch", leave=False, disable=not progress) as bar:
         for _ in range(epochs):
             for batch in torch.randperm(len(parts[0]), generator=rng).split(64):
@@ -124,18 +126,18 @@ def factor_regressor(
             with torch.no_grad():
                 reached = float(_loss(network, data.starts(parts[1]), truth[1]))
             if reached < best:
-                best, kept = reached, copy.deepcopy(network.state_dict())
+                best, weights = reached, copy.deepcopy(network.state_dict())
             bar.set_postfix(validation=f"{best:.4f}", refresh=False)
             bar.update()
-    network.load_state_dict(kept)
-    network.told, network.samples = _told(network, data.starts(parts[2]), truth[2]), len(parts[2])
+    network.load_state_dict(weights)
+    network.told, network.samples = _test_scores(network, data.starts(parts[2]), truth[2]), len(parts[2])
     return network.requires_grad_(False).eval()
 
 
 def _checked(
     data: FactorSequences, factors: Sequence[str] | None, categorical: Sequence[str] | None
 ) -> tuple[list[str], list[str], list[str]]:
-    """All the grid's factors, those that are asked for, and those of them that have no order."""
+    """The names of all factors of the grid, of those to predict, and of those to predict that have no order."""
     if not isinstance(data, FactorSequences):
         raise InputError(
             f"a regressor needs a data set with known factors, such as dsprites, got {type(data).__name__}"
@@ -156,7 +158,7 @@ def _checked(
 
 
 def _loss(network: FactorRegressor, images: Tensor, truth: Tensor) -> Tensor:
-    """Cross-entropy of factors without an order, and squared errors of others over their variance on a full grid."""
+    """The factors' mean loss: cross-entropy without an order, else squared error over the variance on a full grid."""
     total = images.new_zeros(())
     for (name, count), output, value in zip(network.factors.items(), network.outputs(images), truth.T, strict=True):
         if name in network.categorical:
@@ -168,12 +170,13 @@ def _loss(network: FactorRegressor, images: Tensor, truth: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _told(network: FactorRegressor, images: Tensor, truth: Tensor) -> dict[str, float]:
-    told = {}
+def _test_scores(network: FactorRegressor, images: Tensor, truth: Tensor) -> dict[str, float]:
+    """How well each factor is predicted: R^2, or the accuracy for a factor without an order."""
+    scores = {}
     for (name, count), output, value in zip(network.factors.items(), network.outputs(images), truth.T, strict=True):
         if name in network.categorical:
-            told[name] = float((output.argmax(1) == value).double().mean())
+            scores[name] = float((output.argmax(1) == value).double().mean())
         else:
             known = value.double() / (count - 1)
-            told[name] = float(1 - (output[:, 0].double() - known).square().mean() / known.var(correction=0))
-    return told
+            scores[name] = float(1 - (output[:, 0].double() - known).square().mean() / known.var(correction=0))
+    return scores

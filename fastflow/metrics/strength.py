@@ -1,4 +1,4 @@
-"""How much a step changes the pixels, and steps of such a length that methods can be compared at equal change."""
+"""Strength: how much a step changes the pixels, and step lengths that give methods equal strength."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from fastflow.latents.traversal import Traverses, check_source
 Source = TypeVar("Source", bound=Traverses)
 
 FIRST, LONGEST = 0.1, 1e3
-"""Of the steps that are tried, in latent space."""
+"""The first and the greatest step length in latent space that are tried."""
 
 CLOSE = 0.002
-"""How near the change has to come to the one that is wanted, as a share of it."""
+"""The relative difference from the wanted strength at which the search ends."""
 
 _TRIALS = 25
-_FARTHEST = math.log(4)
+_FARTHEST = math.log(4)  # the greatest change of a step length's logarithm in one trial
 
 
 @torch.no_grad()
 def pixel_change(source: Traverses, *, path_steps: int | None = None, samples: int = 256, seed: int = 1) -> float:
-    """The mean absolute change of 8-bit pixels in a step, images in [0, 1], over all steps of `samples` paths.
+    """The mean absolute change of 8-bit pixels, as values in [0, 1], over all steps of `samples` paths.
 
-    The starts are drawn by random numbers that no training uses, and every path has its share of them.
+    The starts are drawn by random numbers that no training uses, and are shared out evenly among the paths.
     """
     path_steps = check_source(source, path_steps)
     check_count(samples, "samples")
@@ -49,17 +49,22 @@ def pixel_change(source: Traverses, *, path_steps: int | None = None, samples: i
 def match_strength(
     source: Source, strength: float, *, path_steps: int | None = None, samples: int = 256, seed: int = 1
 ) -> Source:
-    """The same paths in steps of equal length, the length at which a step changes the pixels by `strength`.
+    """Return the same paths in steps of equal length, at which a step changes the pixels by `strength`.
 
-    What is measured is `pixel_change`. A run's flow then goes in steps of one latent length, as `step_length` of its
-    configuration would have it: along the same gradients, but no longer at its own speed. The source itself stays as it
-    is; the length found is `.step_length` of what is returned.
+    The change is measured by `pixel_change`. A run's flow then goes in steps of one latent length, as `step_length` in
+    its configuration would make it: along the same gradients, but no longer at its own speed. The source itself stays
+    as it is. The length that was found is the result's `.step_length`.
 
     Args:
-        strength: mean absolute change in a step of pixels in [0, 1]; `pixel_change` of another method, to match it.
+        source: a run or a baseline.
+        strength: the mean absolute pixel change of a step, for pixels in [0, 1]; the `pixel_change` of another method,
+            to match it.
+        path_steps: the steps of each path; the source's own number if None.
+        samples: how many paths are measured.
+        seed: the seed of the starts.
 
     Raises:
-        InputError: the strength is no positive number, or no step of any length comes within 5% of it.
+        InputError: the strength isn't a positive number, or no step length comes within 5% of it.
     """
     if not (is_finite(strength, torch.float64) and strength > 0):
         raise InputError(f"strength must be a positive number, got {strength!r}")
@@ -76,13 +81,13 @@ def match_strength(
 def nearest_strength(
     source: Source, strength: float, *, path_steps: int | None = None, samples: int = 256, seed: int = 1
 ) -> Source:
-    """The same as `match_strength`, or the nearest that was found where the strength can't be reached."""
+    """Like `match_strength`, but where the strength can't be reached, return the nearest that was found."""
 
     def change(length: float) -> float:
-        return pixel_change(_paced(source, length), path_steps=path_steps, samples=samples, seed=seed)
+        return pixel_change(_with_step_length(source, length), path_steps=path_steps, samples=samples, seed=seed)
 
-    # Secants of the logarithms, in which change over length is nearly straight; bisection where they lead astray. Long
-    # steps leave what the generator knows, and change less again: lengths are raised by small factors alone.
+    # Secant steps on logarithms, where change against length is nearly a straight line; bisection where they fail. Very
+    # long steps leave the latents that the generator knows, and change less again, so lengths are raised slowly.
     low, high = 0.0, math.inf
     length = FIRST if source.step_length is None else min(source.step_length, LONGEST)
     tried: list[tuple[float, float]] = []
@@ -103,10 +108,11 @@ def nearest_strength(
             length = min(2 * length, LONGEST)
         else:
             length = math.sqrt(low * high) if low > 0 else high / 8
-    return _paced(source, min(tried, key=lambda pair: abs(pair[1] - strength))[0])
+    return _with_step_length(source, min(tried, key=lambda pair: abs(pair[1] - strength))[0])
 
 
-def _paced(source: Source, step_length: float) -> Source:
-    paced: Any = copy.copy(source)
-    paced.step_length = step_length
-    return paced
+def _with_step_length(source: Source, step_length: float) -> Source:
+    """A copy of the source whose steps have this length."""
+    changed: Any = copy.copy(source)
+    changed.step_length = step_length
+    return changed

@@ -1,4 +1,4 @@
-"""Attributes of drawn strokes, such as digits, measured in their images by moments."""
+"""Attributes of drawn strokes, such as digits, measured by moments of their images."""
 
 from __future__ import annotations
 
@@ -8,31 +8,34 @@ import torch
 from torch import Tensor
 
 STROKE_ATTRIBUTES = ("area", "thickness", "slant", "width", "height", "x", "y")
-"""What `stroke_attributes` measures, in its order."""
+"""The names of the attributes that `stroke_attributes` measures, in its order."""
 
 
 def looks_drawn(images: Tensor) -> bool:
-    """Whether images (B, C, H, W) in [0, 1] are bright strokes or shapes on black, so that `stroke_attributes` fit."""
+    """Whether images (B, C, H, W) in [0, 1] are bright strokes or shapes on black, as `stroke_attributes` needs."""
     if images.shape[1] != 1:
         return False
     pixels = images.flatten(1)
-    # Most pixels are dark, few are between, and every image has something bright.
+    # Most pixels are dark, and nearly every image has a bright one.
     return bool(pixels.median() < 0.2) and bool((pixels.amax(1) > 0.5).float().mean() > 0.9)
 
 
 def stroke_attributes(images: Tensor) -> Tensor:
-    """Attributes (B, 7) of bright strokes on black, after Morpho-MNIST (Castro et al., JMLR 2019), all from moments.
+    """Measure attributes (B, 7) of bright strokes on black, after Morpho-MNIST (Castro et al., JMLR 2019).
 
-    Lengths are in pixels. With m the sum of the pixels, which are unit squares, (x, y) their centroid, y downwards, and
-    s_xx, s_xy, s_yy the second central moments over m:
+    Lengths are in pixels, which are unit squares. Let m be the sum of the pixels, (x, y) their centroid, with y
+    downwards, and s_xx, s_xy, s_yy their second central moments divided by m.
 
-    area: m. thickness: 2 m / p, p being the image's total variation, which is a filled shape's perimeter; it is that of
-    a long stroke. slant: atan(-s_xy / s_yy), the angle in radians by which a shear would set the strokes upright.
-    height: sqrt(12 s_yy), an upright bar's. width: sqrt(12 (s_xx - s_xy^2 / s_yy)), a bar's once it is upright. x, y:
-    the centroid's distance from the image's centre.
+    - area: m.
+    - thickness: 2 m / p, where p is the image's total variation, which is the perimeter of a filled shape. For a long
+      stroke this is its thickness.
+    - slant: atan(-s_xy / s_yy), the angle in radians by which a shear would set the strokes upright.
+    - width: sqrt(12 (s_xx - s_xy^2 / s_yy)), which is a bar's width after that shear.
+    - height: sqrt(12 s_yy), which is an upright bar's height.
+    - x, y: the centroid relative to the image's centre.
 
-    Morpho-MNIST itself binarises and finds skeletons and bounding boxes, which a faint or broken image has none of;
-    these here vary smoothly with the image. An empty image has 0 everywhere.
+    Morpho-MNIST itself binarises images and finds skeletons and bounding boxes, which fails for faint or broken images.
+    The attributes here vary smoothly with the image. They are all 0 for an empty image.
 
     Args:
         images: (B, C, H, W) in [0, 1]; channels are averaged.
@@ -46,13 +49,13 @@ def stroke_attributes(images: Tensor) -> Tensor:
         return values.sum((-2, -1))
 
     area = total(grey)
-    drawn = area > 1e-6
-    mass = torch.where(drawn, area, 1.0)
+    filled = area > 1e-6
+    mass = torch.where(filled, area, 1.0)
     cx, cy = total(grey * x) / mass, total(grey * y) / mass
     dx, dy = x - cx[:, None, None], y - cy[:, None, None]
     sxx, sxy, syy = (total(grey * product) / mass for product in (dx * dx, dx * dy, dy * dy))
-    sxx, syy = sxx + 1 / 12, syy + 1 / 12  # of a unit square
-    # A border of black, so that a stroke at the image's edge has its whole perimeter.
+    sxx, syy = sxx + 1 / 12, syy + 1 / 12  # the second moments of a unit square
+    # A black border gives a stroke at the image's edge its whole perimeter.
     framed = torch.nn.functional.pad(grey, (1, 1, 1, 1))
     right, down = framed[:, :-1, 1:] - framed[:, :-1, :-1], framed[:, 1:, :-1] - framed[:, :-1, :-1]
     perimeter = total((right.square() + down.square()).sqrt())
@@ -65,4 +68,4 @@ def stroke_attributes(images: Tensor) -> Tensor:
         cx,
         cy,
     ]
-    return torch.where(drawn[:, None], torch.stack(measured, 1), 0.0).to(images.dtype)
+    return torch.where(filled[:, None], torch.stack(measured, 1), 0.0).to(images.dtype)

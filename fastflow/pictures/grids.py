@@ -1,4 +1,4 @@
-"""All potentials of a run in one picture: a row for each, and for each start where its path begins and ends."""
+"""Grids: all potentials of a run in one picture, a row for each, with the ends of their paths from each start."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from fastflow.core.errors import InputError
 from fastflow.pictures.strips import (
@@ -16,15 +16,16 @@ from fastflow.pictures.strips import (
     Images,
     caption,
     encoded,
+    label_font,
     picture_of,
     scaled_frames,
     write_whole,
 )
 
 _GUTTER = 3
-_GROUP_GUTTER = 14  # between one start's images and the next one's
+_GROUP_GUTTER = 14  # pixels between the images of one start and those of the next
 _FONT_SIZE = 15
-_LONGEST = 24  # characters of a row's label
+_LONGEST = 24  # characters of a row's label; longer ones are cut
 
 
 def save_grid(
@@ -38,19 +39,21 @@ def save_grid(
 ) -> Path:
     """Save one PNG with a row for each of K potentials and a group of P images for each of B starts.
 
-    All images share one brightness scale; what is between them is transparent, as in a strip.
+    All images share one brightness scale. The space between them is transparent, as in a strip.
 
     Args:
-        images: (K, B, P, C, H, W), any real dtype, C 1 (grey) or 3 (RGB).
-        file: where the PNG goes; its folder is made if need be.
-        rows: K labels. columns: P labels, above every start's images; "start" is marked.
-        value_range, image_size: as in `save_strip`.
+        images: (K, B, P, C, H, W), of any real dtype, with C = 1 (grey) or 3 (RGB).
+        file: where the PNG goes; its folder is made if it is missing.
+        rows: K labels.
+        columns: P labels, which stand above the images of every start; "start" is highlighted.
+        value_range: as in `save_strip`.
+        image_size: as in `save_strip`.
 
     Returns:
         The path written. The file appears whole or not at all.
 
     Raises:
-        InputError: `images` has another shape, is empty or holds NaN or infinity, or there aren't as many labels.
+        InputError: `images` has another shape, is empty or holds NaN or infinity, or the labels are of another number.
         OSError: the file cannot be written.
     """
     if images.ndim != 6 or (len(rows), len(columns)) != (images.shape[0], images.shape[2]):
@@ -66,14 +69,13 @@ def save_grid(
 
     unit = max(1, width // 96)
     gutter, group_gutter, font_size = _GUTTER * unit, _GROUP_GUTTER * unit, _FONT_SIZE * unit
-    font = ImageFont.load_default(font_size)
-    assert isinstance(font, ImageFont.FreeTypeFont)  # what Pillow answers whenever a size is asked for
+    font = label_font(font_size)
     labels = [text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…" for text in rows]
     left = round(max(font.getlength(text) for text in labels)) + group_gutter + gutter
     top = font_size + 3 * gutter
     group = places * (width + gutter) - gutter + group_gutter
     size = (left + starts * group, top + count * (height + gutter))
-    # Transparent pixels carry the labels' colour, so that blending antialiased text leaves no dark fringe.
+    # Transparent pixels have the labels' colour, so that antialiased text has no dark fringe.
     canvas = Image.new("RGBA", size, (*LABEL, 0))
     draw = ImageDraw.Draw(canvas)
     for row, text in enumerate(labels):

@@ -1,4 +1,4 @@
-"""Traversals as pictures: a strip of steps side by side, and the same frames as an animation."""
+"""Strips and animations: the steps of traversals side by side, or one after the other."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from fastflow.core.files import replacing
 Images = torch.Tensor | npt.NDArray[np.generic]
 Bytes = npt.NDArray[np.uint8]
 
-# Both colours keep at least 3.5:1 contrast on white and on near-black paper: strips are transparent between the images.
+# Both colours have a contrast of at least 3.5:1 on white and on nearly black pages, as strips are partly transparent.
 ACCENT = (217, 84, 30)
 LABEL = (122, 122, 122)
 
-# Longer side in pixels that small images are enlarged towards. GIF packs smooth greys poorly, hence the smaller one.
+# The longer side in pixels to which small images are enlarged. It is smaller for GIF, which packs smooth greys poorly.
 STRIP_CELL = 64
 _GIF_CELL = 32
-_GUTTER = 5  # pixels between images, wide enough for the start column's frame and a hair of air
+_GUTTER = 5  # pixels between images: room for the frame of the start column
 _FRAME = 3
 _POINTER = 9
 _FONT_SIZE = 15
 _GIF_GUTTER = 2
-_MOST_ACROSS = 12  # starts of an animation beside each other in one row
-_GIF_GUTTER_GREY = 128  # grey on purpose: visible between dark images and between light ones
+_MOST_ACROSS = 12  # starts that an animation shows in one row at most
+_GIF_GUTTER_GREY = 128  # a grey that can be seen between dark images and between light ones
 
 
 def save_strip(
@@ -45,18 +45,18 @@ def save_strip(
 ) -> Path:
     """Save paths of images as one PNG: a row for each starting image, a column for each step.
 
-    Every frame shares one brightness scale, so two frames of the strip can be compared. The space between the images
-    is transparent, which lets the strip stand on light and dark paper alike.
+    All frames share one brightness scale, so that they can be compared. The space between the images is transparent, so
+    that the strip fits on light and dark pages.
 
     Args:
-        images: (B, T, C, H, W), any real dtype, C 1 (grey) or 3 (RGB).
-        file: where the PNG goes; its folder is made if need be.
-        start: column of the starting images. It gets a frame, a pointer and the label "start", and the other columns
-            are counted from it. With None nothing is marked and columns are counted from 0.
-        value_range: values shown as black and as white; values outside are clipped. By default the least and the
-            greatest value of the whole strip.
-        image_size: longer side in pixels to enlarge images towards, by a whole factor; 64 by default. Images that are
-            already larger than half of it keep their size.
+        images: (B, T, C, H, W), of any real dtype, with C = 1 (grey) or 3 (RGB).
+        file: where the PNG goes; its folder is made if it is missing.
+        start: the column of the starting images. It has a frame, a pointer and the label "start", and the other columns
+            are counted from it. If None, nothing is marked, and columns are counted from 0.
+        value_range: the values shown as black and as white; values beyond them are clipped. By default they are the
+            least and the greatest value of the whole strip.
+        image_size: the longer side in pixels up to which images are enlarged by a whole factor; 64 by default. Images
+            larger than half of it keep their size.
 
     Returns:
         The path written. The file appears whole or not at all.
@@ -71,14 +71,13 @@ def save_strip(
     if start is not None and not 0 <= start < columns:
         raise InputError(f"start={start} is not a column of this strip: expected 0 to {columns - 1}, or None")
 
-    # Large images are looked at from further away: everything around them grows with them.
+    # Large images are seen from further away, so that everything around them grows with them.
     unit = max(1, width // 96)
     gutter, frame, pointer, font_size = _GUTTER * unit, _FRAME * unit, _POINTER * unit, _FONT_SIZE * unit
-    font = ImageFont.load_default(font_size)
-    assert isinstance(font, ImageFont.FreeTypeFont)  # what Pillow answers whenever a size is asked for
+    font = label_font(font_size)
     pitch = width + gutter
     bottom = rows * (height + gutter) + gutter
-    # Transparent pixels carry the labels' colour, so that blending antialiased text leaves no dark fringe.
+    # Transparent pixels have the labels' colour, so that antialiased text has no dark fringe.
     canvas = Image.new("RGBA", (columns * pitch + gutter, bottom + pointer + font_size + 4 * unit), (*LABEL, 0))
     for row in range(rows):
         for column in range(columns):
@@ -88,18 +87,34 @@ def save_strip(
     draw = ImageDraw.Draw(canvas)
     if start is not None:
         left, right = start * pitch + gutter - frame, (start + 1) * pitch + frame - 1
-        top = gutter - frame
-        draw.rectangle((left, top, right, bottom - top - 1), outline=(*ACCENT, 255), width=frame)
-        middle, tip, wing = (left + right) // 2, bottom - top, 5 * unit
-        draw.polygon(
-            [(middle, tip), (middle - wing, tip + wing + 1), (middle + wing + 1, tip + wing + 1)], (*ACCENT, 255)
-        )
+        _mark_column(draw, (left, gutter - frame, right, bottom - gutter + frame - 1), frame, unit)
     for column, text in _labels(columns, pitch, start, font):
         extent = font.getlength(text) / 2
         centre = min(max(gutter + column * pitch + width / 2, extent + 1), canvas.width - extent - 1)
         caption(draw, (centre, bottom + pointer - 2 * unit), text, font, ACCENT if column == start else LABEL)
 
     return write_whole(file, encoded(canvas, "PNG", optimize=True))
+
+
+def _mark_column(draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], frame: int, unit: int) -> None:
+    """Draw a frame around a column, and a pointer below it.
+
+    Args:
+        draw: the canvas.
+        box: the frame's outer edges: left, top, right, bottom.
+        frame: the width of the frame.
+        unit: the scale of the pointer.
+    """
+    draw.rectangle(box, outline=(*ACCENT, 255), width=frame)
+    middle, tip, wing = (box[0] + box[2]) // 2, box[3] + 1, 5 * unit
+    draw.polygon([(middle, tip), (middle - wing, tip + wing + 1), (middle + wing + 1, tip + wing + 1)], (*ACCENT, 255))
+
+
+def label_font(size: int) -> ImageFont.FreeTypeFont:
+    """Pillow's own font, in which labels are written."""
+    font = ImageFont.load_default(size)
+    assert isinstance(font, ImageFont.FreeTypeFont)  # as Pillow returns whenever a size is given
+    return font
 
 
 def save_gif(
@@ -110,17 +125,17 @@ def save_gif(
     frames_per_second: float = 8,
     image_size: int | None = None,
 ) -> Path:
-    """Save paths of images as one looping GIF: the starting images side by side, all moving in step.
+    """Save paths of images as one looping GIF: the starting images side by side, moving at the same time.
 
-    The animation runs to the last step and back again, so it loops without a jump. One palette and one brightness
-    scale serve every frame; grey images keep their exact 8-bit values.
+    The animation goes to the last step and back again, so that it loops without a jump. All frames share one palette
+    and one brightness scale; grey images keep their exact 8-bit values.
 
     Args:
-        images: (B, T, C, H, W), any real dtype, C 1 (grey) or 3 (RGB).
-        file: where the GIF goes; its folder is made if need be.
+        images: (B, T, C, H, W), of any real dtype, with C = 1 (grey) or 3 (RGB).
+        file: where the GIF goes; its folder is made if it is missing.
         value_range: as in `save_strip`.
+        frames_per_second: the steps shown per second, at most 50: viewers slow down faster GIFs.
         image_size: as in `save_strip`, but 32 by default.
-        frames_per_second: steps shown per second, at most 50 (GIF viewers slow faster ones down).
 
     Returns:
         The path written. The file appears whole or not at all.
@@ -137,24 +152,29 @@ def save_gif(
     forth = [picture_of(sheet) for sheet in sheets]
     colours = bytes(level for level in range(256) for _ in "RGB")
     if channels == 3:
-        # One palette from all frames at once. No dithering: its pattern would crawl from frame to frame.
+        # One palette for all frames, without dithering, whose pattern would move from frame to frame.
         everything = picture_of(sheets.reshape(-1, sheets.shape[2], 3))
         palette = everything.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
         colours = bytes(palette.getpalette("RGB") or ())
         forth = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in forth]
     pictures = forth + forth[-2:0:-1]
-    # GIF counts in hundredths of a second.
+    # GIF counts time in hundredths of a second.
     duration = max(2, round(100 / frames_per_second)) * 10
-    # Naming the palette makes it the file's only one; Pillow would otherwise write one for every frame.
+    # With the palette given, the file has one; otherwise Pillow would write one for every frame.
     options = {"palette": colours, "optimize": False, "duration": duration, "loop": 0}
     data = encoded(pictures[0], "GIF", save_all=True, append_images=pictures[1:], **options)
     return write_whole(file, data)
 
 
 def side_by_side(images: Images, value_range: tuple[float, float] | None, image_size: int) -> Bytes:
-    """The frames of an animation, (T, H', W', C) bytes: the starting images beside each other, at each step.
+    """The frames of an animation, (T, H', W', C) bytes: all starts side by side, at each step.
 
-    More than a dozen are laid out in several rows.
+    More than a dozen starts are laid out in several rows.
+
+    Args:
+        images: as in `save_gif`.
+        value_range: as in `save_gif`.
+        image_size: the longer side in pixels up to which images are enlarged.
     """
     frames = scaled_frames(images, value_range, image_size)
     count, steps, height, width, channels = frames.shape
@@ -169,9 +189,9 @@ def side_by_side(images: Images, value_range: tuple[float, float] | None, image_
 
 
 def scaled_frames(images: Images, value_range: tuple[float, float] | None, image_size: int) -> Bytes:
-    """Check, scale and enlarge: (B, T, C, H, W) of any dtype becomes (B, T, H', W', C) bytes."""
+    """Check images (B, T, C, H, W) of any real dtype, scale and enlarge them, and return (B, T, H', W', C) bytes."""
     if isinstance(images, torch.Tensor):
-        # NumPy has no bfloat16, and halves are too coarse to scale in.
+        # NumPy has no bfloat16, and float16 is too coarse for scaling.
         array = images.detach().to("cpu", torch.float64 if images.dtype == torch.float64 else torch.float32).numpy()
     else:
         array = np.asarray(images)
@@ -197,14 +217,14 @@ def scaled_frames(images: Images, value_range: tuple[float, float] | None, image
         low, high = (float(bound) for bound in value_range)
         if not (np.isfinite([low, high]).all() and low < high):
             raise InputError(f"value_range={value_range}: expected two finite numbers, the first below the second")
-    # A strip of one single value has no scale; it is shown black rather than divided by zero.
+    # A strip with a single value has no scale, and is shown black.
     scaled = (array - low) / (high - low) if high > low else np.zeros_like(array)
     pixels = np.rint(np.clip(scaled, 0, 1) * 255).astype(np.uint8).transpose(0, 1, 3, 4, 2)
     return _enlarged(pixels, image_size)
 
 
 def _enlarged(pixels: Bytes, image_size: int) -> Bytes:
-    """Enlarge by a whole factor, smoothly: an 8x8 digit in hard squares reads as squares, not as a digit."""
+    """Enlarge smoothly by a whole factor: an 8 x 8 digit drawn with squares would be hard to read."""
     if image_size < 1:
         raise InputError(f"image_size={image_size}: expected a positive number of pixels")
     rows, steps, height, width, channels = pixels.shape
@@ -220,12 +240,12 @@ def _enlarged(pixels: Bytes, image_size: int) -> Bytes:
 
 
 def picture_of(pixels: Bytes) -> Image.Image:
-    """(H, W, 1) or (H, W, 3) bytes as a Pillow image of mode L or RGB."""
+    """Bytes (H, W, 1) or (H, W, 3) as a Pillow image of mode L or RGB."""
     return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels))
 
 
 def _labels(columns: int, pitch: int, start: int | None, font: ImageFont.FreeTypeFont) -> Sequence[tuple[int, str]]:
-    """Columns and their labels: every column where they fit, else every second, fifth, tenth .. counted from start."""
+    """The columns with their labels: all where these fit, otherwise every second, fifth, tenth, ... from the start."""
     origin = 0 if start is None else start
     texts = {column: "start" if column == start else f"{column - origin:+d}" for column in range(columns)}
     if start is None:
@@ -242,12 +262,12 @@ def caption(
     font: ImageFont.FreeTypeFont,
     colour: tuple[int, int, int],
 ) -> None:
-    """Draw a short text below a point, a number's sign as wide as the plus."""
+    """Draw a short text below a point, with a minus sign as wide as the plus."""
     fill = (*colour, 255)
     if not text.startswith("-"):
         draw.text(top_centre, text, fill, font, anchor="ma")
         return
-    # The built-in font knows a hyphen but no minus sign: draw a bar where the plus has its own.
+    # The font has a hyphen but no minus sign: draw a bar where the plus has its own.
     left, top = top_centre[0] - font.getlength(text.replace("-", "+")) / 2, top_centre[1]
     plus = draw.textbbox((left, top), "+", font)
     middle = round((plus[1] + plus[3]) / 2)
@@ -257,14 +277,14 @@ def caption(
 
 def encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
     """The bytes of an image file of this kind."""
-    # Encoding in memory first: whatever fails here leaves the disk alone.
+    # In memory, so that nothing is written if it fails.
     stream = io.BytesIO()
     picture.save(stream, kind, **options)
     return stream.getvalue()
 
 
 def write_whole(file: str | os.PathLike[str], data: bytes) -> Path:
-    """Write a file, whole or not at all, with its folder."""
+    """Write a file, whole or not at all, and make its folder if it is missing."""
     path = Path(file)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:

@@ -1,4 +1,4 @@
-"""Traversals as MP4, for talks and places that show no GIF."""
+"""Videos: traversals as MP4, for talks and for places that don't show GIFs."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from fastflow.core.files import replacing
 from fastflow.core.plugins import first_line, imported
 from fastflow.pictures.strips import Images, side_by_side
 
-_CELL = 128  # longer side in pixels that small images are enlarged towards; a video's are packed well
+_CELL = 128  # the longer side in pixels to which small images are enlarged; MP4 packs them well
 
 
 def check_video() -> Any:
-    """The package that encodes videos; raise InputError where it is missing."""
+    """Return the package that encodes videos, or raise InputError if it isn't installed."""
     return imported("imageio_ffmpeg", "video", "an MP4")
 
 
@@ -29,17 +29,20 @@ def save_mp4(
     frames_per_second: float = 8,
     image_size: int | None = None,
 ) -> Path:
-    """Save paths of images as an MP4 (H.264, which every browser plays): the frames of `save_gif`, there and back.
+    """Save paths of images as an MP4 (H.264, which every browser plays), with the frames of `save_gif`.
 
     Args:
-        images, file, value_range: as in `save_gif`. image_size: 128 by default.
-        frames_per_second: steps shown per second.
+        images: as in `save_gif`.
+        file: where the MP4 goes; its folder is made if it is missing.
+        value_range: as in `save_gif`.
+        frames_per_second: the steps shown per second, at most 240.
+        image_size: as in `save_gif`, but 128 by default.
 
     Returns:
         The path written. The file appears whole or not at all.
 
     Raises:
-        InputError: as `save_gif`; or the package imageio-ffmpeg is missing, or its ffmpeg failed.
+        InputError: as `save_gif`; or the package imageio-ffmpeg isn't installed, or its ffmpeg failed.
         OSError: the file cannot be written.
     """
     package = check_video()
@@ -47,7 +50,7 @@ def save_mp4(
         raise InputError(f"frames_per_second={frames_per_second} cannot be shown: expected above 0 and at most 240")
     sheets = side_by_side(images, value_range, _CELL if image_size is None else image_size)
     sheets = np.broadcast_to(sheets, (*sheets.shape[:3], 3))
-    # H.264 halves the colours' resolution, so that both sides must be even.
+    # H.264 halves the resolution of colours, so both sides must be even.
     odd = [(0, 0), (0, sheets.shape[1] % 2), (0, sheets.shape[2] % 2), (0, 0)]
     sheets = np.pad(sheets, odd, mode="edge")
     path = Path(file)
@@ -61,7 +64,7 @@ def save_mp4(
             quality=8,
             macro_block_size=2,
             ffmpeg_log_level="error",
-            output_params=["-f", "mp4", "-movflags", "+faststart"],  # the temporary name doesn't tell
+            output_params=["-f", "mp4", "-movflags", "+faststart"],  # the temporary name doesn't show the format
         )
         try:
             writer.send(None)

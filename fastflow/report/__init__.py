@@ -1,4 +1,4 @@
-"""What a person looks at: strips and animations of traversals, and one page for a run."""
+"""What people look at: a page of a run or a comparison, and traversals and edits as pictures."""
 
 from fastflow.pictures.grids import save_grid
 from fastflow.pictures.strips import save_gif, save_strip

@@ -1,4 +1,4 @@
-"""A comparison as one self-contained page: `write_comparison` turns its folder into compare.html."""
+"""A comparison as one self-contained page: `write_comparison` writes compare.html into its folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 
 from fastflow.core.files import read_json
 from fastflow.generators.loading import may_need_width
-from fastflow.report.page import data_uri, settings_rows, write_page
+from fastflow.report.rendering import data_uri, settings_rows, write_page
 from fastflow.training.config import DiscoverConfig
 
 Record = Mapping[str, Any]
@@ -23,7 +23,9 @@ _MARKS = {"better": "▲ better", "worse": "▼ worse", "undecided": ""}
 
 
 def write_comparison(folder: Path) -> Path:
-    """Write `compare.html` into a comparison's folder, from its results.json and strips/; it needs no network.
+    """Write `compare.html` into a comparison's folder, from its results.json and strips/, and return its path.
+
+    The page is one file and needs no network.
 
     Raises:
         InputError: there is no results.json, or it can't be read.
@@ -33,6 +35,7 @@ def write_comparison(folder: Path) -> Path:
 
 
 def _view(record: Record, folder: Path) -> dict[str, Any]:
+    """Everything that the template shows."""
     methods = [method for method in record["methods"] if method not in record["left_out"]]
     return {
         "name": folder.resolve().name,
@@ -59,7 +62,7 @@ def _view(record: Record, folder: Path) -> dict[str, Any]:
 
 
 def _verdict(record: Record) -> str:
-    """How often the flows are ahead, and how often the seeds can tell."""
+    """A sentence that says in how many comparisons the flows are better or worse, and which paths are purest."""
     verdicts = [
         found["verdict"]
         for measure in record["measures"].values()
@@ -81,6 +84,7 @@ def _verdict(record: Record) -> str:
 
 
 def _row(measure: Record, methods: list[str]) -> dict[str, Any]:
+    """A measure's row of the table, with a cell for each method."""
     digits, cells = measure["digits"], []
     for method in methods:
         found = measure["methods"].get(method)
@@ -102,7 +106,7 @@ def _row(measure: Record, methods: list[str]) -> dict[str, Any]:
 
 
 def _attributes(record: Record, methods: list[str]) -> list[dict[str, Any]]:
-    """For each attribute, each method's purest path towards it; the share tints its cell."""
+    """A row for each attribute, with the share of each method's purest path; the share tints its cell."""
     rows = []
     for place, name in enumerate(record["attribute_names"]):
         cells = []
@@ -122,7 +126,7 @@ def _attributes(record: Record, methods: list[str]) -> list[dict[str, Any]]:
 
 
 def _strip(record: Record, folder: Path, method: str) -> dict[str, Any] | None:
-    """The picture of a method's paths and what its rows are; None where it wasn't drawn."""
+    """The strip of a method's paths with the labels of its rows; None if it wasn't drawn."""
     rows = next((run["strip"] for run in record["runs"] if run["method"] == method and "strip" in run), None)
     file = folder / "strips" / f"{method}.png"
     if rows is None or not file.is_file():
@@ -141,8 +145,8 @@ def _strip(record: Record, folder: Path, method: str) -> dict[str, Any] | None:
 
 
 def _shell(record: Record, name: str) -> str:
-    """The command that makes the comparison again, with every setting that isn't the default."""
-    named = "FILE.py:FUNCTION"  # what was made in Python has no name that a command could say
+    """The command that makes the comparison again, with every setting that differs from the default."""
+    named = "FILE.py:FUNCTION"  # stands for what was made in Python, which has no name on the command line
     generator, attributes = record["generator"]["name"] or named, record["attributes_from"] or named
     words = ["fastflow", "compare", "--generator", generator]
     words += ["--latent-dim", str(record["generator"]["latent_dim"])] if may_need_width(generator) else []
@@ -163,6 +167,7 @@ def _shell(record: Record, name: str) -> str:
 
 
 def _option(name: str, value: Any) -> list[str]:
+    """A setting as an option of the command line."""
     option = name.replace("_", "-")
     if isinstance(value, bool):
         return [f"--{option}" if value else f"--no-{option}"]

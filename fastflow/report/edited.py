@@ -1,4 +1,4 @@
-"""What an edit makes of latents or images, as files."""
+"""The images and latents that an edit leads to, as files."""
 
 from __future__ import annotations
 
@@ -29,18 +29,30 @@ def write_edited(
     latents_format: LatentsFormat = "safetensors",
     overwrite: bool = False,
 ) -> list[Path]:
-    """Apply an edit to latents (N, D), or to images as `ff.invert` found their latents, and write what comes of it.
+    """Apply an edit to latents, or to images whose latents were found, and write the results: all of the files or none.
 
-    The files are edited-NN.png, the image that each becomes; strip.png and animation.gif, all on their way; the latents
-    "start" (N, D), "edited" (N, D) and "path" (N, T + 1, D); inverted.png, images that were given, and what their
-    latents are decoded to; edit.json and index.json. All of them appear or none.
+    The files are:
+
+    - edited-NN.png: the image that each start becomes.
+    - strip.png and animation.gif: the images on the way there.
+    - latents.safetensors: "start" (N, D), "edited" (N, D) and "path" (N, T + 1, D).
+    - inverted.png: images that were given, above those that their latents are decoded to.
+    - edit.json and index.json: the edit, and what it was applied to.
+
+    Args:
+        run: the run whose potentials the edit follows.
+        edit: the edit.
+        z0: latents (N, D), or images as `ff.invert` found their latents.
+        folder: where the files go.
+        latents_format: the format of the latents' file, "safetensors" or NumPy's "npz".
+        overwrite: replace the edited images that the folder holds.
 
     Returns:
         The files.
 
     Raises:
         InputError: the edit or the latents don't fit the run, or the folder holds something else.
-        ConvergenceError: a negative part of the edit can't be undone from there.
+        ConvergenceError: a negative part of the edit can't be undone from these latents.
     """
     check_target(folder, run, _FILES, "edited images", overwrite)
     latents = z0.latents if isinstance(z0, Inversion) else z0

@@ -1,4 +1,4 @@
-"""A potential's landscape as the page shows it: its picture, its times, and what to say of it."""
+"""A potential's landscape as the page shows it: its picture, its times and its caption."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from fastflow.report.charts import short
-from fastflow.report.contours import landscape_svg
+from fastflow.report.landscape_svg import landscape_svg
+from fastflow.report.number_formats import short
 from fastflow.report.run_files import RunFiles, at, number, whole
 
 
 @dataclass
 class Landscape:
-    """One landscape: frames as SVG and the time of each."""
+    """A landscape: its frames as SVG, and the time of each."""
 
     svg: Markup
     times: list[str]
     still: int
-    """The frame that stands for all where nothing may move: that of the path's start."""
+    """The frame that is shown where nothing may move: the one at the path's start."""
     caption: str
 
 
 def landscapes(run: RunFiles) -> dict[int, Mapping[str, Any]]:
-    """The sound ones of a run's landscapes, by potential."""
+    """A run's landscapes by potential, without those that are damaged."""
     listed = at(run.landscapes, "potentials")
     found = {whole(entry, "index"): entry for entry in listed} if isinstance(listed, list) else {}
     return {index: entry for index, entry in found.items() if index is not None and _is_sound(entry)}
 
 
 def draw_landscape(data: Mapping[str, Any], potential: int, start: int) -> Landscape:
-    """The landscape of a potential whose path starts from its latent at column `start`."""
+    """Draw the landscape of a potential, whose path has its start at column `start`."""
     columns = data["columns"]
     still = min(range(len(columns)), key=lambda frame: abs(columns[frame] - start))
     low, high = (short(float(bound(data["values"]))) for bound in (np.min, np.max))
@@ -54,7 +54,7 @@ def draw_landscape(data: Mapping[str, Any], potential: int, start: int) -> Lands
 
 
 def _is_sound(entry: object) -> bool:
-    """Whether a landscape of the file can be drawn."""
+    """Whether an entry of landscapes.json can be drawn."""
     if not isinstance(entry, dict):
         return False
     try:
@@ -65,7 +65,9 @@ def _is_sound(entry: object) -> bool:
     frames = len(times)
     return (
         0 < frames <= 64
-        and all(array.dtype.kind in "if" for array in (values, gradients, path, times))  # digits in quotes are text
+        and all(
+            array.dtype.kind in "if" for array in (values, gradients, path, times)
+        )  # digits in quotes would be text
         and all(np.isfinite(array).all() for array in (values, gradients, path, times))
         and values.ndim == 3
         and values.shape[0] == frames

@@ -1,4 +1,4 @@
-"""A potential's landscape on the plane of a path: its values and gradients there, at the path's own times."""
+"""The measuring of a landscape: a potential's values and gradients on the plane of a path, at the path's times."""
 
 from __future__ import annotations
 
@@ -12,21 +12,27 @@ from fastflow.engine.potentials import PotentialBank
 from fastflow.saved.run import SavedRun
 
 _MOST_FRAMES = 12
-_GRID, _ARROWS = 25, 9  # points along a side, of the values and of the gradients
-_MARGIN = 1.35  # how much more than the path the square shows
+_GRID, _ARROWS = 25, 9  # points along a side of the square, for the values and for the gradients
+_MARGIN = 1.35  # the square's side relative to the path's extent
 
 
 @torch.no_grad()
 def landscape(run: SavedRun, path: Tensor, potential: int) -> dict[str, Any]:
-    """What a drawing needs of u_k and its gradient on the plane of a path (T + 1, D), at the times of its points.
+    """Measure a potential and its gradient on the plane of a path, at the times of the path's points.
 
-    The plane goes through the path's mean along its two principal directions, which point from its beginning to its
-    end. The square around the path is the same at all times, of which there are at most 12.
+    The plane goes through the path's mean along its two principal directions, which point from the path's beginning to
+    its end. The square around the path is the same at all times, of which there are at most 12.
+
+    Args:
+        run: the run.
+        path: latents (T + 1, D).
+        potential: the potential's number.
 
     Returns:
-        JSON: "share", the part of the path's squared distance from its mean that lies in the plane; "side", half the
-        square's side in the latent space; "times" (F,); "path" (T + 1, 2), "columns" (F,), the path's points at these
-        times; "values" (F, 25, 25) and "gradients" (F, 9, 9, 2), rows from the bottom up.
+        An entry of landscapes.json: "share", the share of the path's squared distances from its mean that lies in the
+        plane; "side", half the length of the square's side in the latent space; "times" (F,); "path" (T + 1, 2);
+        "columns" (F,), the path's points at these times; "values" (F, 25, 25) and "gradients" (F, 9, 9, 2), with rows
+        from the bottom up.
     """
     middle = path.mean(0)
     axes, share = _plane(path - middle)
@@ -39,7 +45,7 @@ def landscape(run: SavedRun, path: Tensor, potential: int) -> dict[str, Any]:
     times = [column * run.config.dt for column in columns]
 
     def at(count: int) -> Tensor:
-        """Latents (count^2, D) of the square's points."""
+        """The latents (count^2, D) of a grid on the square."""
         ticks = torch.linspace(-side, side, count).to(path)
         y, x = torch.meshgrid(ticks, ticks, indexing="ij")
         return middle + (torch.stack((x, y), -1).flatten(0, 1) + centre) @ axes
@@ -62,10 +68,10 @@ def landscape(run: SavedRun, path: Tensor, potential: int) -> dict[str, Any]:
 
 
 def _plane(offsets: Tensor) -> tuple[Tensor, float]:
-    """Two orthonormal directions (2, D) that hold most of offsets (N, D), and the share of their squares; D >= 1."""
+    """The two orthonormal directions (2, D) with the largest share of the squares of offsets (N, D), and that share."""
     _, sizes, directions = torch.linalg.svd(offsets, full_matrices=False)
     axes = directions[:2]
-    if len(axes) < 2:  # latents on a line: the picture's height means nothing
+    if len(axes) < 2:  # latents of one dimension: the second direction means nothing
         axes = torch.cat((axes, torch.zeros_like(axes)))
     axes = torch.where(((offsets[-1] - offsets[0]) @ axes.T < 0)[:, None], -axes, axes)
     total = float(sizes.square().sum())
@@ -73,12 +79,13 @@ def _plane(offsets: Tensor) -> tuple[Tensor, float]:
 
 
 def _jet(bank: PotentialBank, z: Tensor, t: float, potential: int) -> tuple[Tensor, Tensor]:
+    """A potential's values (B,) and gradients (B, D)."""
     jet = bank.jet(z, t, potential, laplacian="none", with_u_tt=False)
     return jet.u, jet.grad
 
 
 def _rounded(values: Tensor) -> list[Any]:
-    """Values as nested lists, to five digits of the greatest: a page needs no more."""
+    """The values as nested lists, rounded to five digits of the greatest, which are enough for a page."""
     greatest = float(values.abs().max())
     digits = 4 - math.floor(math.log10(greatest)) if greatest > 0 else 0
     return values.double().round(decimals=digits).tolist()

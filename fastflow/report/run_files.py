@@ -1,4 +1,4 @@
-"""Reads a run folder's files leniently: what is missing or damaged becomes a note, not a failure."""
+"""The reading of a run folder for its report: what is missing or damaged becomes a note, not an error."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from fastflow.core.errors import InputError
 
 @dataclass
 class RunFiles:
-    """What a run folder holds. `notes` says, by file, what could not be read and why, in sentences."""
+    """The contents of a run folder; `notes` says in sentences, by file, what could not be read and why."""
 
     folder: Path
     settings: dict[str, Any]  # the whole of config.json
     metrics: list[dict[str, Any]]
     evaluation: dict[str, Any] | None
     traversals: dict[str, Any] | None  # traversals/index.json
-    names: dict[str, Any] | None  # names.json, where somebody named potentials
-    attributes: dict[str, Any] | None  # attributes.json, where a predictor was asked
+    names: dict[str, Any] | None  # names.json, if potentials have names
+    attributes: dict[str, Any] | None  # attributes.json, if attributes were measured
     landscapes: dict[str, Any] | None  # traversals/landscapes.json
     notes: dict[str, list[str]] = field(default_factory=dict)
 
@@ -53,7 +53,7 @@ def read_run(run_folder: str | os.PathLike[str]) -> RunFiles:
         optional[name], problem = _json_object(folder / name)
         if problem:
             notes[name] = [f"This run folder’s {name} {problem}."]
-    for name in ("names.json", "attributes.json", "traversals/landscapes.json"):  # nobody misses them
+    for name in ("names.json", "attributes.json", "traversals/landscapes.json"):  # optional: missing ones need no note
         optional[name], problem = _json_object(folder / name)
         if problem not in ("", "is missing"):
             notes.setdefault("traversals/index.json", []).append(f"This run folder’s {name} {problem}.")
@@ -67,8 +67,17 @@ def read_run(run_folder: str | os.PathLike[str]) -> RunFiles:
             notes.setdefault(section, []).append(
                 f"Training has gone on to step {trained:.0f} since {what} were measured at step {measured:.0f}."
             )
-    evaluation, traversals, names, attributes, landscapes = optional.values()
-    return RunFiles(folder, settings, metrics, evaluation, traversals, names, attributes, landscapes, notes)
+    return RunFiles(
+        folder=folder,
+        settings=settings,
+        metrics=metrics,
+        evaluation=optional["evaluation.json"],
+        traversals=optional["traversals/index.json"],
+        names=optional["names.json"],
+        attributes=optional["attributes.json"],
+        landscapes=optional["traversals/landscapes.json"],
+        notes=notes,
+    )
 
 
 def at(tree: object, *keys: str) -> Any:
@@ -119,6 +128,7 @@ def _json_object(file: Path) -> tuple[dict[str, Any] | None, str]:
 
 
 def _metrics(file: Path, notes: dict[str, list[str]]) -> list[dict[str, Any]]:
+    """The entries of a metrics log that have a step; others are noted."""
     try:
         lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""A run's traversals as files: a strip and an animation per potential, a grid of all, and the latents they show."""
+"""A run's traversals as files: a strip and an animation of each potential, a grid of all, and their latents."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -44,39 +44,42 @@ def write_traversals(
     latents_format: LatentsFormat = "safetensors",
     overwrite: bool = False,
 ) -> list[Path]:
-    """Write a run's traversals to `folder`, all or nothing.
+    """Write a run's traversals to a folder, all of the files or none.
 
-    They are potential-NN.png, a strip, and potential-NN.gif for each potential; grid.png, where each potential leads
-    from each start; latents.safetensors, the latents (N, T + 1, D) by potential; landscapes.json, the potentials
-    around the first start's paths; inverted.png, images that were given, and what their latents are decoded to; and
-    index.json.
+    The files are:
 
-    A potential whose flow can't be undone from these starts is drawn forward only where `direction` is "both", as it is
-    if None on paths of two steps or more; index.json has each potential's direction and the column of its starts.
+    - potential-NN.png and potential-NN.gif: a strip and an animation of each potential.
+    - grid.png: from each start, the images to which each potential leads.
+    - latents.safetensors: the latents (N, T + 1, D) of each potential.
+    - landscapes.json: the potentials around their paths from the first start.
+    - inverted.png: images that were given, above those that their latents are decoded to.
+    - index.json: each potential's files, direction, and the column of its starts.
+
+    With direction "both", a potential whose flow can't be undone from these starts is drawn forward only.
 
     Args:
-        potentials: which; all if None.
-        z0: starting latents (N, D), or images as `ff.invert` found their latents; `starts` of the generator's own if
-            None.
-        steps: of a path; the training's if None.
-        mp4: write potential-NN.mp4, too.
-        latents_format: the latents' file, "safetensors" or NumPy's "npz".
+        run: the run.
+        folder: where the files go.
+        potentials: the potentials' numbers; all if None.
+        z0: starting latents (N, D), or images as `ff.invert` found their latents; if None, `starts` latents of the
+            generator's own.
+        starts: how many of the generator's own starts to take.
+        steps: the steps of each path; those of the training if None.
+        direction: the direction of the paths; if None, "both" for two steps or more, and otherwise "forward".
+        seed: the seed of the generator's own starts.
+        mp4: also write potential-NN.mp4.
+        latents_format: the format of the latents' file, "safetensors" or NumPy's "npz".
         overwrite: replace the traversals that the folder holds.
 
     Returns:
         The files.
 
     Raises:
-        InputError: no such potential or format, bad latents, a folder that holds something else, or the package that
-            encodes videos is missing.
+        InputError: there is no such potential or format, the latents can't be used, the folder holds something else, or
+            the package that encodes videos is missing.
         ConvergenceError: `direction` is "reverse", and a potential's flow can't be undone.
     """
-    count = run.bank.num_potentials
-    chosen = range(count) if potentials is None else potentials
-    if not chosen or not all(0 <= k < count for k in chosen):
-        raise InputError(
-            f"potential must be one or more of 0..{count - 1}, got {', '.join(map(str, chosen)) or 'none'}"
-        )
+    chosen = _choose_potentials(run, potentials)
     if starts < 1:
         raise InputError(f"starts must be at least 1, got {starts}")
     check_seed(seed)
@@ -89,46 +92,27 @@ def write_traversals(
     z0 = run.generator.starts(starts, seed) if z0 is None else z0
     z0 = z0.latents if isinstance(z0, Inversion) else z0
     steps = run.config.path_steps if steps is None else steps
-    if direction is None:  # a path of one step has no half for each way
+    if direction is None:  # a path of one step can't be split into two directions
         direction = "both" if steps > 1 else "forward"
-    shown = [-(steps // 2), 0, steps - steps // 2] if direction == "both" else [0, steps]
-    entries, latents, ends, landscapes = [], {}, [], []
-    names, value_range = run.names, run.generator.value_range
+    columns = [-(steps // 2), 0, steps - steps // 2] if direction == "both" else [0, steps]
     with replacing_folder(folder) as temporary:
-        for k in chosen:
-            traversal, way = _traverse(run, z0, k, steps, direction)
-            name = f"potential-{k:02d}"
-            images = traversal.images.cpu()
-            save_strip(images, temporary / f"{name}.png", start=traversal.start, value_range=value_range)
-            save_gif(images, temporary / f"{name}.gif", value_range=value_range)
-            if mp4:
-                save_mp4(images, temporary / f"{name}.mp4", value_range=value_range)
-            latents[name] = traversal.latents
-            first = traversal.latents[0]
-            landscapes.append(landscape(run, first.flip(0) if way == "reverse" else first, k))
-            # A path that only goes forward stays at its start where the others come from.
-            ends.append(images[:, [max(0, traversal.start + step) for step in shown]])
-            entries.append(
-                {
-                    "index": k,
-                    "strip": f"{name}.png",
-                    "animation": f"{name}.gif",
-                    "direction": way,
-                    "start_column": traversal.start,
-                }
-            )
+        written = [
+            _write_potential(run, z0, k, steps, direction, columns=columns, folder=temporary, mp4=mp4) for k in chosen
+        ]
         save_grid(
-            torch.stack(ends),
+            torch.stack([one.grid_images for one in written]),
             temporary / "grid.png",
-            rows=[_label(entry, names, direction) for entry in entries],
-            columns=["start" if step == 0 else f"{step:+d}" for step in shown],
-            value_range=value_range,
+            rows=[_label(one.entry, run.names, direction) for one in written],
+            columns=["start" if step == 0 else f"{step:+d}" for step in columns],
+            value_range=run.generator.value_range,
         )
+        latents = {Path(one.entry["strip"]).stem: one.latents for one in written}
         write_latents(temporary / f"latents.{latents_format}", latents)
-        (temporary / "landscapes.json").write_text(json.dumps({"potentials": landscapes}), encoding="utf-8")
+        landscapes = {"potentials": [one.landscape for one in written]}
+        (temporary / "landscapes.json").write_text(json.dumps(landscapes), encoding="utf-8")
         index = {
-            "potentials": entries,
-            "start_column": max(entry["start_column"] for entry in entries),
+            "potentials": [one.entry for one in written],
+            "start_column": max(one.entry["start_column"] for one in written),
             "starts": len(z0),
             "steps": steps,
             "direction": direction,
@@ -142,10 +126,80 @@ def write_traversals(
     return sorted(folder.iterdir())
 
 
+def _choose_potentials(run: SavedRun, potentials: Sequence[int] | None) -> Sequence[int]:
+    """The numbers of these potentials, or of all; raise InputError unless the run has them."""
+    count = run.bank.num_potentials
+    chosen = range(count) if potentials is None else potentials
+    if not chosen or not all(0 <= k < count for k in chosen):
+        raise InputError(
+            f"potential must be one or more of 0..{count - 1}, got {', '.join(map(str, chosen)) or 'none'}"
+        )
+    return chosen
+
+
+class _Written(NamedTuple):
+    """One potential's traversal, whose strip and animation are written."""
+
+    entry: dict[str, Any]
+    """Its entry in index.json."""
+    latents: Tensor
+    """(N, T + 1, D)"""
+    grid_images: Tensor
+    """The images (N, P, C, H, W) that the grid shows."""
+    landscape: dict[str, Any]
+
+
+def _write_potential(
+    run: SavedRun,
+    z0: Tensor,
+    potential: int,
+    steps: int,
+    direction: TraversalDirection,
+    *,
+    columns: list[int],
+    folder: Path,
+    mp4: bool,
+) -> _Written:
+    """Traverse along a potential, and write its strip and its animation.
+
+    Args:
+        run: the run.
+        z0: the starting latents (N, D).
+        potential: the potential's number.
+        steps: the steps of the path.
+        direction: the direction of the path.
+        columns: the steps from the start that the grid shows.
+        folder: where the files go.
+        mp4: whether to write a video as well.
+    """
+    traversal, way = _traverse(run, z0, potential, steps, direction)
+    name, value_range = f"potential-{potential:02d}", run.generator.value_range
+    images = traversal.images.cpu()
+    save_strip(images, folder / f"{name}.png", start=traversal.start, value_range=value_range)
+    save_gif(images, folder / f"{name}.gif", value_range=value_range)
+    if mp4:
+        save_mp4(images, folder / f"{name}.mp4", value_range=value_range)
+    path = traversal.latents[0]
+    entry = {
+        "index": potential,
+        "strip": f"{name}.png",
+        "animation": f"{name}.gif",
+        "direction": way,
+        "start_column": traversal.start,
+    }
+    return _Written(
+        entry=entry,
+        latents=traversal.latents,
+        # A path that only goes forward shows its start where others show what leads there.
+        grid_images=images[:, [max(0, traversal.start + step) for step in columns]],
+        landscape=landscape(run, path.flip(0) if way == "reverse" else path, potential),
+    )
+
+
 def _traverse(
     run: SavedRun, z0: Tensor, potential: int, steps: int, direction: TraversalDirection
 ) -> tuple[Traversal, TraversalDirection]:
-    """A traversal and the direction it has: forward in place of both ways where the flow can't be undone."""
+    """A traversal and its direction, which is "forward" instead of "both" where the flow can't be undone."""
     try:
         return run.traverse(z0, potential, steps, direction), direction
     except ConvergenceError:
@@ -155,16 +209,16 @@ def _traverse(
 
 
 def _label(entry: dict[str, Any], names: Mapping[int, str], direction: TraversalDirection) -> str:
-    """A grid's label of a potential."""
+    """The label of a potential's row in the grid."""
     words = [str(entry["index"]), names.get(entry["index"], "")]
     words += ["" if entry["direction"] == direction else "forward only"]
     return " ".join(word for word in words if word)
 
 
 def save_inversion(inversion: Inversion, run: SavedRun, file: Path) -> None:
-    """Save images above what their latents are decoded to."""
-    drawn = run.generator.scaled(decoded(run.generator, inversion.latents[:, None]))
-    images = torch.stack((inversion.images[:, None], drawn)).cpu()  # (2, N, 1, C, H, W)
+    """Save a picture of images above those that their latents are decoded to."""
+    inverted = run.generator.scaled(decoded(run.generator, inversion.latents[:, None]))
+    images = torch.stack((inversion.images[:, None], inverted)).cpu()  # (2, N, 1, C, H, W)
     save_grid(images, file, rows=["image", "inverted"], columns=[""], value_range=(0.0, 1.0))
 
 
@@ -179,11 +233,14 @@ def write_latents(file: Path, latents: dict[str, Tensor]) -> None:
 
 
 def check_target(folder: Path, run: SavedRun, ours: re.Pattern[str], what: str, overwrite: bool) -> None:
-    """Raise InputError unless a folder can be written: it isn't there, is empty, or holds nothing but our files.
+    """Raise InputError unless a folder can be written: it is missing or empty, or holds only files of ours.
 
     Args:
-        run: among whose checkpoints it must not lie.
-        ours: the names of such files. what: what they are. overwrite: whether they may be replaced.
+        folder: the folder.
+        run: the run, among whose checkpoints the folder must not lie.
+        ours: the names of files that may be replaced.
+        what: what these files are, in words.
+        overwrite: whether they may be replaced.
     """
     target = folder.resolve()
     if (run.folder / "checkpoints").resolve() in (target, *target.parents):

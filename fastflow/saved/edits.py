@@ -15,7 +15,8 @@ from fastflow.core.checks import is_finite
 from fastflow.core.errors import InputError
 from fastflow.core.files import read_json, write_json
 from fastflow.engine.inputs import check_latents
-from fastflow.engine.paths import check_mix, mixed_flow
+from fastflow.engine.paths import check_mix, integrate_mix
+from fastflow.engine.types import Integration
 from fastflow.latents.traversal import Traversal, decoded
 from fastflow.saved.run import SavedRun
 
@@ -156,16 +157,13 @@ class Edit:
                 back = part.steps < 0
                 for count, before, share in reversed(part.legs) if back else part.legs:
                     length = None if config.step_length is None else share * config.step_length
-                    path = mixed_flow(
+                    path = integrate_mix(
                         run.bank,
                         points[-1][:, -1],
                         dict(part.mix),
                         count,
-                        t0=part.t0 + before * config.dt,
-                        dt=share * config.dt,
-                        method=config.method,
-                        direction="reverse" if back else "forward",
-                        step_length=length,
+                        part.t0 + before * config.dt,
+                        Integration(share * config.dt, config.method, "reverse" if back else "forward", length),
                         companion=run.companion,
                     )
                     points.append(path[:, 1:])

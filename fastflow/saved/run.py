@@ -13,7 +13,7 @@ from fastflow.engine.potentials import PotentialBank
 from fastflow.generators import Generator
 from fastflow.generators.loading import can_be_found
 from fastflow.generators.vae import LikelihoodVAEGenerator
-from fastflow.latents.traversal import PathConfig, Traversal, TraversalDirection, traverse
+from fastflow.latents.traversal import Traversal, TraversalDirection, traverse
 from fastflow.saved.names import read_names, write_name
 from fastflow.training.config import FlowConfig
 from fastflow.training.potentials import Potentials
@@ -90,14 +90,14 @@ class SavedRun:
         """
         potential = self.find(potential) if isinstance(potential, str) else potential
         steps = self.path_steps if steps is None else steps
-        config = PathConfig(self.config.dt, self.config.method, self.step_length)
+        integration = self.config.integration._replace(step_length=self.step_length)
         return traverse(
             self.bank,
             self.generator,
             z0,
             potential,
             steps,
-            config=config,
+            integration=integration,
             direction=direction,
             companion=self.companion,
             labels=labels,

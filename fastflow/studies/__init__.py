@@ -1,1 +1,1 @@
-"""Studies: a question, the trainings that answer it, over seeds, and a table that says how sure the answer is."""
+"""Studies: questions answered by many trainings over several seeds, with tables that say how sure the answers are."""

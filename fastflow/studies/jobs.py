@@ -1,4 +1,4 @@
-"""Many trainings in one folder: which are done, several at once, and none lost when they are stopped."""
+"""Many trainings in one folder: begin or resume them, run several at once, and lose none when they are stopped."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from types import FrameType
 from typing import Any, TypeVar
 
 import torch
+from tqdm import tqdm
 
 from fastflow.core.errors import InputError
 from fastflow.core.files import is_leftover, read_json, write_json
@@ -25,20 +26,24 @@ from fastflow.core.files import is_leftover, read_json, write_json
 Key = TypeVar("Key")
 Job = TypeVar("Job")
 Found = dict[str, Any]
-"""What a job finds, as JSON holds it."""
+"""The results of a job, as JSON holds them."""
 
 
 def begin_folder(out: Path, settings: Found, *, name: str, resume: bool, growing: str = "") -> None:
-    """Write NAME.json with a study's settings into `out`, or see that it is there and says the same.
+    """Write NAME.json with a study's settings into `out`, or check that the file is there and holds the same settings.
 
     Args:
-        growing: the setting, a mapping, to which a resumed study may add keys.
+        out: the study's folder.
+        settings: the study's settings, as JSON can hold them.
+        name: the kind of study, which names the file.
+        resume: go on with the study that `out` holds.
+        growing: the name of a setting, a mapping, to which a resumed study may add keys.
 
     Raises:
-        InputError: `out` holds something else, a study that isn't to be resumed, or one of other settings.
+        InputError: `out` holds something else, a study that isn't to be resumed, or a study with other settings.
     """
     file = out / f"{name}.json"
-    settings = json.loads(json.dumps(settings))  # tuples as they are read again
+    settings = json.loads(json.dumps(settings))  # tuples become lists, as in the file
     if not file.exists():
         if any(not is_leftover(path) for path in out.iterdir()):
             raise InputError(f"{str(out)!r} isn't empty and isn't a {name}: choose a new folder")
@@ -61,11 +66,12 @@ def begin_folder(out: Path, settings: Found, *, name: str, resume: bool, growing
 
 
 def all_found(do: Callable[[Job], Found], jobs: Mapping[Key, Job], workers: int) -> Iterator[tuple[Key, Found]]:
-    """What each job finds, in the order in which they end.
+    """Do all jobs, and yield each one's key and results as it ends.
 
     Args:
-        do: a function at a module's top level.
-        workers: processes that do one job each at once, with their part of torch's threads; 1 is this process.
+        do: a function at a module's top level, which other processes can import.
+        jobs: the jobs by their keys.
+        workers: how many processes work at once, each with its share of torch's threads; with 1, this process does all.
 
     Raises:
         InputError: a worker died.
@@ -83,22 +89,33 @@ def all_found(do: Callable[[Job], Found], jobs: Mapping[Key, Job], workers: int)
         keys = {pool.submit(_do_in_worker, do, job): key for key, job in jobs.items()}
         for future in as_completed(keys):
             yield keys[future], future.result()
-        stop = False  # they have done all, and end by themselves
+        stop = False  # the workers have done everything and end by themselves
     except BrokenProcessPool as error:
-        stop = False  # the pool has told its other workers to stop
+        stop = False  # the pool has already told its other workers to stop
         raise InputError(
-            "a worker died, perhaps for want of memory: resume, with fewer workers if it happens again"
+            "a worker died, perhaps for lack of memory: resume, with fewer workers if it happens again"
         ) from error
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         for child in set(active_children()) - others if stop else ():
-            child.terminate()  # once: a training leaves a checkpoint, and a second signal would tear it away from that
+            child.terminate()  # once only: a second signal would interrupt the checkpoint that a training is writing
         pool.shutdown()
+
+
+def job_bar(total: int, done: int, unit: str, progress: bool) -> tqdm[Any]:
+    """A progress bar over jobs, some of which were done before; it shows nothing unless `progress`."""
+    return tqdm(total=total, initial=done, disable=not progress, unit=unit, dynamic_ncols=True)
+
+
+def advance(bar: tqdm[Any], key: tuple[object, ...]) -> None:
+    """Count a finished job on a progress bar, and show its key."""
+    bar.set_postfix_str(" ".join(map(str, key)), refresh=False)
+    bar.update()
 
 
 @contextmanager
 def termination_interrupts(what: str) -> Iterator[None]:
-    """Let SIGTERM end `what` as SIGINT does, workers included."""
+    """Within this context, let SIGTERM end `what` and its workers as SIGINT does."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -114,13 +131,13 @@ def termination_interrupts(what: str) -> Iterator[None]:
 
 
 class _Worker:
-    """What a worker is about; there is one in its process."""
+    """The state of a worker, of which there is one in each process."""
 
     busy = stopped = False
 
 
 def _do_in_worker(do: Callable[[Job], Found], job: Job) -> Found:
-    """`do`, unless the worker is to stop: then nothing, which nobody waits for."""
+    """Do a job, unless the worker has to stop: then return an empty result, which nobody waits for."""
     if _Worker.stopped:
         return {}
     _Worker.busy = True
@@ -134,7 +151,7 @@ def _do_in_worker(do: Callable[[Job], Found], job: Job) -> Found:
 
 
 def _begin_worker(threads: int) -> None:
-    """Leave it to the parent when to end: by SIGTERM, which a training answers with a checkpoint."""
+    """Prepare a worker so that only its parent ends it: by SIGTERM, at which a training writes a checkpoint."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         _Worker.stopped = True
@@ -143,16 +160,16 @@ def _begin_worker(threads: int) -> None:
 
     torch.set_num_threads(threads)
     signal.signal(signal.SIGTERM, stop)
-    os.setpgrp()  # Ctrl-C at a terminal reaches the parent's group alone
+    os.setpgrp()  # Ctrl-C at a terminal then reaches the parent's group only
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-    """Wait until the parent is gone, killed perhaps, and then end as it would have had us end."""
+    """Wait until the parent is gone, perhaps because it was killed, and then end as if it had sent SIGTERM."""
     parent = parent_process()
     assert parent is not None
     wait([parent.sentinel])
     os.kill(os.getpid(), signal.SIGTERM)
     while _Worker.busy:
         time.sleep(0.05)
-    os._exit(1)  # nobody is there to take the result
+    os._exit(1)  # nobody is left to take the result

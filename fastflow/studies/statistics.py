@@ -1,42 +1,46 @@
-"""Means over seeds, how sure they are, and tables of them in Markdown."""
+"""Means over seeds with standard errors and t tests, and tables of them in Markdown."""
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fastflow.core.plugins import imported
 
 SIGNIFICANT = 0.05
+"""A p-value below this counts as evidence."""
 
 
 class Estimate(NamedTuple):
-    """A mean over seeds."""
+    """A mean over seeds, its standard error, and a test that it is 0."""
 
     mean: float
     standard_error: float
-    """NaN for a single seed."""
+    """The standard error of the mean; NaN for a single seed."""
     p: float
-    """Two-sided, of Student's t test that the mean is 0; NaN where there is no test: of a single seed, or of values all
-    the same and not 0, as counts of few seeds may be, whose spread can't be estimated."""
+    """The two-sided p-value of Student's t test that the mean is 0.
+
+    It is NaN where the spread can't be estimated: for a single seed, and for values that are all the same but not 0, as
+    counts of few seeds may be.
+    """
     seeds: int
 
 
 def estimate(values: list[float]) -> Estimate:
-    """The mean of some seeds' values; its test supposes them normal."""
+    """Estimate the mean of some seeds' values; the test assumes that they are normally distributed."""
     count = len(values)
     mean = sum(values) / count
     if count < 2:
         return Estimate(mean, math.nan, math.nan, count)
-    error = math.sqrt(sum((value - mean) ** 2 for value in values) / (count - 1) / count)
-    if error <= 1e-12 * abs(mean):  # but for rounding, 0
+    stats = _scipy_stats()
+    error = float(stats.sem(values))
+    if error <= 1e-12 * abs(mean):  # the values differ by rounding at most
         return Estimate(mean, error, 1.0 if mean == 0 else math.nan, count)
-    stats = imported("scipy.stats", "metrics", "a study")
-    return Estimate(mean, error, float(2 * stats.t.sf(abs(mean / error), count - 1)), count)
+    return Estimate(mean, error, float(stats.ttest_1samp(values, 0.0).pvalue), count)
 
 
 def holm(estimates: list[Estimate]) -> list[Estimate]:
-    """The same with p-values that hold for all of them together (Holm, 1979)."""
+    """Correct p-values for the number of tests, so that they hold for all of them together (Holm, 1979)."""
     corrected = list(estimates)
     tested = sorted((e.p, i) for i, e in enumerate(estimates) if not math.isnan(e.p))
     highest = 0.0
@@ -47,12 +51,16 @@ def holm(estimates: list[Estimate]) -> list[Estimate]:
 
 
 def check_packages() -> None:
-    """Raise InputError unless what the statistics need is there."""
-    imported("scipy.stats", "metrics", "a study")
+    """Raise InputError unless SciPy, which the statistics need, is installed."""
+    _scipy_stats()
+
+
+def _scipy_stats() -> Any:
+    return imported("scipy.stats", "metrics", "a study")
 
 
 def mean_cell(values: list[float], digits: int) -> str:
-    """Mean and standard error of some seeds' values, nothing where there are none."""
+    """A table's cell with the mean and standard error of some seeds' values; empty where there are none."""
     if not values:
         return ""
     found = estimate(values)
@@ -61,15 +69,15 @@ def mean_cell(values: list[float], digits: int) -> str:
 
 
 def p_cell(p: float) -> str:
-    """A p-value, nothing where there is none."""
+    """A table's cell with a p-value; empty where it is NaN."""
     return "" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def table_rows(heads: list[str], rows: list[str]) -> str:
-    """A table in Markdown."""
+    """A table in Markdown, from its column heads and its rows."""
     return "\n".join([table_row(*heads), f"|{'---|' * len(heads)}", *rows])
 
 
 def table_row(*cells: str) -> str:
-    """One of its rows."""
+    """A row of a table in Markdown."""
     return f"| {' | '.join(cells)} |"

@@ -1,16 +1,18 @@
-"""The settings of a training, which live in its run's config.json: what all share, and those of a discovery."""
+"""The settings of a training, as its run's config.json holds them: those of every training, and a discovery's own."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
+
+from annotated_types import Ge, Gt, Lt
 
 from fastflow.core.errors import InputError
 from fastflow.engine.potentials import TimeInput
-from fastflow.engine.types import Method
+from fastflow.engine.types import Integration, Method
 from fastflow.latents.classifiers import check_classifier
-from fastflow.training.config_file import check_not_negative, check_positive, check_types
-from fastflow.training.schedules import SchedulePoints, check_points, factor_at
+from fastflow.training.config_file import check_settings
+from fastflow.training.schedules import Schedule, factor_at
 
 Equation = Literal[
     "wave", "damped-wave", "klein-gordon", "heat", "hamilton-jacobi", "viscous-hamilton-jacobi", "helmholtz", "poisson",
@@ -20,113 +22,114 @@ Equation = Literal[
 CHANGEABLE = (
     "steps", "log_every", "checkpoint_every", "max_loss", "restarts", "restart_factor", "tensorboard",
 )  # fmt: skip
-"""What a resumed run may change: settings that no step's computation depends on."""
+"""The settings that a resumed run may change: no training step's computation depends on them."""
 
 _TIMELESS = ("helmholtz", "poisson")
 """The equations without derivatives in time."""
 
 _FORCED = ("hamilton-jacobi", "poisson")
-"""The equations with a field beside the potential: a force, a density."""
+"""The equations with a second field beside the potential: a force or a density."""
+
+
+def check_widths(name: str, widths: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the widths; raise InputError unless there is one, and all are 1 or above."""
+    if not widths or min(widths) < 1:
+        raise InputError(f"{name} must name one width or more, each at least 1, got {widths!r}")
+    return widths
+
+
+Widths = Annotated[tuple[int, ...], check_widths]
+"""The type of a setting that names the widths of layers."""
 
 
 @dataclass(frozen=True)
 class FlowConfig:
-    """What every training of potentials is told: the loop, the potentials, their paths and equation."""
+    """Settings of every training of potentials: the training loop, the potentials, their paths and their equation."""
 
     terms: ClassVar[tuple[str, ...]] = ("pde", "initial", "jacobian")
-    """The objective's terms; each has a `<term>_weight` and a `<term>_schedule`."""
+    """The terms of the loss; each has a `<term>_weight` and a `<term>_schedule`."""
 
-    num_potentials: int = 8
+    num_potentials: Annotated[int, Gt(0)] = 8
     """K, the number of potentials."""
-    steps: int = 1000
-    """Training steps."""
-    batch_size: int = 256
-    """Samples in a step, over all processes, each with a potential and a time of its own."""
-    learning_rate: float = 1e-3
-    """Adam's."""
-    learning_rate_schedule: SchedulePoints = ()
-    """Factors of it: STEP FACTOR, as many pairs as wanted; straight lines between them, constant before and after."""
-    seed: int = 0
-    """Of everything random."""
-    hidden: tuple[int, ...] = (64, 64)
-    """Widths of a potential's hidden layers."""
+    steps: Annotated[int, Gt(0)] = 1000
+    """Number of training steps."""
+    batch_size: Annotated[int, Gt(0)] = 256
+    """Number of samples in a training step, over all processes. Each has its own potential and time."""
+    learning_rate: Annotated[float, Gt(0)] = 1e-3
+    """Learning rate of the optimizer, Adam."""
+    learning_rate_schedule: Schedule = ()
+    """Factors of the learning rate over the training, as pairs STEP FACTOR, such as 0 0.1 500 1.
+    Between the pairs, the factor follows straight lines; before the first and after the last, it is constant.
+    Without pairs, it is always 1."""
+    seed: Annotated[int, Ge(0), Lt(2**63)] = 0
+    """Random seed."""
+    hidden: Widths = (64, 64)
+    """Widths of the hidden layers of a potential's network."""
     activation: Literal["tanh", "sin", "gelu", "silu", "softplus"] = "tanh"
-    """Of the hidden layers."""
+    """Activation function of the hidden layers."""
     out_activation: Literal["tanh", "identity"] = "tanh"
-    """Of the potential's value: the paper's psi, or none."""
+    """Function of the network's output: tanh, as in the paper, or identity, which leaves it as it is."""
     time: TimeInput = "sinusoidal"
-    """How time enters the potentials."""
+    """How time enters a potential: as a sinusoidal embedding, as one more linear input, or not at all (none)."""
     companion: bool = False
-    """Whether a learned velocity without divergence joins each potential's gradient, so that paths can turn."""
+    """Add a learned, divergence-free velocity to the gradient of each potential, so that paths can turn."""
     pde: Equation = "wave"
-    """The equation every potential is held to."""
+    """Partial differential equation that every potential is trained to satisfy."""
     learn_pde: bool = True
-    """Whether each potential learns the equation's constants; where not, they stay as they begin, and poisson is
-    Laplace's equation, which needs residual square: of a single term the normalized residual, evaluation's too, is
-    always 1."""
+    """Learn the equation's constants, separately for each potential; otherwise they keep their initial values.
+    With constants that aren't learned, poisson is Laplace's equation unless force is field.
+    Laplace's equation has a single term, so its normalized residual is always 1: choose residual square for it."""
     force: Literal["none", "constant", "field"] = "none"
-    """The force of hamilton-jacobi: none, a learned number for each potential, or a learned network of latent and time.
-    The density of poisson is a learned number, or with "field" such a network."""
+    """Force in hamilton-jacobi: none, a learned constant for each potential, or a learned field of latent and time.
+    For poisson it is the density: a learned constant for each potential, or with field such a learned field."""
     laplacian: Literal["exact", "row_sum"] = "exact"
-    """"exact"; or "row_sum", the sums of the Hessian's rows that Song et al.'s public code takes for it, for
-    comparison: in plain PyTorch, and slow."""
-    path_steps: int = 10
-    """T, the steps of a path."""
-    dt: float = 1.0
-    """A step's share of time."""
+    """Laplacian in the equation: exact, or row_sum, the sums of the Hessian's rows.
+    The public code of Song et al. uses row_sum. It is here for comparison, in plain PyTorch, and it is slow."""
+    path_steps: Annotated[int, Gt(0)] = 10
+    """T, the number of steps in a path."""
+    dt: Annotated[float, Gt(0)] = 1.0
+    """Time that one step of a path takes."""
     method: Method = "euler"
-    """The integrator."""
-    step_length: float | None = None
-    """Rescale every step to this length in latent space."""
-    pde_weight: float = 3.0
+    """Numerical method that integrates the paths."""
+    step_length: Annotated[float, Gt(0)] | None = None
+    """Length in latent space that every step of a path is rescaled to. By default, steps aren't rescaled."""
+    pde_weight: Annotated[float, Ge(0)] = 3.0
     """Weight of the equation's residual along the path."""
-    pde_schedule: SchedulePoints = ()
-    """Factors of that weight over the steps, as for learning_rate_schedule."""
+    pde_schedule: Schedule = ()
+    """Factors of the residual's weight over the training, as in learning_rate_schedule."""
     residual: Literal["normalized", "square"] = "normalized"
-    """"normalized", each potential's mean square over that of the equation's terms; "square", the paper's bare mean
-    square, which a potential also lowers by becoming flat."""
-    initial_weight: float = 1.0
-    """Weight of starting at rest."""
-    initial_schedule: SchedulePoints = ()
-    """Factors of that weight over the steps."""
-    jacobian_weight: float = 0.1
-    """Weight of the reward for a visible change."""
-    jacobian_schedule: SchedulePoints = ()
-    """Factors of that weight over the steps."""
+    """Measure of the residual: square, its mean square as in the paper, or normalized.
+    normalized divides the mean square, for each potential, by the mean square of the equation's terms.
+    A potential can lower square, but not normalized, by becoming flat."""
+    initial_weight: Annotated[float, Ge(0)] = 1.0
+    """Weight of the initial condition, by which paths start at rest."""
+    initial_schedule: Schedule = ()
+    """Factors of the initial condition's weight over the training, as in learning_rate_schedule."""
+    jacobian_weight: Annotated[float, Ge(0)] = 0.1
+    """Weight of the reward for a visible change of the images."""
+    jacobian_schedule: Schedule = ()
+    """Factors of the reward's weight over the training, as in learning_rate_schedule."""
     jacobian: Literal["log", "square"] = "log"
-    """The reward: "log" of the mean square, which doesn't fade as potentials shrink; "square", the paper's."""
-    ema: float = 0.0
-    """Decay of a moving average of what is learned for good, which the run then uses in its place; 0 for none."""
-    max_loss: float = 1e6
-    """Training stops as diverged where the loss or a term of it exceeds this."""
-    restarts: int = 0
-    """How often training that diverged goes on from its last good checkpoint by itself."""
-    restart_factor: float = 0.5
-    """Factor of the learning rate at each such restart."""
-    log_every: int = 20
-    """Steps between two lines of metrics.jsonl."""
-    checkpoint_every: int = 500
-    """Steps between two checkpoints."""
+    """Reward for a visible change: square, its mean square as in the paper, or log, the logarithm of that.
+    The logarithm doesn't fade as potentials become small."""
+    ema: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """Decay of a moving average of the weights, at least 0 and below 1. The run then uses the average in their place.
+    The default, 0, means no average."""
+    max_loss: Annotated[float, Gt(0)] = 1e6
+    """Largest loss that is allowed. Training stops as diverged when the loss, or one of its terms, exceeds it."""
+    restarts: Annotated[int, Ge(0)] = 0
+    """Number of times that training, when it diverges, restarts by itself from its last good checkpoint."""
+    restart_factor: Annotated[float, Gt(0)] = 0.5
+    """Factor that the learning rate is multiplied by at each such restart."""
+    log_every: Annotated[int, Gt(0)] = 20
+    """Number of steps from one line of metrics.jsonl to the next."""
+    checkpoint_every: Annotated[int, Gt(0)] = 500
+    """Number of steps from one checkpoint to the next."""
     tensorboard: bool = False
-    """Write the metrics for TensorBoard too; needs the extra "logging"."""
+    """Write the metrics for TensorBoard as well; needs pip install 'fastflow[logging]'."""
 
     def __post_init__(self) -> None:
-        check_types(self)
-        object.__setattr__(self, "hidden", tuple(self.hidden))
-        for name in ("learning_rate_schedule", *(f"{term}_schedule" for term in self.terms)):
-            object.__setattr__(self, name, check_points(name, getattr(self, name)))
-        check_positive(
-            self, "steps", "batch_size", "learning_rate", "path_steps", "dt", "max_loss", "restart_factor",
-            "log_every", "checkpoint_every",
-        )  # fmt: skip
-        check_not_negative(self, "seed", "restarts", "ema", *(f"{term}_weight" for term in self.terms))
-        if self.seed >= 2**63:
-            raise InputError(f"seed must be below 2^63, got {self.seed}")
-        if self.ema >= 1:
-            raise InputError(f"ema must be below 1, got {self.ema}")
-        if self.step_length is not None:
-            check_positive(self, "step_length")
-        check_widths("hidden", self.hidden)
+        check_settings(self)
         if self.time == "none" and self.pde not in _TIMELESS:
             raise InputError(
                 f"time must be sinusoidal or linear for pde {self.pde}, which has derivatives in time; only "
@@ -136,49 +139,50 @@ class FlowConfig:
             raise InputError(f"force must be none for pde {self.pde}; only {' and '.join(_FORCED)} have one")
         if self.pde == "poisson" and self.force != "field" and not self.learn_pde and self.residual == "normalized":
             raise InputError(
-                "learn_pde must be true for pde poisson, unless residual is square or force is field: the Laplacian "
-                "alone is all there is of Laplace's equation, and its normalized residual is always 1"
+                "learn_pde must be true for pde poisson, unless residual is square or force is field: without learned "
+                "constants this is Laplace's equation, which has a single term, so its normalized residual is always 1"
             )
         if self.laplacian == "row_sum" and self.pde == "porous-medium":
-            raise InputError("laplacian must be exact for pde porous-medium, which is no sum over coordinates")
+            raise InputError(
+                "laplacian must be exact for pde porous-medium: row_sum needs a residual that is a sum over coordinates"
+            )
         if self.batch_size < self.num_potentials:
             raise InputError(
                 f"batch_size must be at least num_potentials, {self.num_potentials}, so that every step trains all of "
                 f"them; got {self.batch_size}"
             )
 
+    @property
+    def integration(self) -> Integration:
+        """How the potentials' paths are integrated."""
+        return Integration(self.dt, self.method, step_length=self.step_length)
+
     def weight(self, term: str, step: int) -> float:
-        """A term's weight at a step."""
+        """The weight of a term of the loss at a training step."""
         return getattr(self, f"{term}_weight") * factor_at(getattr(self, f"{term}_schedule"), step)
 
 
 @dataclass(frozen=True)
 class DiscoverConfig(FlowConfig):
-    """Settings of a discovery; the defaults suit small image generators."""
+    """Settings of a discovery. The defaults suit small image generators."""
 
     terms = ("pde", "initial", "jacobian", "classifier", "guidance")
 
-    classifier_weight: float = 1.0
+    classifier_weight: Annotated[float, Ge(0)] = 1.0
     """Weight of the classifier's cross-entropy."""
-    classifier_schedule: SchedulePoints = ()
-    """Factors of that weight over the steps."""
+    classifier_schedule: Schedule = ()
+    """Factors of the classifier's weight over the training, as in learning_rate_schedule."""
     classifier: str = "small"
-    """Who must tell the potentials apart: small, lenet, resnet18, or FILE.py:FUNCTION, called with the images' shape
-    (C, H, W) and K, which returns a module of two image batches with logits (B, K)."""
-    guidance_weight: float = 1.0
-    """Weight of following a property predictor's gradient, where there is a predictor."""
-    guidance_schedule: SchedulePoints = ()
-    """Factors of that weight over the steps."""
+    """Classifier that must tell the potentials apart: small, lenet, resnet18 or FILE.py:FUNCTION.
+    FUNCTION is called with the images' shape (C, H, W) and K.
+    It returns a module that maps two batches of images to logits (B, K)."""
+    guidance_weight: Annotated[float, Ge(0)] = 1.0
+    """Weight of the predictor's guidance. Without a predictor, it has no effect."""
+    guidance_schedule: Schedule = ()
+    """Factors of the guidance's weight over the training, as in learning_rate_schedule."""
     guidance: Literal["follow", "oppose"] = "follow"
-    """Whether the guided potentials raise the predicted property or lower it."""
+    """Direction of the guided potentials: follow raises the predicted property, oppose lowers it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, "num_potentials")
         check_classifier(self.classifier)
-
-
-def check_widths(name: str, widths: tuple[int, ...]) -> None:
-    """Raise InputError unless there is a layer, and none without width."""
-    if not widths or min(widths) < 1:
-        raise InputError(f"{name} must name one width or more, each at least 1, got {widths!r}")

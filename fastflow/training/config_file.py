@@ -1,4 +1,4 @@
-"""Configurations: frozen dataclasses that check themselves and live in a run's config.json."""
+"""Configurations: frozen dataclasses that check their settings and are saved in a run's config.json."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import dataclasses
 import sys
 import typing
 from types import NoneType, UnionType
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
+
+from annotated_types import Ge, Gt, Lt
 
 from fastflow.core.errors import InputError
 
@@ -14,10 +16,10 @@ C = TypeVar("C")
 
 
 def from_dict(cls: type[C], values: dict[str, Any], where: str) -> C:
-    """A configuration from a JSON object; `where` names its origin in errors.
+    """Make a configuration from a JSON object; `where` names its origin in errors.
 
     Raises:
-        InputError: a key that the configuration doesn't have, or a value that it refuses.
+        InputError: the configuration doesn't have such a key, or refuses its value.
     """
     names = [field.name for field in dataclasses.fields(cls)]  # pyright: ignore[reportArgumentType]
     for name in values:
@@ -29,33 +31,53 @@ def from_dict(cls: type[C], values: dict[str, Any], where: str) -> C:
         raise InputError(f"{where}: {error}") from error
 
 
-def check_types(configuration: object) -> None:
-    """Raise InputError unless every setting has the type that it is declared with; numbers must be finite."""
-    hints = typing.get_type_hints(type(configuration))
-    for field in dataclasses.fields(configuration):  # pyright: ignore[reportArgumentType]
-        value, hint = getattr(configuration, field.name), hints[field.name]
+def check_settings(configuration: object) -> None:
+    """Raise InputError unless every setting has the type and keeps the constraints that its field declares.
+
+    Constraints stand in `Annotated`: bounds of annotated-types, such as `Annotated[int, Gt(0)]`, and functions of a
+    setting's name and value that return the value or raise InputError. Numbers must be finite. Lists become tuples.
+    """
+    hints = typing.get_type_hints(type(configuration), include_extras=True)
+    settings = {field.name: hints[field.name] for field in dataclasses.fields(configuration)}  # pyright: ignore[reportArgumentType]
+    for name, hint in settings.items():
+        value = getattr(configuration, name)
         if not _fits(value, hint):
-            raise InputError(f"{field.name} must be {_words(hint)}, got {value!r}")
+            raise InputError(f"{name} must be {_words(hint)}, got {value!r}")
+    for name, hint in settings.items():
+        object.__setattr__(configuration, name, _constrained(name, getattr(configuration, name), hint))
 
 
-def check_positive(configuration: object, *names: str) -> None:
-    """Raise InputError unless these settings are above zero."""
-    for name in names:
-        value = getattr(configuration, name)
-        if not value > 0:
-            raise InputError(f"{name} must be above 0, got {value!r}")
+def _constrained(name: str, value: Any, hint: Any) -> Any:
+    """The value of a setting that has the declared type; raise InputError unless it keeps the constraints."""
+    value = tuple(value) if isinstance(value, list) else value
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, UnionType):
+        return _constrained(name, value, next(argument for argument in arguments if _fits(value, argument)))
+    if origin is not Annotated:
+        return value
+    for constraint in arguments[1:]:
+        if isinstance(constraint, Gt) and not value > constraint.gt:
+            raise InputError(f"{name} must be above {constraint.gt}, got {value!r}")
+        if isinstance(constraint, Ge) and not value >= constraint.ge:
+            raise InputError(f"{name} must be {constraint.ge} or above, got {value!r}")
+        if isinstance(constraint, Lt) and not value < constraint.lt:
+            raise InputError(f"{name} must be below {_power_of_two(constraint.lt)}, got {value!r}")
+        if callable(constraint):
+            value = constraint(name, value)
+    return value
 
 
-def check_not_negative(configuration: object, *names: str) -> None:
-    """Raise InputError unless these settings are zero or above."""
-    for name in names:
-        value = getattr(configuration, name)
-        if not value >= 0:
-            raise InputError(f"{name} must be 0 or above, got {value!r}")
+def _power_of_two(bound: Any) -> str:
+    """A bound as one writes it: a large power of two as 2^63, not with all of its digits."""
+    exponent = bound.bit_length() - 1 if isinstance(bound, int) else 0
+    return f"2^{exponent}" if exponent >= 16 and bound == 2**exponent else str(bound)
 
 
 def _fits(value: object, hint: Any) -> bool:
+    """Whether a value has a declared type; its constraints aside."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return _fits(value, arguments[0])
     if origin in (typing.Union, UnionType):
         return any(_fits(value, argument) for argument in arguments)
     if origin is typing.Literal:
@@ -74,7 +96,10 @@ def _fits(value: object, hint: Any) -> bool:
 
 
 def _words(hint: Any) -> str:
+    """A declared type in words."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return _words(arguments[0])
     if origin in (typing.Union, UnionType):
         return " or ".join(map(_words, arguments))
     if origin is typing.Literal:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastflow.engine.learned_fields import DivergenceFreeField, NetworkField
-from fastflow.engine.paths import flow, rollout_loss
+from fastflow.engine.paths import integrate, rollout_loss
 from fastflow.engine.pde import EQUATIONS, PDE, HamiltonJacobi, PorousMedium, normalized, residual_sums
 from fastflow.engine.pde import residual as pde_residual
 from fastflow.engine.potentials import PotentialBank
@@ -97,11 +97,12 @@ def integrate_paths(
     """
     bank, pde, companion = potentials
     steps = config.path_steps
-    options: dict[str, Any] = {"dt": config.dt, "method": config.method, "step_length": config.step_length}
     exact = config.laplacian == "exact"
     if config.residual == "square" and companion is None and exact and not with_laplacian:
-        return IntegratedPaths(*rollout_loss(bank, z0, index, steps, pde, **options), None)
-    path = flow(bank, z0, index, steps, companion=companion, **options)
+        dt, method, _, step_length = config.integration
+        rolled = rollout_loss(bank, z0, index, steps, pde, dt=dt, method=method, step_length=step_length)
+        return IntegratedPaths(*rolled, None)
+    path = integrate(bank, z0, index, steps, 0.0, config.integration, companion=companion)
     visited = path[:, :-1].flatten(0, 1)  # (B * T, D), path by path
     each = index.repeat_interleave(steps)
     times = config.dt * torch.arange(steps, device=z0.device, dtype=z0.dtype)

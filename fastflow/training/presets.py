@@ -1,9 +1,9 @@
-"""Presets: the settings that Song et al. (ICML 2023) trained with, and their public code.
+"""Presets: the settings of Song et al. (ICML 2023), from the paper and from its public code.
 
-The repository KingJamesSong/PDETraversal is called "code" here. Common to all: the wave equation with a learned speed
-for each potential, unit weights of all terms, squares in place of logarithm and normalised residual, Adam at 1e-4
-(code), two hidden layers as wide as the latents, tanh, sinusoidal time (code). Training there walks half of T steps and
-traversals take the other half backwards, so path_steps is T / 2.
+"Code" means the repository KingJamesSong/PDETraversal here. All presets share: the wave equation with a learned speed
+for each potential; weight 1 for all terms of the loss; squares in place of the logarithm and the normalised residual;
+Adam with learning rate 1e-4 (code); two hidden layers as wide as the latents; tanh; sinusoidal time (code). Training
+there follows a path for half of T steps, and traversals take the other half backwards, so path_steps is T / 2.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _PAPER = DiscoverConfig(
     checkpoint_every=5_000,
 )
 
-# Paper and code's script: K = 32, T = 20, batch 128, 120,000 iterations, LeNet, latents of width 128.
+# From the paper and code's script: K = 32, T = 20, batch 128, 120,000 iterations, LeNet, latents of width 128.
 _ANIME = replace(
     _PAPER,
     num_potentials=32,
@@ -42,8 +42,8 @@ _ANIME = replace(
     hidden=(128, 128),
 )
 
-# Paper and code's script: K = 16, T = 10, batch 256, 10,000 iterations. Code's latents are 18 * 18 wide, and its
-# classifier is a convolutional encoder of LeNet's size.
+# From the paper and code's script: K = 16, T = 10, batch 256, 10,000 iterations. Code's latents have width 18 * 18, and
+# its classifier is a convolutional encoder of LeNet's size.
 _MNIST = replace(
     _PAPER,
     num_potentials=16,
@@ -56,18 +56,17 @@ _MNIST = replace(
 
 PRESETS: dict[str, DiscoverConfig] = {
     "anime-sngan": _ANIME,
-    # Code has the generator and no script: those of the other SNGAN.
+    # Code has this generator, but no script for it: these are the settings of the other SNGAN.
     "mnist-sngan": _ANIME,
-    # Batch, iterations and classifier are code's defaults; it has no script, and K and T are those of SNGAN.
+    # Code has no script for it: batch size, iterations and classifier are its defaults, K and T those of the SNGANs.
     "biggan": replace(_PAPER, num_potentials=32, path_steps=10, hidden=(128, 128)),
-    # The same, on latents of width 512, without the last tanh (paper and code): with it the changes are too small.
+    # As for biggan, on latents of width 512. Paper and code leave out the last tanh, which makes changes too small.
     "stylegan2": replace(_PAPER, num_potentials=32, path_steps=10, hidden=(512, 512), out_activation="identity"),
     "vae-mnist": _MNIST,
-    # Code trains it with the settings of the MNIST VAE, on latents 15 * 15 + 1 wide.
+    # Code trains it with the settings of the MNIST VAE, on latents of width 15 * 15 + 1.
     "vae-dsprites": replace(_MNIST, hidden=(226, 226)),
 }
-"""The configurations by name."""
-
+"""The presets of a discovery by name: settings that were published."""
 
 VAE_PRESETS: dict[str, VAEConfig] = {
     "vae-digits": VAEConfig(data="digits", latent_dim=8, widths=(160, 160), hidden=(32, 32)),
@@ -76,17 +75,17 @@ VAE_PRESETS: dict[str, VAEConfig] = {
         data="dsprites", network="conv", widths=(32, 32, 64, 64), latent_dim=10, steps=20_000, path_steps=5
     ),
 }
-"""The same for a VAE's training, for the data sets that it is named after; these are ours, not published ones."""
+"""The presets of a VAE's training by name. Each is for the data set in its name, and is ours, not a published one."""
 
 
 def preset(name: str, kind: type[C] = DiscoverConfig) -> C:
-    """The configuration of that name; `dataclasses.replace` changes what should differ.
+    """The preset of that name; use `dataclasses.replace` to change some of its settings.
 
     Args:
-        kind: what it configures: a DiscoverConfig, or a VAEConfig.
+        kind: the configuration's class, DiscoverConfig or VAEConfig.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no preset of that name.
     """
     presets: dict[type[Any], dict[str, Any]] = {DiscoverConfig: PRESETS, VAEConfig: VAE_PRESETS}
     if kind not in presets:

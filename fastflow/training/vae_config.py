@@ -1,93 +1,96 @@
-"""The settings of a VAE's training, which live in its run's config.json."""
+"""The settings of a VAE's training, as its run's config.json holds them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
+
+from annotated_types import Ge, Gt
 
 from fastflow.core.errors import InputError
 from fastflow.generators.likelihoods import Likelihood
-from fastflow.training.config import FlowConfig, check_widths
-from fastflow.training.config_file import check_not_negative, check_positive
-from fastflow.training.schedules import SchedulePoints, check_points
+from fastflow.training.config import FlowConfig, Widths
+from fastflow.training.schedules import Schedule
 
 FLOW_TERMS = ("transport", "matching", "assignment", "pde", "initial", "jacobian")
-"""The objective's terms that the potentials bring; all have the factor `flow_weight`."""
+"""The terms of the loss that come from the potentials; `flow_weight` multiplies all of them."""
 
 
 @dataclass(frozen=True)
 class VAEConfig(FlowConfig):
-    """Settings of a VAE that is trained from scratch, with potential flows or without; they suit small images."""
+    """Settings of a VAE trained from scratch, with potential flows or without. The defaults suit small images."""
 
     terms: ClassVar[tuple[str, ...]] = ("start", "moved", *FLOW_TERMS)
 
     data: str = "digits"
-    """What to train on: digits, mnist, dsprites, or another data set's name."""
+    """Data set to train on: digits, mnist, dsprites, images, shapes3d, falcor3d or isaac3d."""
     transformations: tuple[str, ...] = ()
-    """How the images move, such as rotation scale; the data set's own if left out. There is a potential for each."""
-    num_potentials: int = 0
-    """K, the number of potentials: that of the transformations, which is what 0 means, unless supervision is weak."""
-    steps: int = 3000
-    """Training steps."""
-    batch_size: int = 128
-    """Samples in a step, over all processes, each with an image, a transformation and a time of its own."""
+    """Transformations that move the images, such as rotation scale. Each has its own potential.
+    By default, they are those that the data set names."""
+    num_potentials: Annotated[int, Ge(0)] = 0
+    """K, the number of potentials. The default, 0, means one for each transformation.
+    Another number needs supervision weak."""
+    steps: Annotated[int, Gt(0)] = 3000
+    """Number of training steps."""
+    batch_size: Annotated[int, Gt(0)] = 128
+    """Number of samples in a training step, over all processes. Each has its own image, transformation and time."""
     network: Literal["mlp", "conv"] = "mlp"
-    """Encoder and decoder: fully connected, or convolutions each of which halves the images' side."""
-    widths: tuple[int, ...] = (256, 256)
-    """Widths of the encoder's layers, or their channels; the decoder mirrors them."""
-    latent_dim: int = 16
+    """Encoder and decoder: fully connected (mlp) or convolutional (conv). Each convolution halves the images' sides."""
+    widths: Widths = (256, 256)
+    """Widths of the encoder's layers, or their numbers of channels in network conv. The decoder mirrors them."""
+    latent_dim: Annotated[int, Gt(0)] = 16
     """D, the width of the latents."""
     likelihood: Likelihood = "bernoulli"
-    """Of an image given its latent; gaussian and discretized-logistic learn one standard deviation of all pixels."""
-    beta: float = 1.0
-    """Factor of the divergence from the prior: a beta-VAE's."""
+    """Likelihood of an image given its latent.
+    gaussian and discretized-logistic learn one standard deviation for all pixels."""
+    beta: Annotated[float, Ge(0)] = 1.0
+    """Factor of the Kullback-Leibler divergence from the prior, as in a beta-VAE."""
     supervision: Literal["full", "weak"] = "full"
-    """Whether a sample's transformation is known, or inferred from its first and last image."""
-    temperature: float = 1.0
-    """Of the gumbel-softmax that draws the inferred transformation."""
+    """Knowledge of a sample's transformation: given (full), or inferred from its first and last image (weak)."""
+    temperature: Annotated[float, Gt(0)] = 1.0
+    """Temperature of the Gumbel-softmax that draws the inferred transformation."""
     prior: Literal["normal", "diffusion"] = "normal"
-    """Of moved images' latents: N(0, I), or what it has become by diffusion, N(0, (1 + 2 D t) I)."""
-    diffusion: float = 0.05
-    """D, the diffusion prior's coefficient, or where learning it begins."""
+    """Prior of the moved images' latents: N(0, I), or what diffusion turns it into by time t, N(0, (1 + 2 D t) I)."""
+    diffusion: Annotated[float, Gt(0)] = 0.05
+    """D, the coefficient of the diffusion prior. If it is learned, this is its initial value."""
     learn_diffusion: bool = True
-    """Whether the diffusion prior's coefficient is learned."""
-    flow_weight: float = 1.0
-    """Factor of all terms that the potentials bring; with 0 there are none, and a plain VAE is trained."""
-    flow_schedule: SchedulePoints = ()
-    """Factors of that factor over the steps, as for learning_rate_schedule."""
-    start_weight: float = 1.0
-    """Weight of the negative evidence lower bound of the images at the paths' start."""
-    start_schedule: SchedulePoints = ()
-    """Factors of that weight over the steps."""
-    moved_weight: float = 1.0
-    """Weight of the same of moved images, each through its own posterior."""
-    moved_schedule: SchedulePoints = ()
-    """Factors of that weight over the steps."""
-    transport_weight: float = 1.0
-    """Weight of the negative log-likelihood of moved images given the start's latent, moved by its potential."""
-    transport_schedule: SchedulePoints = ()
-    """Factors of that weight over the steps."""
-    matching_weight: float = 1.0
-    """Weight of the squared distance between the moved latent and the moved image's own."""
-    matching_schedule: SchedulePoints = ()
-    """Factors of that weight over the steps."""
-    assignment_weight: float = 1.0
-    """Weight of the inferred transformations' divergence from a uniform prior."""
-    assignment_schedule: SchedulePoints = ()
-    """Factors of that weight over the steps."""
+    """Learn the coefficient of the diffusion prior."""
+    flow_weight: Annotated[float, Ge(0)] = 1.0
+    """Factor of all terms of the loss that come from the potentials.
+    With 0 there are no potentials, and a plain VAE is trained."""
+    flow_schedule: Schedule = ()
+    """Factors of flow_weight over the training, as in learning_rate_schedule."""
+    start_weight: Annotated[float, Ge(0)] = 1.0
+    """Weight of the negative evidence lower bound of the images where the paths start."""
+    start_schedule: Schedule = ()
+    """Factors of start_weight over the training, as in learning_rate_schedule."""
+    moved_weight: Annotated[float, Ge(0)] = 1.0
+    """Weight of the negative evidence lower bound of the moved images. Each is encoded by itself."""
+    moved_schedule: Schedule = ()
+    """Factors of moved_weight over the training, as in learning_rate_schedule."""
+    transport_weight: Annotated[float, Ge(0)] = 1.0
+    """Weight of the negative log-likelihood of a moved image given the first image's latent, moved by its potential."""
+    transport_schedule: Schedule = ()
+    """Factors of transport_weight over the training, as in learning_rate_schedule."""
+    matching_weight: Annotated[float, Ge(0)] = 1.0
+    """Weight of the squared distance from the moved latent to the moved image's own latent."""
+    matching_schedule: Schedule = ()
+    """Factors of matching_weight over the training, as in learning_rate_schedule."""
+    assignment_weight: Annotated[float, Ge(0)] = 1.0
+    """Weight of the Kullback-Leibler divergence of the inferred transformations from a uniform prior."""
+    assignment_schedule: Schedule = ()
+    """Factors of assignment_weight over the training, as in learning_rate_schedule."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("transformations", "widths"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        object.__setattr__(self, "flow_schedule", check_points("flow_schedule", self.flow_schedule))
-        check_widths("widths", self.widths)
-        check_positive(self, "latent_dim", "temperature", "diffusion")
-        check_not_negative(self, "num_potentials", "flow_weight", "beta")
         if self.prior == "diffusion" and self.step_length is not None:
-            raise InputError("prior must be normal with a step_length: a rescaled flow's density isn't followed")
+            raise InputError(
+                "prior must be normal with a step_length: the density of a flow whose steps are rescaled isn't computed"
+            )
         if self.prior == "diffusion" and self.laplacian != "exact":
-            raise InputError(f"prior must be normal with laplacian {self.laplacian}: a density follows the exact one")
+            raise InputError(
+                f"prior must be normal with laplacian {self.laplacian}: the density of a flow needs the exact Laplacian"
+            )
 
     @property
     def flows(self) -> bool:

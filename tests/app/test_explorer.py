@@ -52,12 +52,12 @@ def test_starts_are_what_their_lines_say(digits):
 
 
 def test_drawing_is_inverted(digits, stroke):
-    start = digits.drawn(stroke)
+    start = digits.from_drawing(stroke)
     assert start.code is None
     image = digits.generator.decode(start.z)[0, 0]
     assert image[1:7, 3:5].mean() > 0.5 > image[:, [0, 1, 6, 7]].mean() + 0.2
     with pytest.raises(InputError, match="the drawing is empty"):
-        digits.drawn(np.zeros((64, 64), np.uint8))
+        digits.from_drawing(np.zeros((64, 64), np.uint8))
 
 
 @pytest.mark.parametrize("start", ["sample", "held_out"])
@@ -105,10 +105,10 @@ def test_mix_weighs_potentials(digits):
 
 
 def test_flow_that_cannot_be_undone_goes_ahead_only(digits, monkeypatch):
-    def failing(*arguments):
-        if "reverse" in arguments:
+    def failing(*arguments, direction, **options):
+        if direction == "reverse":
             raise ConvergenceError("no")
-        return ff.mixed_flow(*arguments)
+        return ff.mixed_flow(*arguments, direction=direction, **options)
 
     monkeypatch.setattr(explorer_module, "mixed_flow", failing)
     start = digits.sample(0)
@@ -305,7 +305,7 @@ def made(lines):
 
 
 def test_lines_in_python_make_what_is_seen(digits, tmp_path, stroke, monkeypatch):
-    start = digits.drawn(stroke)
+    start = digits.from_drawing(stroke)
     scene = digits.show(start, digits.edit(digits.show(start, None, one(0), 2), 2), {1: 1.0, 2: 0.5}, 2)
     digits.save(scene, -1, tmp_path)
     lines = (tmp_path / "edit.py").read_text()

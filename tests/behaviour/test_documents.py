@@ -9,7 +9,7 @@ run of the reader's own, is in `GIVEN`. A block that can't run says why in a com
 import argparse
 import ast
 import functools
-import importlib
+import importlib.util
 import re
 import runpy
 import shlex
@@ -19,11 +19,12 @@ import pytest
 import torch
 import tyro
 from support.idx import idx_bytes
-from support.pages import PAGES, ROOT, blocks, commands, name
+from support.pages import PAGES, ROOT, blocks, commands, name, paths
 from support.runs import small_run
 
 import fastflow as ff
-from fastflow.cli import main as cli
+
+cli = importlib.import_module("fastflow.cli.main")  # of the package itself, `main` is the function
 
 SHORTER = {
     r"\bsteps=\d{3,}": "steps=2",
@@ -147,7 +148,10 @@ def _check_make(arguments):
 def _check_module(module, *arguments):
     """A benchmark up to the point where its arguments are read."""
     assert module.startswith("benchmarks."), module
-    main = importlib.import_module(module).main
+    spec = importlib.util.find_spec(module)
+    assert spec is not None, module
+    package = spec.submodule_search_locations is not None
+    main = importlib.import_module(f"{module}.__main__" if package else module).main
     if arguments:
         parse = argparse.ArgumentParser.parse_args
 
@@ -168,6 +172,20 @@ def _check_script(program, arguments):
     if program == "python" and files[0].startswith("examples/"):
         main = runpy.run_path(str(ROOT / files[0]))["main"]
         tyro.cli(functools.wraps(main)(lambda **read: None), args=arguments[1:])
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if paths(page)], ids=name)
+def test_paths_exist(page):
+    assert [path for path in paths(page) if not list(ROOT.glob(path.rstrip("/")))] == []
+
+
+def test_a_planted_path_is_found(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "`fastflow/nowhere.py`, `docs/faq.md:7`, `tests/<folder>/test_<module>.py`, `pytest tests/kernels`, `csrc/`\n"
+        "```bash\npython benchmarks/none.py\n```\n"
+    )
+    assert paths(page) == ["fastflow/nowhere.py", "docs/faq.md", "csrc/"]
 
 
 def test_bringing_ones_own_generator_takes_under_ten_lines():

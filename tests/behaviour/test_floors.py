@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-ENGINE_NEEDS_NOT = ("PIL", "jinja2", "safetensors", "tqdm", "tyro", "matplotlib", "sklearn", "gradio")
+ENGINE_NEEDS_NOT = ("numpy", "PIL", "jinja2", "safetensors", "tqdm", "tyro", "matplotlib", "sklearn", "gradio")
 
 
 def floors() -> dict[str, int]:

@@ -7,7 +7,7 @@ import torch
 from support.pages import ROOT
 from support.pretrained import MNIST_LENET, MNIST_VAE, needs_mnist
 
-from benchmarks import comparison
+from benchmarks.studies import comparison
 from fastflow import datasets, generators
 from fastflow.core.errors import InputError
 from fastflow.metrics import STROKE_ATTRIBUTES, stroke_attributes

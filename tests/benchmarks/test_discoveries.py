@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from support.runs import small_run
 
 import fastflow as ff
-from benchmarks import discoveries
+from benchmarks.studies import discoveries
 
 
 @pytest.fixture(scope="module")

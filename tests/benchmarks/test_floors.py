@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import floors
+from benchmarks.cpu import floors
 
 WIDTHS = (32, 64, 128, 256, 512)
 # Thousands of operations of a two-layer network's jet, and what nested autograd takes as a multiple.

@@ -12,8 +12,12 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from benchmarks import flow_peers, gate, gpu, gpu_profile, gpu_report, gpu_tests, torch_peers
-from benchmarks.parts import Outcome, Part, run
+from benchmarks.cpu import flow_peers, gate, torch_peers
+from benchmarks.gpu import __main__ as gpu
+from benchmarks.gpu import profile as gpu_profile
+from benchmarks.gpu import report as gpu_report
+from benchmarks.gpu import tests as gpu_tests
+from benchmarks.gpu.parts import Outcome, Part, run
 from benchmarks.problem import Case, Problem
 
 ROOT = Path(__file__).parents[2]
@@ -110,7 +114,8 @@ def test_what_only_the_command_line_or_a_profile_needs_may_be_missing(monkeypatc
 import sys
 sys.modules |= dict.fromkeys(("tyro", "nvtx"))  # which makes their import an error
 import pytest
-from benchmarks import gpu_part, gpu_tests
+from benchmarks.gpu import part as gpu_part
+from benchmarks.gpu import tests as gpu_tests
 files = [f"tests/{file}" for file in gpu_tests.with_gpu_tests()]
 raise SystemExit(pytest.main(["-q", "--collect-only", "-m", "gpu", "-p", "no:cacheprovider", *files]))
 """
@@ -150,7 +155,7 @@ def test_parts_fit_into_eight_minutes_and_name_what_is_there(tmp_path):
     assert "--no-build-isolation" in parts[0].command
     assert "--no-deps" in parts[0].command
     assert [p.command[3] for p in parts[1:-1]] == list(gpu.BENCHMARKS)
-    assert parts[-1].command[2] == "benchmarks.gpu_tests"
+    assert parts[-1].command[2] == "benchmarks.gpu.tests"
 
 
 def test_every_file_with_a_test_for_a_gpu_is_found():
@@ -198,7 +203,7 @@ def test_reports_are_counted(tmp_path):
 
 def test_benchmarks_check_before_they_time(monkeypatch):
     """On the CPU, and with a clock that is always the same."""
-    gpu_part = pytest.importorskip("benchmarks.gpu_part", reason="triton is for Linux alone")
+    gpu_part = pytest.importorskip("benchmarks.gpu.part", reason="triton is for Linux alone")
     monkeypatch.setattr(gpu_part, "on_device", lambda problem: problem)
     monkeypatch.setattr(gpu_part, "_median", lambda call: {"ms_p20": 1.0, "ms_p50": 2.0, "ms_p80": 3.0})
     for name in ("reset_peak_memory_stats", "synchronize"):

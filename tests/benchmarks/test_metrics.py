@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 
 import fastflow as ff
-from benchmarks import metrics
+from benchmarks.studies import metrics
 from fastflow.metrics import predictability
 
 

@@ -8,9 +8,9 @@ import torch
 from support.runs import sigmoid_generator, small_config
 
 import fastflow as ff
-from benchmarks import search
+from benchmarks.studies import search
 from fastflow.baselines import Random
-from fastflow.metrics.walks import walks
+from fastflow.metrics.held_out import held_out_starts
 
 
 def test_a_row_for_each_method_with_the_worst_residual_of_flows(tmp_path, capsys):
@@ -41,6 +41,6 @@ def test_straight_directions_are_straight_and_paths_that_turn_with_their_start_a
             return z0[:, None] * torch.arange(1, steps + 2)[:, None]
 
     turned = search.straightness(Outwards(generator, 2, 0.2), samples=40)
-    ends = torch.nn.functional.normalize(next(walks(Random(generator, 1), 1, 40, 1))[1].latents[:, 0].double(), dim=1)
+    ends = torch.nn.functional.normalize(held_out_starts(generator, 40, 1)[0].double(), dim=1)
     cosines = [float(a @ b) for a, b in permutations(ends, 2)]
     assert turned == pytest.approx(sum(cosines) / len(cosines), abs=1e-6)

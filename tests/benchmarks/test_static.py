@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import sass, static_table
+from benchmarks.static import sass
+from benchmarks.static import table as static_table
 
 ROOT = Path(__file__).parents[2]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.study_settings import SIZE, config
+from benchmarks.studies.study_settings import SIZE, config
 
 BASE = SIZE.configs["mnist"]
 

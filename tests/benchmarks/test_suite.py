@@ -6,9 +6,10 @@ import json
 import pytest
 import torch
 
-from benchmarks import cpu, gate
+from benchmarks.cpu import __main__ as cpu
+from benchmarks.cpu import gate
+from benchmarks.cpu.registry import OURS, Contender, contenders
 from benchmarks.problem import Case, Problem
-from benchmarks.registry import OURS, Contender, contenders
 from benchmarks.timing import measure, peak_memory
 
 CASES = (

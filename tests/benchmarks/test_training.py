@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks import nested_walk, training, vae_step
+from benchmarks.studies import nested_walk, training, vae_step
 from fastflow.training.timers import PHASES
 
 

@@ -11,9 +11,9 @@
 #include <stdexcept>
 #include <vector>
 
-#include "backward.hpp"
-#include "forward.hpp"
-#include "launch.hpp"
+#include "cuda/backward.hpp"
+#include "cuda/forward.hpp"
+#include "cuda/launch.hpp"
 
 namespace fastflow::cuda {
 namespace {
@@ -115,12 +115,12 @@ void stop() {
 }
 
 template <class T>
-void launch_forward(const Flow<T>& flow, void* stream) {
+void launch_flow(const Flow<T>& flow, void* stream) {
     run_kernel<T, Forward>(flow, reinterpret_cast<std::uintptr_t>(stream));
 }
 
 template <class T>
-void launch_backward(const Flow<T>& flow, void* stream) {
+void launch_flow_backward(const Flow<T>& flow, void* stream) {
     const std::uintptr_t order = reinterpret_cast<std::uintptr_t>(stream);
     run_kernel<T, Backward>(flow, order);
     const int threads = emulated_threads(flow.plan, order);
@@ -128,10 +128,10 @@ void launch_backward(const Flow<T>& flow, void* stream) {
     run(3, threads, order, [&] { reduce_biases(flow); });
 }
 
-template void launch_forward(const Flow<float>&, void*);
-template void launch_forward(const Flow<double>&, void*);
-template void launch_backward(const Flow<float>&, void*);
-template void launch_backward(const Flow<double>&, void*);
+template void launch_flow(const Flow<float>&, void*);
+template void launch_flow(const Flow<double>&, void*);
+template void launch_flow_backward(const Flow<float>&, void*);
+template void launch_flow_backward(const Flow<double>&, void*);
 
 std::string compiler() { return "the host's"; }
 std::string architectures() { return "emulated"; }

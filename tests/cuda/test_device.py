@@ -6,8 +6,9 @@ from support.cuda_cases import case, check, cotangent, options, run
 
 from fastflow.engine.backends import cuda, reference
 from fastflow.engine.backends import selection as backends
-from fastflow.engine.operators.flow import Path, flow
-from fastflow.engine.operators.rollout_loss import Rollout, rollout_loss
+from fastflow.engine.operators.flow import flow
+from fastflow.engine.operators.rollout_loss import rollout_loss
+from fastflow.engine.types import Integration
 
 pytestmark = [
     pytest.mark.gpu,
@@ -89,12 +90,12 @@ def test_operators_use_it(monkeypatch):
     mlp, z0, index, slots = on_device("rk4")
     coefficients = torch.randn(3, 5, dtype=torch.float64, device="cuda")
     inputs = [z0.requires_grad_(), *(x.requires_grad_() for x in mlp.tensors())]
-    points = flow(mlp, z0, index, slots, Path(0.1, "rk4", "forward", None))
+    points = flow(mlp, z0, index, slots, Integration(0.1, "rk4"))
     exact, _ = reference.flow(mlp, z0, index, slots, 0.1, "rk4")
     torch.testing.assert_close(points, exact)
     actual, expected = (torch.autograd.grad(p.square().sum(), inputs) for p in (points, exact))
     torch.testing.assert_close(actual, expected)
-    loss, _ = rollout_loss(mlp, z0, index, slots, coefficients, Rollout(0.1, "rk4", None))
+    loss, _ = rollout_loss(mlp, z0, index, slots, coefficients, Integration(0.1, "rk4"))
     exact_loss, _ = reference.rollout_loss(mlp, z0, index, slots, coefficients, 0.1, "rk4")
     torch.testing.assert_close(loss, exact_loss)
     torch.testing.assert_close(torch.autograd.grad(loss, inputs), torch.autograd.grad(exact_loss, inputs))

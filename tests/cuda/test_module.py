@@ -54,7 +54,7 @@ def launch() -> None:
     plan = cuda._plan(machine, mlp, z0, slots, *options().values(), backward=False)
     addresses = dict.fromkeys(("out_weight", "out_bias", "order", "offsets", "slot_of", "z0", "path", "error"), 0)
     layers = {"weights": [0, 0], "bias_jets": [0, 0]}
-    backends.cuda_module.flow_forward(plan=plan, workspace=0, stream=0, **layers, **addresses)
+    backends.cuda_module.flow(plan=plan, workspace=0, stream=0, **layers, **addresses)
 
 
 @built

@@ -172,7 +172,7 @@ def test_pieces_of_samples_give_what_all_together_do(monkeypatch):
     for index_ in (index, 1):
         whole = bank.jet(z, t, index_), ff.pde_loss(bank, z, t, index_)
         with in_pieces(monkeypatch), torch.no_grad():
-            assert len(bank.pieces(z, t, index_)) > 1
+            assert len(bank.pieces(bank.samples(z, t, index_))) > 1
             pieces = bank.jet(z, t, index_), ff.pde_loss(bank, z, t, index_)
         torch.testing.assert_close(pieces, whole)
 
@@ -195,7 +195,7 @@ def test_pieces_of_samples_have_the_same_gradients(loss, monkeypatch):
 
     expected = first_and_second()
     with in_pieces(monkeypatch):
-        assert len(bank.pieces(z, t, index)) > 1
+        assert len(bank.pieces(bank.samples(z, t, index))) > 1
         torch.testing.assert_close(first_and_second(), expected, rtol=1e-11, atol=1e-13)
 
 
@@ -249,7 +249,7 @@ def test_parameters_of_a_bank_may_be_other_tensors(way, monkeypatch):
 def test_pieces_have_a_few_rows_for_each_potential():
     bank = ff.PotentialBank(64, 3, (512, 512))
     index = torch.arange(2048) % 64
-    pieces = bank.pieces(torch.zeros(2048, 3), torch.zeros(2048), index)
+    pieces = bank.pieces(bank.samples(torch.zeros(2048, 3), torch.zeros(2048), index))
     assert len(pieces) == 4  # and not 8, as the biases alone would have it
 
 
@@ -257,7 +257,8 @@ def test_pieces_of_samples_inside_a_checkpoint(monkeypatch):
     """It computes all of them once more, and not once more for each."""
     bank, (z, t, index), calls = bank_of(), samples(), []
     monkeypatch.setattr(
-        "fastflow.engine.pde_loss.residual_loss", lambda *given: calls.append(1) or residual_loss(*given)
+        "fastflow.engine.pde_loss.residual_loss",
+        lambda *given, **named: calls.append(1) or residual_loss(*given, **named),
     )
     leaves = list(bank.parameters())
     expected = torch.autograd.grad(ff.pde_loss(bank, z, t, index), leaves)
@@ -265,7 +266,7 @@ def test_pieces_of_samples_inside_a_checkpoint(monkeypatch):
         calls.clear()
         loss = checkpoint(ff.pde_loss, bank, z, t, index, use_reentrant=False)
         torch.testing.assert_close(torch.autograd.grad(loss, leaves), expected)
-        assert len(calls) == 2 * len(bank.pieces(z, t, index))
+        assert len(calls) == 2 * len(bank.pieces(bank.samples(z, t, index)))
 
 
 def test_pieces_of_samples_under_a_transform(monkeypatch):
@@ -299,6 +300,8 @@ def test_time_may_be_given_in_three_ways():
     place = torch.tensor([0, 1, 1, 0, 0, 1, 0])
     expected = bank.jet(z, grid[place], index)
     torch.testing.assert_close(bank.jet(z, (grid, place), index), expected)
+    assert torch.equal(bank.samples(z, (grid, place), index).time.of_each(), grid[place])
+    assert torch.equal(bank.samples(z, 2, index).time.of_each(), torch.full((7,), 2, dtype=torch.float64))
     for b in range(len(z)):
         alone = bank.jet(z[b : b + 1], float(grid[place[b]]), int(index[b]))
         torch.testing.assert_close(alone, ff.Jet(*(x[b : b + 1] for x in expected)))

@@ -9,8 +9,9 @@ from torch import nn
 from fastflow.cli.main import main
 from fastflow.core.errors import InputError
 from fastflow.engine.potentials import PotentialBank
+from fastflow.engine.types import Integration
 from fastflow.generators import from_callable
-from fastflow.latents.traversal import PathConfig, traverse
+from fastflow.latents.traversal import traverse
 from fastflow.metrics.evaluation import evaluate
 from fastflow.training.discover import Discovery
 
@@ -140,11 +141,12 @@ LABELS = {
 def test_labels_of_a_traversal_are_checked(labels, message):
     generator = from_callable(striped, 4, classes=(0, 2))
     bank = PotentialBank(3, 4, (8,))
-    euler = PathConfig(dt=1.0, method="euler", step_length=None)
     with pytest.raises(InputError, match=message):
-        traverse(bank, generator, generator.sample(2), 0, 2, euler, labels=labels)
+        traverse(bank, generator, generator.sample(2), 0, 2, integration=Integration(), labels=labels)
     short = torch.tensor([0, 2], dtype=torch.int16)
-    assert len(traverse(bank, generator, generator.sample(2), 0, 2, euler, labels=short).images) == 2
+    assert (
+        len(traverse(bank, generator, generator.sample(2), 0, 2, integration=Integration(), labels=short).images) == 2
+    )
 
 
 @pytest.mark.parametrize("sample", [lambda n, rng: np.zeros((n, 4)), lambda n, rng: torch.zeros(n, 3)])

@@ -154,10 +154,10 @@ def test_activations_are_accurate_near_zero_and_far_out(device):
             "silu": torch.nn.functional.silu,
             "softplus": lambda x: torch.logaddexp(x, torch.zeros_like(x)),
         }[activation](a)
-        (slope,) = torch.autograd.grad(value.sum(), a, create_graph=True)
+        (sigma1,) = torch.autograd.grad(value.sum(), a, create_graph=True)
         torch.testing.assert_close(computed.u.cpu().double(), value[:, 0].detach(), rtol=2e-6, atol=3e-7)
-        torch.testing.assert_close(computed.grad.cpu().double(), slope.detach(), rtol=2e-6, atol=5e-7)
-        if activation == "tanh":  # where others cancel, tanh and its slope keep their relative error
+        torch.testing.assert_close(computed.grad.cpu().double(), sigma1.detach(), rtol=2e-6, atol=5e-7)
+        if activation == "tanh":  # tanh and its derivative keep their relative error where plain formulas cancel
             torch.testing.assert_close(computed.u.cpu().double(), value[:, 0].detach(), rtol=1e-6, atol=0)
-            kept = slope > 1e-12
-            torch.testing.assert_close(computed.grad.cpu().double()[kept], slope[kept].detach(), rtol=2e-5, atol=0)
+            large = sigma1 > 1e-12
+            torch.testing.assert_close(computed.grad.cpu().double()[large], sigma1[large].detach(), rtol=2e-5, atol=0)

@@ -120,7 +120,7 @@ def test_gradcheck(device):
 
 
 def test_compiled_training_equals_eager_training(device):
-    """One loss is enough: what is traced is the same for every backend, and tests/ops traces all losses."""
+    """One loss is enough: every backend traces the same, and tests/engine/operators traces all losses."""
     with ff.use_backend("triton"):
         expected = gradients(LOSSES["times"], device)
         compiled = torch.compile(LOSSES["times"], fullgraph=True, backend="aot_eager")

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from support.runs import sigmoid_generator
+from support.runs import sigmoid_generator, small_config
 
 from fastflow.core.errors import InputError
 from fastflow.engine.paths import flow
 from fastflow.engine.potentials import PotentialBank
-from fastflow.latents.traversal import PathConfig, traverse
+from fastflow.latents.traversal import traverse
 
 STEPS = 5
 
@@ -29,8 +29,8 @@ def z0():
 
 
 def go(bank, generator, z0, direction="forward", steps=STEPS, potential=1, **settings):
-    config = PathConfig(**{"dt": 1.0, "method": "euler", "step_length": None, **settings})
-    return traverse(bank, generator, z0, potential, steps, config, direction)
+    integration = small_config(**settings).integration
+    return traverse(bank, generator, z0, potential, steps, integration=integration, direction=direction)
 
 
 SETTINGS = {"euler": {}, "heun": {"method": "heun"}, "dt": {"dt": 0.5}, "step-length": {"step_length": 0.1}}

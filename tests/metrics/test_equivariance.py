@@ -10,7 +10,7 @@ import fastflow as ff
 from fastflow.core.errors import InputError
 from fastflow.engine.potentials import PotentialBank
 from fastflow.metrics import equivariance
-from fastflow.metrics.equivariance import _assigned
+from fastflow.metrics.equivariance import _best_assignment
 
 
 class Slide(Bars):
@@ -145,9 +145,9 @@ def test_fewer_samples_are_a_part_of_the_data(known):
 
 def test_assignment_is_the_best_of_all():
     # Greedily, the first row would take column 0 and leave 1 for the second.
-    assert _assigned([[10, 9, 0], [9, 1, 0]]) == [1, 0]
-    assert _assigned([[1, 0, 7], [0, 2, 8]]) == [2, 1]
-    assert _assigned([[0, 0], [0, 0]]) in ([0, 1], [1, 0])
+    assert _best_assignment([[10, 9, 0], [9, 1, 0]]) == [1, 0]
+    assert _best_assignment([[1, 0, 7], [0, 2, 8]]) == [2, 1]
+    assert _best_assignment([[0, 0], [0, 0]]) in ([0, 1], [1, 0])
 
 
 def test_trained_flows_beat_not_moving(tmp_path):

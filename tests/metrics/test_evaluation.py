@@ -6,14 +6,11 @@ import pytest
 import torch
 from support.runs import sigmoid_generator, small_run
 
-from fastflow.baselines import Random
 from fastflow.core.errors import InputError
 from fastflow.core.rng import step_rng
 from fastflow.engine.pde import Wave
-from fastflow.generators import from_callable
-from fastflow.metrics import evaluation
 from fastflow.metrics.evaluation import evaluate, measure_residual, random_directions
-from fastflow.metrics.pairs import Pairs, measure_distinctness, path_pairs
+from fastflow.metrics.pairs import draw_places, path_pairs
 from fastflow.training.potentials import untrained_potentials
 
 
@@ -77,7 +74,7 @@ def test_progress_is_told_on_stdout_only_where_asked(run, capsys):
 
 def test_training_draws_none_of_the_evaluated_latents(run):
     seen = torch.cat([run.generator.sample(120, step_rng(run.config.seed, step)) for step in range(1, 21)])
-    z0, _, _ = evaluation._draw(run.generator, 3, 120, 3, run.config.seed)
+    z0, _, _ = draw_places(run.generator, 3, 120, 3, run.config.seed)
     assert torch.cdist(z0, seen).min() > 1e-3
 
 
@@ -102,60 +99,6 @@ def test_two_samples_per_potential_are_needed(run):
 def test_arguments_are_checked(run, arguments, message):
     with pytest.raises(InputError, match=message):
         run.evaluate(*arguments)
-
-
-def ramp(z):
-    """Images whose brightness is the latents' mean, so that a step's pixel change is known."""
-    return z.mean(1)[:, None, None, None].expand(-1, 1, 8, 8)
-
-
-def test_pairs_are_consecutive_eight_bit_images_of_all_potentials_and_times():
-    generator = from_callable(ramp, 4, value_range=(-8.0, 8.0))
-    directions = Random(generator, 3, step_length=2.0)
-    pairs = path_pairs(directions, 4, 300, seed=0)
-    assert pairs.index.bincount().tolist() == [100, 100, 100]
-    assert torch.equal(pairs.images * 255, (pairs.images * 255).round())
-    change = (pairs.next_images - pairs.images)[:, 0, 0, 0]
-    expected = (2.0 * directions.directions.mean(1) / 16)[pairs.index]
-    torch.testing.assert_close(change, expected, rtol=0, atol=1 / 255)
-
-    # Every place of a path occurs: the images are 0 .. 3 steps away from the starts.
-    z0, _, _ = evaluation._draw(generator, 3, 300, 4, 0)
-    moved = (pairs.images - generator.eight_bit(ramp(z0)))[:, 0, 0, 0] / expected
-    assert moved[expected.abs() > 0.02].round().unique().tolist() == [0, 1, 2, 3]
-
-
-def test_strength_is_the_mean_absolute_change_of_each_pair():
-    images = torch.zeros(2, 1, 2, 2)
-    change = torch.tensor([[0.1, -0.1, 0.0, 0.2], [0.0, 0.0, 0.0, -1.0]]).reshape(2, 1, 2, 2)
-    torch.testing.assert_close(Pairs(images, change, torch.arange(2)).strength(), torch.tensor([0.1, 0.25]))
-
-
-def moved_blobs(same):
-    """Pairs whose second image is brighter in a column of its own for each of three classes, or in any column."""
-    rng = torch.Generator().manual_seed(0)
-    index = torch.arange(240) % 3
-    column = torch.randint(3, (240,), generator=rng) if same else index
-    images = torch.rand(240, 1, 8, 8, generator=rng) / 2
-    change = torch.zeros_like(images)
-    change[torch.arange(240), :, :, 2 * column] = 0.1
-    return Pairs(images, images + change, index)
-
-
-def test_classifier_names_distinct_changes_and_only_those():
-    assert measure_distinctness(moved_blobs(same=False), 3, seed=0).accuracy == 1
-    assert measure_distinctness(moved_blobs(same=True), 3, seed=0, epochs=5).accuracy < 0.5
-
-
-def test_classifier_is_tested_on_pairs_that_it_was_not_trained_on():
-    """Labels that are noise can be learned by heart, but not foretold."""
-    pairs = moved_blobs(same=True)
-    noise = Pairs(pairs.images, pairs.next_images, torch.arange(240).roll(1) % 3)
-    found = measure_distinctness(noise, 3, seed=0, epochs=40)
-    assert found.accuracy < 0.55
-    # The confusion matrix has a row for each true class, however often it is named.
-    assert torch.tensor(found.confusion).sum(1).tolist() == [40, 40, 40]
-    assert torch.tensor(found.confusion).sum(0).tolist() != [40, 40, 40]
 
 
 @pytest.mark.parametrize("strength", [0.003, 0.03])

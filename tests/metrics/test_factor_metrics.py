@@ -376,7 +376,7 @@ def test_options_that_cannot_be_used_are_named():
                 metric(codes, factors, categorical=categorical)
     with pytest.raises(InputError, match="at least 2 columns of codes, got 1"):
         dci(codes[:, :1], factors)
-    with pytest.raises(InputError, match="pruned_below must leave a code to vote"):
+    with pytest.raises(InputError, match="pruned_below must leave a code that can vote"):
         factor_vae(codes, factors, pruned_below=100)
     alone = np.stack((np.arange(100), factors[:, 0]), 1)
     for metric in (beta_vae, factor_vae):

@@ -12,7 +12,7 @@ from fastflow.baselines.base import Baseline
 from fastflow.core.errors import InputError
 from fastflow.generators import from_callable
 from fastflow.metrics.attributes import AttributeCorrelation
-from fastflow.metrics.walks import walks
+from fastflow.metrics.held_out import held_out_paths
 
 MATRIX = torch.randn(4, 12, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
 
@@ -136,7 +136,7 @@ def test_cosines_are_averaged_over_pairs_of_different_starts(generator):
     ]
     source = Walks(generator, rules)
     found = ff.metrics.consistency(source, path_steps=1, samples=12)
-    changes = [walk.images.diff(dim=1).flatten(1) for _, walk in walks(source, 1, 12, 1)]
+    changes = [path.images.diff(dim=1).flatten(1) for _, path in held_out_paths(source, 1, 12, 1)]
 
     def mean(pairs):
         cosines = [torch.nn.functional.cosine_similarity(u, v, dim=0) for u, v in pairs if u.any() and v.any()]
@@ -179,10 +179,10 @@ def test_measures_are_seeded_and_refuse_what_cannot_be(measure, generator, tmp_p
 def test_what_cannot_be_measured_is_said(generator):
     still = Walks(generator, [torch.zeros(3, 4)])
     for measure in (ff.metrics.curvature, ff.metrics.consistency):
-        with pytest.raises(InputError, match="no path moves: there is nothing to measure"):
+        with pytest.raises(InputError, match="no path changes the images"):
             measure(still, path_steps=2, samples=4)
     assert ff.metrics.path_length(still, path_steps=2, samples=4).score == 0
-    with pytest.raises(InputError, match="a path bends at 2 steps or more, path_steps is 1"):
+    with pytest.raises(InputError, match="path_steps must be at least 2, so that a path can bend, got 1"):
         ff.metrics.curvature(still, path_steps=1)
     for epsilon in (0, 0.2, float("nan")):
         with pytest.raises(InputError, match=r"epsilon must be a number above 0 and at most 0\.1"):

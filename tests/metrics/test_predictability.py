@@ -10,7 +10,7 @@ from fastflow.core.errors import InputError
 from fastflow.generators import from_callable
 from fastflow.metrics import predictability
 from fastflow.metrics.pairs import Pairs, path_pairs
-from fastflow.metrics.predictability import PUBLISHED, SMALL, VariationPredictor, told_apart
+from fastflow.metrics.predictability import PUBLISHED, SMALL, VariationPredictor, train_and_measure
 
 
 def quarters(z):
@@ -84,7 +84,7 @@ def noise(same):
 
 def told(pairs, recipe=SMALL, seed=0):
     with tqdm(disable=True) as bar:
-        return told_apart(pairs, 2, recipe._replace(epochs=12), seed, bar)
+        return train_and_measure(pairs, 2, recipe._replace(epochs=12), seed, bar)
 
 
 @pytest.mark.parametrize("recipe", [PUBLISHED, SMALL], ids=lambda recipe: recipe.name)
@@ -123,9 +123,9 @@ def test_a_pair_is_judged_by_itself_and_nothing_is_learned_from_it():
     torch.manual_seed(0)
     network, pairs = VariationPredictor((1, 8, 8), 2).train(), noise(same=False)[:40]
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    whole = predictability._right(network, pairs)
+    whole = predictability._correct(network, pairs)
     assert 0 < whole.mean() < 1
-    twos = [predictability._right(network.train(), pairs[i : i + 2]) for i in range(0, 40, 2)]
+    twos = [predictability._correct(network.train(), pairs[i : i + 2]) for i in range(0, 40, 2)]
     assert torch.equal(torch.cat(twos), whole)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 

@@ -1,4 +1,4 @@
-"""Purity and coverage, where it is known what a path changes; and strokes of known shape."""
+"""Purity and coverage of paths for which it is known what they change."""
 
 import math
 
@@ -10,7 +10,6 @@ from fastflow import generators
 from fastflow.baselines.directions import Straight
 from fastflow.core.errors import InputError
 from fastflow.metrics.purity import _spearman, purity
-from fastflow.metrics.strokes import STROKE_ATTRIBUTES, looks_drawn, stroke_attributes
 
 NAMES = ("first", "second", "third")
 
@@ -101,48 +100,3 @@ def test_rank_correlation_is_scipys():
     expected = [stats.spearmanr(row, range(9)).statistic for row in values.numpy()]
     assert _spearman(values).tolist() == pytest.approx(expected)
     assert float(_spearman(torch.ones(5))) == 0
-
-
-def bar(width, height, slant=0.0, x=0.0, y=0.0, size=64):
-    """A bright bar whose sides are softened by counting finer pixels."""
-    fine = 8
-    axis = (torch.arange(size * fine) + 0.5) / fine - size / 2
-    inside = ((axis[:, None] - y).abs() <= height / 2) & (
-        (axis[None] - x + math.tan(slant) * (axis[:, None] - y)).abs() <= width / 2
-    )
-    return torch.nn.functional.avg_pool2d(inside.double()[None, None], fine)
-
-
-def test_strokes_of_known_shape():
-    found = dict(zip(STROKE_ATTRIBUTES, stroke_attributes(bar(4, 40, x=3, y=-5))[0].tolist(), strict=True))
-    assert found["area"] == pytest.approx(160, rel=0.01)
-    assert found["height"] == pytest.approx(40, rel=0.01)
-    assert found["width"] == pytest.approx(4, rel=0.03)
-    assert found["thickness"] == pytest.approx(2 * 160 / 88, rel=0.05)
-    assert found["slant"] == pytest.approx(0, abs=0.01)
-    assert (found["x"], found["y"]) == pytest.approx((3, -5), abs=0.02)
-
-
-def test_slant_is_a_shears_angle():
-    found = stroke_attributes(torch.cat([bar(4, 40, slant) for slant in (-0.3, 0.2)]))
-    assert found[:, 2].tolist() == pytest.approx([-0.3, 0.2], abs=0.01)
-    assert found[:, 3].tolist() == pytest.approx([4, 4], rel=0.08)  # as if it were upright
-
-
-def test_an_empty_image_has_no_attributes():
-    assert stroke_attributes(torch.zeros(2, 3, 8, 8)).tolist() == [[0.0] * 7] * 2
-
-
-LOOKS = {
-    "strokes": (lambda images: images, True),
-    "negative": (lambda images: 1 - images, False),
-    "colour": (lambda images: images.expand(-1, 3, -1, -1), False),
-    "grey": (lambda images: 0.4 + 0.2 * images, False),
-    "empty": (lambda images: 0 * images, False),
-}
-
-
-@pytest.mark.parametrize(("change", "drawn"), LOOKS.values(), ids=LOOKS)
-def test_bright_strokes_on_black_are_told_from_other_images(change, drawn):
-    digits = generators.load("digits-vae").held_out_images[:32]
-    assert looks_drawn(change(digits)) is drawn

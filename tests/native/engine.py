@@ -57,7 +57,7 @@ class Engine:
 
     def jet(self, mlp: MLP, z: Tensor, index: Tensor, slot: Tensor) -> Jet:
         jet = Jet(nan_like(z[:, 0]), nan_like(z), *(nan_like(z[:, 0]) for _ in range(3)))
-        _native.jet_forward(network(mlp), z, index, slot, jet, **self.options(mlp))
+        _native.jet(network(mlp), z, index, slot, jet, **self.options(mlp))
         return jet
 
     def jet_backward(self, mlp: MLP, z: Tensor, index: Tensor, slot: Tensor, jet_bar) -> tuple[Tensor, list[Tensor]]:
@@ -83,7 +83,7 @@ class Engine:
         """Loss, residual, then gradients: z, parameters, coefficients, source."""
         residual, z_bar, gradient = nan_like(z[:, 0]), nan_like(z), nan_gradient(mlp)
         coefficients_bar, source_bar = nan_like(coefficients), nan_like(source)
-        loss = _native.residual_loss_backward(
+        loss = _native.residual_loss_and_gradient(
             network(mlp), z, index, slot, coefficients, source, residual, loss_bar, z_bar, gradient,
             coefficients_bar, source_bar, **self.options(mlp),
         )  # fmt: skip
@@ -91,7 +91,7 @@ class Engine:
 
     def flow(self, mlp: MLP, z0: Tensor, index: Tensor, slots: Tensor, steps: int) -> tuple[Tensor, Tensor]:
         path, error = z0.new_full((len(z0), steps + 1, z0.shape[1]), torch.nan), nan_like(z0[:, 0])
-        _native.flow_forward(network(mlp), z0, index, slots, path, error, **self.flow_options(mlp))
+        _native.flow(network(mlp), z0, index, slots, path, error, **self.flow_options(mlp))
         return path, error
 
     def flow_backward(self, mlp: MLP, path: Tensor, index: Tensor, slots: Tensor, path_bar: Tensor) -> list[Tensor]:
@@ -115,7 +115,7 @@ class Engine:
         path = path.clone() if z0 is None else nan_like(path)
         z_bar, gradient = nan_like(path[:, 0]), nan_gradient(mlp)
         coefficients_bar, source_bar = nan_like(coefficients), nan_like(source)
-        loss = _native.rollout_loss_backward(
+        loss = _native.rollout_loss_and_gradient(
             network(mlp), z0, index, slots, coefficients, source, path, None, loss_bar, path_bar, z_bar, gradient,
             coefficients_bar, source_bar, **self.options(mlp), **self.path,
         )  # fmt: skip

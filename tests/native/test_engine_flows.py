@@ -234,7 +234,7 @@ def test_bad_arguments_are_named(change, error, message):
     path = z0.new_empty(len(z0), STEPS + 1, z0.shape[1])
     net = {"activation": "tanh", "out_activation": "tanh", "num_threads": 1}
     with pytest.raises(error, match=message):
-        _native.flow_forward(network(mlp), path=path, error=None, **arguments, **options, **net)
+        _native.flow(network(mlp), path=path, error=None, **arguments, **options, **net)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)

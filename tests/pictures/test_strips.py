@@ -6,17 +6,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageSequence
+from support.pictures import constant_images
 
 from fastflow.pictures import strips
 
 CELL, GUTTER = 64, 5
 PITCH = CELL + GUTTER
-
-
-def constant_frames(values, channels=1, size=8):
-    """(B, T) values as images (B, T, channels, size, size) of one brightness each."""
-    values = np.asarray(values, dtype=np.float32)
-    return np.broadcast_to(values[:, :, None, None, None], (*values.shape, channels, size, size)).copy()
 
 
 def cell(picture, row, column):
@@ -33,7 +28,7 @@ def gif_frames(file, mode):
 def test_strip_has_one_brightness_scale(tmp_path, channels):
     # The second row spans a tenth of the range; a scale per frame or per row would stretch it.
     values = [[0.0, 0.5, 1.0], [0.2, 0.25, 0.3]]
-    file = strips.save_strip(constant_frames(values, channels), tmp_path / "strip.png")
+    file = strips.save_strip(constant_images(values, channels), tmp_path / "strip.png")
     with Image.open(file) as picture:
         for row in range(2):
             for column in range(3):
@@ -43,26 +38,26 @@ def test_strip_has_one_brightness_scale(tmp_path, channels):
 
 
 def test_strip_default_scale_is_the_strip_range(tmp_path):
-    file = strips.save_strip(constant_frames([[-3.0, 1.0, 5.0]]), tmp_path / "strip.png")
+    file = strips.save_strip(constant_images([[-3.0, 1.0, 5.0]]), tmp_path / "strip.png")
     with Image.open(file) as picture:
         assert [int(cell(picture, 0, column)[0, 0, 0]) for column in range(3)] == [0, 128, 255]
 
 
 def test_strip_value_range_is_kept_and_clips(tmp_path):
-    file = strips.save_strip(constant_frames([[-1.0, 0.4, 2.0]]), tmp_path / "strip.png", value_range=(0.0, 1.0))
+    file = strips.save_strip(constant_images([[-1.0, 0.4, 2.0]]), tmp_path / "strip.png", value_range=(0.0, 1.0))
     with Image.open(file) as picture:
         assert [int(cell(picture, 0, column)[0, 0, 0]) for column in range(3)] == [0, 102, 255]
 
 
 def test_strip_of_one_value_is_black(tmp_path):
-    file = strips.save_strip(constant_frames([[0.7, 0.7]]), tmp_path / "strip.png")
+    file = strips.save_strip(constant_images([[0.7, 0.7]]), tmp_path / "strip.png")
     with Image.open(file) as picture:
         assert cell(picture, 0, 1)[..., :3].max() == 0
 
 
 @pytest.mark.parametrize("start", [0, 2, 4])
 def test_start_column_alone_is_framed_and_its_pixels_are_untouched(tmp_path, start):
-    images = constant_frames([[0.5] * 5, [0.5] * 5])
+    images = constant_images([[0.5] * 5, [0.5] * 5])
     with Image.open(strips.save_strip(images, tmp_path / "strip.png", start=start, value_range=(0, 1))) as picture:
         pixels = np.asarray(picture)
         assert all((cell(picture, row, column)[..., :3] == 128).all() for row in range(2) for column in range(5))
@@ -77,12 +72,12 @@ def test_start_column_alone_is_framed_and_its_pixels_are_untouched(tmp_path, sta
 
 
 def test_nothing_is_marked_without_a_start(tmp_path):
-    with Image.open(strips.save_strip(constant_frames([[0.0, 1.0]]), tmp_path / "strip.png")) as picture:
+    with Image.open(strips.save_strip(constant_images([[0.0, 1.0]]), tmp_path / "strip.png")) as picture:
         assert not (np.asarray(picture)[..., :3] == strips.ACCENT).all(-1).any()
 
 
 def test_every_column_is_labelled_where_labels_fit(tmp_path):
-    with Image.open(strips.save_strip(constant_frames([[0.0, 0.5, 1.0]]), tmp_path / "strip.png", start=1)) as picture:
+    with Image.open(strips.save_strip(constant_images([[0.0, 0.5, 1.0]]), tmp_path / "strip.png", start=1)) as picture:
         opacity = np.asarray(picture)[PITCH + GUTTER + 8 :, :, 3]
     for column in range(3):
         assert opacity[:, GUTTER + column * PITCH : GUTTER + column * PITCH + CELL].max() == 255
@@ -99,10 +94,10 @@ def test_labels_thin_out_but_keep_the_start():
 
 def test_small_images_grow_by_a_whole_factor_and_large_ones_stay(tmp_path):
     for size, shown in [(8, 64), (28, 56), (33, 33), (100, 100)]:
-        file = strips.save_strip(constant_frames([[0.0, 1.0]], size=size), tmp_path / f"{size}.png")
+        file = strips.save_strip(constant_images([[0.0, 1.0]], size=size), tmp_path / f"{size}.png")
         with Image.open(file) as picture:
             assert picture.width == 2 * (shown + GUTTER) + GUTTER
-    file = strips.save_strip(constant_frames([[0.0, 1.0]]), tmp_path / "sized.png", image_size=20)
+    file = strips.save_strip(constant_images([[0.0, 1.0]]), tmp_path / "sized.png", image_size=20)
     with Image.open(file) as picture:
         assert picture.width == 2 * (16 + GUTTER) + GUTTER
 
@@ -122,7 +117,7 @@ def test_tensors_of_every_precision_that_require_grad(tmp_path, dtype):
 
 
 def test_gif_goes_forth_and_back_without_repeating_its_ends(tmp_path):
-    file = strips.save_gif(constant_frames([[0.0, 0.4, 0.8, 1.0]]), tmp_path / "path.gif", value_range=(0, 1))
+    file = strips.save_gif(constant_images([[0.0, 0.4, 0.8, 1.0]]), tmp_path / "path.gif", value_range=(0, 1))
     assert [int(frame[0, 0]) for frame in gif_frames(file, "L")] == [0, 102, 204, 255, 204, 102]
     with Image.open(file) as picture:
         assert picture.info["loop"] == 0
@@ -130,11 +125,20 @@ def test_gif_goes_forth_and_back_without_repeating_its_ends(tmp_path):
 
 
 def test_gif_lays_starts_side_by_side(tmp_path):
-    file = strips.save_gif(constant_frames([[0.0, 1.0], [1.0, 0.0], [0.2, 0.4]]), tmp_path / "path.gif")
+    file = strips.save_gif(constant_images([[0.0, 1.0], [1.0, 0.0], [0.2, 0.4]]), tmp_path / "path.gif")
     first, second = gif_frames(file, "L")
     assert first.shape == (32, 3 * 34 - 2)
     assert [int(first[5, 34 * row + 5]) for row in range(3)] == [0, 255, 51]
     assert [int(second[5, 34 * row + 5]) for row in range(3)] == [255, 0, 102]
+
+
+def test_animation_of_many_starts_has_several_rows():
+    values = np.linspace(0, 1, 30)[:, None].repeat(2, 1)
+    (sheet, _) = strips.side_by_side(constant_images(values), (0.0, 1.0), 8)
+    assert sheet.shape == (3 * 10 - 2, 12 * 10 - 2, 1)
+    for number, value in enumerate(values[:, 0]):
+        top, left = number // 12 * 10, number % 12 * 10
+        assert (sheet[top : top + 8, left : left + 8] == round(255 * value)).all()
 
 
 def test_grey_gif_is_exact(tmp_path):
@@ -163,7 +167,7 @@ def test_colour_that_stands_still_does_not_flicker(tmp_path):
 
 
 def test_one_step_and_one_start_work(tmp_path):
-    images = constant_frames([[0.3]])
+    images = constant_images([[0.3]])
     assert len(gif_frames(strips.save_gif(images, tmp_path / "path.gif"), "L")) == 1
     assert strips.save_strip(images, tmp_path / "strip.png", start=0).exists()
 
@@ -176,11 +180,11 @@ def test_one_step_and_one_start_work(tmp_path):
         (np.zeros((2, 3, 2, 8, 8)), {}, "1 or 3 channels"),
         (np.zeros((0, 3, 1, 8, 8)), {}, "at least one start"),
         (np.zeros((2, 3, 1, 8, 8), dtype=complex), {}, "real numbers"),
-        (constant_frames([[0.0, np.nan]]), {}, "start 0, step 1"),
-        (constant_frames([[0.0, np.inf]]), {}, "NaN or infinite"),
-        (constant_frames([[0.0, 1.0]]), {"value_range": (1.0, 0.0)}, "first below the second"),
-        (constant_frames([[0.0, 1.0]]), {"value_range": (0.0, np.nan)}, "finite"),
-        (constant_frames([[0.0, 1.0]]), {"image_size": 0}, "positive"),
+        (constant_images([[0.0, np.nan]]), {}, "start 0, step 1"),
+        (constant_images([[0.0, np.inf]]), {}, "NaN or infinite"),
+        (constant_images([[0.0, 1.0]]), {"value_range": (1.0, 0.0)}, "first below the second"),
+        (constant_images([[0.0, 1.0]]), {"value_range": (0.0, np.nan)}, "finite"),
+        (constant_images([[0.0, 1.0]]), {"image_size": 0}, "positive"),
     ],
 )
 def test_bad_input_is_one_clear_line_and_no_file(tmp_path, save, images, options, message):
@@ -192,15 +196,15 @@ def test_bad_input_is_one_clear_line_and_no_file(tmp_path, save, images, options
 
 def test_start_and_speed_are_checked(tmp_path):
     with pytest.raises(ValueError, match="expected 0 to 1"):
-        strips.save_strip(constant_frames([[0.0, 1.0]]), tmp_path / "strip.png", start=2)
+        strips.save_strip(constant_images([[0.0, 1.0]]), tmp_path / "strip.png", start=2)
     for speed in (0, -1, 51, float("nan")):
         with pytest.raises(ValueError, match="at most 50"):
-            strips.save_gif(constant_frames([[0.0, 1.0]]), tmp_path / "path.gif", frames_per_second=speed)
+            strips.save_gif(constant_images([[0.0, 1.0]]), tmp_path / "path.gif", frames_per_second=speed)
 
 
 @pytest.mark.parametrize("save", [strips.save_strip, strips.save_gif], ids=["strip", "gif"])
 def test_failed_write_keeps_the_older_file(tmp_path, monkeypatch, save):
-    file = save(constant_frames([[0.0, 1.0]]), tmp_path / "picture")
+    file = save(constant_images([[0.0, 1.0]]), tmp_path / "picture")
     before = file.read_bytes()
 
     def full_disk(*_):
@@ -208,7 +212,7 @@ def test_failed_write_keeps_the_older_file(tmp_path, monkeypatch, save):
 
     monkeypatch.setattr(Path, "replace", full_disk)
     with pytest.raises(OSError, match="No space left"):
-        save(constant_frames([[0.0, 0.5, 1.0]]), file)
+        save(constant_images([[0.0, 0.5, 1.0]]), file)
     assert file.read_bytes() == before
     assert list(tmp_path.iterdir()) == [file]
 

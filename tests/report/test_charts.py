@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from fastflow.report.charts import Line, exact, line_chart, short
+from fastflow.report.charts import Line, line_chart
 
 
 def test_chart_breaks_at_gaps_and_labels_ends():
@@ -65,10 +65,3 @@ def test_chart_of_awkward_ranges(y, log):
     chart = line_chart([Line("a", [0, 1], y)], key="x", title="t", description="d", log=log)
     assert "nan" not in chart
     assert 2 <= chart.count('class="grid"') <= 10
-
-
-def test_number_formats():
-    assert [short(v) for v in (0.022, -0.5, 1.0, 1234.5, 1.2e-7, 0, float("nan"))] == [
-        "0.0220", "−0.500", "1.00", "1\N{NARROW NO-BREAK SPACE}234", "1.20e−7", "0", "not finite",
-    ]  # fmt: skip
-    assert [exact(v) for v in (0.05, 0.1, 3.0, 1e-5)] == ["0.05", "0.1", "3", "1e−5"]

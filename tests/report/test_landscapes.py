@@ -9,21 +9,21 @@ import torch
 from support.runs import small_run
 
 from fastflow.report import write_report, write_traversals
-from fastflow.report.contours import contour
+from fastflow.report.landscape_svg import contour_lines
 from fastflow.report.landscapes import landscape
 from fastflow.runs.loading import load_run
 
 
 def test_contour_of_a_cone_is_one_circle():
     y, x = np.mgrid[-1:1:41j, -1:1:41j]
-    (ring,) = contour(np.hypot(x, y), 0.5)
-    assert ring[0] == ring[-1]
+    ((ring,),) = contour_lines(np.hypot(x, y), [0.5])
+    assert ring[0].tolist() == ring[-1].tolist()
     assert all(abs(math.hypot(px / 20 - 1, py / 20 - 1) - 0.5) < 2e-3 for px, py in ring)
 
 
 def test_contour_of_a_slope_is_a_line_from_edge_to_edge():
     y, x = np.mgrid[0:4:5j, 0:4:5j]
-    (line,) = contour(x + 0.5 * y, 2.25)
+    ((line,),) = contour_lines(x + 0.5 * y, [2.25])
     assert {0.0, 4.0} == {line[0][1], line[-1][1]}
     assert all(px + 0.5 * py == pytest.approx(2.25) for px, py in line)
 
@@ -32,7 +32,7 @@ def test_contour_of_a_slope_is_a_line_from_edge_to_edge():
     ("level", "cut"), [(0.4, {(0.6, 0), (1, 0.4)}), (0.6, {(0.4, 0), (0, 0.4)})], ids=["low-corners", "high-corners"]
 )
 def test_saddle_is_cut_by_the_height_of_its_middle(level, cut):
-    lines = contour(np.array([[1.0, 0.0], [0.0, 1.0]]), level)
+    (lines,) = contour_lines(np.array([[1.0, 0.0], [0.0, 1.0]]), [level])
     assert len(lines) == 2
     rounded = [{(round(x, 9), round(y, 9)) for x, y in line} for line in lines]
     assert cut in rounded
@@ -40,7 +40,7 @@ def test_saddle_is_cut_by_the_height_of_its_middle(level, cut):
 
 @pytest.mark.parametrize("level", [-1.0, 2.0])
 def test_no_contour_beyond_the_heights(level):
-    assert contour(np.eye(3), level) == []
+    assert contour_lines(np.eye(3), [level]) == [[]]
 
 
 @pytest.fixture

@@ -13,6 +13,9 @@ _FENCE = re.compile(
     r"(?:<!-- not run: (?P<reason>[^\n]*?) -->\n)?^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
 )
 _COMMAND = re.compile(r"`((?:fastflow|make|pytest|jupyter|torchrun|python|pip) [^`]+)`")
+_PATH = re.compile(
+    r"`((?:fastflow|csrc|kernels|tests|benchmarks|docs|examples|tools|requirements)/[^`\s:]*)(?::[^`\s]*)?`"
+)
 
 
 class Block(NamedTuple):
@@ -46,3 +49,9 @@ def commands(page: Path) -> list[str]:
         for line in block.code.replace("\\\n", " ").splitlines()
     ]
     return [" ".join(command.split()) for command in [*fenced, *inline] if command and not command.startswith("#")]
+
+
+def paths(page: Path) -> list[str]:
+    """The repository's files and folders that its text names in backticks, those with a placeholder left out."""
+    text = _FENCE.sub("", page.read_text(encoding="utf-8"))
+    return [path for path in _PATH.findall(text) if "<" not in path and not re.search("[A-Z]{4}", path)]

@@ -3,16 +3,18 @@
 import dataclasses
 import json
 from dataclasses import dataclass
+from typing import Annotated
 
 import pytest
 import torch
+from annotated_types import Ge, Gt, Lt
 from support.runs import sigmoid_generator, small_config
 
 from fastflow.core.errors import InputError
 from fastflow.engine.pde import EQUATIONS
 from fastflow.engine.types import Jet
 from fastflow.training.config import DiscoverConfig
-from fastflow.training.config_file import check_types, from_dict
+from fastflow.training.config_file import check_settings, from_dict
 from fastflow.training.discover import Discovery
 
 
@@ -125,6 +127,53 @@ def test_types_of_any_configuration():
         name: str = "digits"
         widths: tuple[float, ...] = ()
 
-    check_types(Settings(widths=(1, 2.5)))
+    check_settings(Settings(widths=(1, 2.5)))
     with pytest.raises(InputError, match="name must be a text, got 3"):
-        check_types(Settings(name=3))  # pyright: ignore[reportArgumentType]
+        check_settings(Settings(name=3))  # pyright: ignore[reportArgumentType]
+
+
+def even(name, value):
+    if value % 2:
+        raise InputError(f"{name} must be even, got {value}")
+    return value
+
+
+@dataclass(frozen=True)
+class Constrained:
+    above: Annotated[float, Gt(0.5)] = 1.0
+    between: Annotated[int, Ge(0), Lt(2**63)] = 0
+    optional: Annotated[float, Gt(0)] | None = None
+    number: Annotated[int, even] = 2
+    names: tuple[str, ...] = ()
+
+
+CONSTRAINTS = {
+    "above": (0.5, "above must be above 0.5, got 0.5"),
+    "between": (-1, "between must be 0 or above, got -1"),
+    "optional": (0, "optional must be above 0, got 0"),
+    "number": (3, "number must be even, got 3"),
+}
+
+
+@pytest.mark.parametrize(("name", "value", "message"), [(name, *rest) for name, rest in CONSTRAINTS.items()])
+def test_constraints_stand_at_their_fields(name, value, message):
+    check_settings(Constrained(optional=0.1))
+    with pytest.raises(InputError) as error:
+        check_settings(Constrained(**{name: value}))
+    assert str(error.value) == message
+
+
+def test_large_bounds_are_written_as_powers():
+    with pytest.raises(InputError, match=r"^between must be below 2\^63, got 9223372036854775808$"):
+        check_settings(Constrained(between=2**63))
+
+
+def test_types_are_checked_before_constraints():
+    with pytest.raises(InputError, match="number must be a whole number, got 'two'"):
+        check_settings(Constrained(above=0.0, number="two"))  # pyright: ignore[reportArgumentType]
+
+
+def test_lists_become_tuples():
+    settings = Constrained(names=["a", "b"])  # pyright: ignore[reportArgumentType]
+    check_settings(settings)
+    assert settings.names == ("a", "b")

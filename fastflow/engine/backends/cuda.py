@@ -56,7 +56,7 @@ def flow(
         plan = _plan(machine, mlp, z0, slots, dt, method, direction, step_length, backward=False)
         order, offsets = _sorted(index, mlp.out_bias.shape[0])
         workspace = _workspace(plan, z0)
-        machine.module.flow_forward(
+        machine.module.flow(
             plan=plan, **_addresses(network), order=order.data_ptr(), offsets=offsets.data_ptr(),
             slot_of=slots.data_ptr(), z0=z0.data_ptr(), path=points.data_ptr(), error=error.data_ptr(),
             workspace=workspace.data_ptr(), stream=machine.stream,

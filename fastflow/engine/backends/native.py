@@ -15,11 +15,17 @@ from fastflow.engine.backends.selection import native_module
 from fastflow.engine.types import MLP, Jet
 
 MAX_DEPTH = 8
-LAPLACIANS = {"exact": "exact", "hutchinson": "probes", "none": "none"}
 
 
 def jet(
-    mlp: MLP, z: Tensor, index: Tensor, slot: Tensor, laplacian: str, probes: Tensor | None, with_u_tt: bool
+    mlp: MLP,
+    z: Tensor,
+    index: Tensor,
+    slot: Tensor,
+    laplacian: str,
+    probes: Tensor | None,
+    with_u_tt: bool,
+    precision: str,
 ) -> Jet:
     """See `reference.jet`."""
     z, index, slot = plain(z, index, slot)
@@ -28,7 +34,7 @@ def jet(
     if not with_u_tt:
         result.u_tt.zero_()
     wanted = result if with_u_tt else (*result[:4], None)
-    native_module.jet_forward(_network(mlp), z, index, slot, wanted, **_options(mlp, laplacian, probes))
+    native_module.jet(_network(mlp), z, index, slot, wanted, **_options(mlp, laplacian, probes))
     return result
 
 
@@ -41,6 +47,7 @@ def jet_backward(
     probes: Tensor | None,
     jet_bar: Sequence[Tensor | None],
     with_z: bool,
+    precision: str,
 ) -> list[Tensor]:
     """Gradients for z (empty unless with_z) and the network's tensors, from cotangents of the jet's five parts."""
     z, index, slot = plain(z, index, slot)
@@ -54,7 +61,7 @@ def jet_backward(
 
 
 def residual_loss(
-    mlp: MLP, z: Tensor, index: Tensor, slot: Tensor, coefficients: Tensor, source: Tensor | None
+    mlp: MLP, z: Tensor, index: Tensor, slot: Tensor, coefficients: Tensor, source: Tensor | None, precision: str
 ) -> Tensor:
     """See `reference.residual_loss`."""
     z, index, slot, coefficients = plain(z, index, slot, coefficients)
@@ -66,14 +73,21 @@ def residual_loss(
 
 
 def residual_loss_and_gradient(
-    mlp: MLP, z: Tensor, index: Tensor, slot: Tensor, coefficients: Tensor, source: Tensor | None, with_z: bool
+    mlp: MLP,
+    z: Tensor,
+    index: Tensor,
+    slot: Tensor,
+    coefficients: Tensor,
+    source: Tensor | None,
+    with_z: bool,
+    precision: str,
 ) -> list[Tensor]:
     """The loss, then its gradients: for z (empty unless with_z), coefficients, source (empty if None), the network."""
     z, index, slot, coefficients = plain(z, index, slot, coefficients)
     source = None if source is None else source.detach().contiguous()
     wanted = (z if with_z else None, coefficients, source, *mlp.tensors())
     z_bar, coefficients_bar, source_bar, *gradient = empty_gradients(*wanted, like=z)
-    loss = native_module.residual_loss_backward(
+    loss = native_module.residual_loss_and_gradient(
         _network(mlp), z, index, slot, coefficients, source, z.new_empty(len(z)), 1.0, z_bar if with_z else None,
         _nested(gradient), coefficients_bar, None if source is None else source_bar, **_options(mlp, "exact", None),
     )  # fmt: skip
@@ -94,7 +108,7 @@ def flow(
     z0, index, slots = plain(z0, index, slots)
     points, error = _empty_path(z0, slots, method), z0.new_zeros(len(z0))
     options = {**_network_options(mlp), **_path_options(dt, method, direction, step_length)}
-    native_module.flow_forward(_network(mlp), z0, index, slots, points, error, **options)
+    native_module.flow(_network(mlp), z0, index, slots, points, error, **options)
     return points, error
 
 
@@ -182,7 +196,7 @@ def _rollout_gradient(
     path: dict[str, Any],
 ) -> list[Tensor]:
     z0_bar, coefficients_bar, *gradient = empty_gradients(points[:, 0], coefficients, *mlp.tensors(), like=points)
-    loss = native_module.rollout_loss_backward(
+    loss = native_module.rollout_loss_and_gradient(
         _network(mlp), z0, index, slots, coefficients, None, points, None, loss_bar, points_bar, z0_bar,
         _nested(gradient), coefficients_bar, None, **_options(mlp, "exact", None), **path,
     )  # fmt: skip
@@ -218,7 +232,7 @@ def _options(mlp: MLP, laplacian: str, probes: Tensor | None) -> dict[str, Any]:
     return {
         **_network_options(mlp),
         "has_time": mlp.has_time,
-        "laplacian": LAPLACIANS[laplacian],
+        "laplacian": laplacian,
         "probes": None if probes is None else probes.detach().to(mlp.out_bias.dtype).contiguous(),
     }
 

@@ -1,8 +1,8 @@
-"""The engine in plain PyTorch: what every kernel computes, differentiable to any order by autograd, and their oracle.
+"""The engine in plain PyTorch: it computes what every kernel computes, and kernels are tested against it.
 
-Jets are computed in the reverse-collapsed form: tangents run forward, and the ordinary gradient pass weighs their
-squares, so that no second derivative is ever propagated. Layers are numbered 1..L; a_l is a layer's input,
-h_l = sigma(a_l) its output, delta_l = du/dh_l, X_l = da_l/dz (its columns the tangents) and p_l = da_l/dt.
+Autograd can differentiate it to any order. Jets are computed in the reverse-collapsed form: tangents run forward, and
+the ordinary gradient pass weighs their squares, so no second derivative is ever carried through a layer. The names are
+those of the table at the head of docs/derivation.md, with delta_l = du/dh_l, so signal and curvature are those of u.
 """
 
 from __future__ import annotations
@@ -32,91 +32,76 @@ def jet(
     with_u_tt: bool = True,
     rotate: bool = False,
 ) -> Jet:
-    """Value, gradient, Laplacian and time derivatives of each sample's potential.
+    """Compute value, gradient, Laplacian and time derivatives of each sample's potential.
 
     Args:
         mlp: K stacked networks.
         z: latents (B, D). index: each sample's potential (B,). slot: its row of the bias jets (B,).
-        laplacian: "exact" trace; "hutchinson", the unbiased mean of v^T Hess v over the probes; "none", zeros;
-            "row_sum", the Hessian's row sums (B, D), which the method's first public code took for the Laplacian.
+        laplacian: "exact", the trace of the Hessian; "hutchinson", the mean of p^T Hess p over the probes p, which is
+            an unbiased estimate; "none", zeros; "row_sum", the Hessian's row sums (B, D), which the first public code
+            of the method used as the Laplacian.
         probes: (M, D), for "hutchinson".
         with_u_tt: False leaves u_tt zero.
-        rotate: seed r = min(D, H_1) tangents spanning the first weight's rows in place of D. Same value and first
-            derivatives; the second derivative with respect to the first weight is then incomplete.
+        rotate: start with r = min(D, H_1) tangents, which span the rows of the first weight, instead of D. Value and
+            first derivatives are the same; the second derivative with respect to the first weight is incomplete.
     """
     grouping = group(index, mlp.out_bias.shape[0])
-    first = mlp.weights[0]
-    scale = 1.0
-    if laplacian == "exact":
-        seeds = first @ torch.linalg.qr(first.detach().mT).Q if rotate and first.shape[2] > first.shape[1] else first
-    elif laplacian == "hutchinson":
-        assert probes is not None
-        seeds = first @ probes.mT.to(first.dtype)
-        scale = 1 / probes.shape[0]
-    elif laplacian == "row_sum":
-        seeds = first.sum(2, keepdim=True)
-    else:
-        seeds = first[:, :, :0]
+    seeds, scale = _seeds(mlp.weights[0], laplacian, probes, rotate)
 
     # Forward. Tangents are stored one per row, (K, N, r, H_l), so that all samples' share one product with the weights.
     h = grouping.pack(z)  # (K, N, D)
-    tangents = seeds.mT[:, None]  # (K, 1, r, H_1)
-    p = torch.zeros_like(h[..., :0])
-    slopes, curvatures, squares, ps, accelerations, all_tangents = [], [], [], [], [], []
-    for layer, (weight, bias_jet) in enumerate(zip(mlp.weights, mlp.bias_jets, strict=True)):
-        bias, velocity, acceleration = grouping.pack(bias_jet.index_select(0, slot)).unbind(2)  # each (K, N, H)
-        if layer == 0:
-            p = velocity
+    layers: list[_Layer] = []
+    for weight, bias_jet in zip(mlp.weights, mlp.bias_jets, strict=True):
+        bias, bias_t, bias_tt = grouping.pack(bias_jet.index_select(0, slot)).unbind(2)  # each (K, N, H_l)
+        if not layers:
+            time_tangent, tangents = bias_t, seeds.mT[:, None]  # (K, N, H_1), (K, 1, r, H_1)
         else:
-            p = (slopes[-1] * p) @ weight.mT + velocity
-            scaled = slopes[-1][:, :, None] * tangents  # (K, N, r, H)
+            below = layers[-1]
+            time_tangent = (below.sigma1 * below.time_tangent) @ weight.mT + bias_t
+            scaled = below.sigma1[:, :, None] * below.tangents  # (K, N, r, H_{l-1})
             tangents = (scaled.flatten(1, 2) @ weight.mT).unflatten(1, scaled.shape[1:3])
-        h, slope, curvature = derivatives(mlp.activation, h @ weight.mT + bias)
-        slopes.append(slope)
-        curvatures.append(curvature)
-        squares.append((tangents**2).sum(2))
-        all_tangents.append(tangents)
-        ps.append(p)
-        accelerations.append(acceleration)
+        h, sigma1, sigma2 = derivatives(mlp.activation, h @ weight.mT + bias)
+        norms = (tangents**2).sum(2)
+        layers.append(_Layer(weight, bias_tt, sigma1, sigma2, tangents, norms, time_tangent))
 
     # Output unit.
-    out_weight = mlp.out_weight[:, None]  # (K, 1, H_L)
-    a_out = (h * out_weight).sum(2) + mlp.out_bias[:, None]  # (K, N)
-    u, out_slope, out_curvature = out_derivatives(mlp.out_activation, a_out)
-    into_output = slopes[-1] * out_weight  # (K, N, H_L)
-    p_out = (into_output * p).sum(2)
-    x_out = (into_output[:, :, None] * tangents).sum(3)  # (K, N, r)
-    u_t = out_slope * p_out
-    u_tt = out_curvature * p_out**2
-    trace = out_curvature * (x_out**2).sum(2)
+    out_weight, last = mlp.out_weight[:, None], layers[-1]  # (K, 1, H_L)
+    v = (h * out_weight).sum(2) + mlp.out_bias[:, None]  # (K, N)
+    u, psi1, psi2 = out_derivatives(mlp.out_activation, v)
+    out_signal = last.sigma1 * out_weight  # dv/da_L, (K, N, H_L)
+    v_t = (out_signal * last.time_tangent).sum(2)
+    out_tangents = (out_signal[:, :, None] * last.tangents).sum(3)  # (K, N, r)
+    u_t = psi1 * v_t
+    u_tt = psi2 * v_t**2
+    trace = psi2 * (out_tangents**2).sum(2)
 
     # Reverse: the gradient pass, weighing the squared tangents on its way.
-    delta = out_slope[..., None] * out_weight  # (K, N, H_L)
-    row_sum = (out_curvature * x_out.sum(2))[..., None] * out_weight if laplacian == "row_sum" else None
-    for layer in reversed(range(len(mlp.weights))):
-        bend = delta * curvatures[layer]
-        into_layer = delta * slopes[layer]
-        trace = trace + (bend * squares[layer]).sum(2)
-        u_tt = u_tt + (bend * ps[layer] ** 2 + into_layer * accelerations[layer]).sum(2)
+    delta = psi1[..., None] * out_weight  # (K, N, H_L)
+    row_sum = (psi2 * out_tangents.sum(2))[..., None] * out_weight if laplacian == "row_sum" else None
+    for layer in reversed(layers):
+        curvature = delta * layer.sigma2
+        signal = delta * layer.sigma1
+        trace = trace + (curvature * layer.norms).sum(2)
+        u_tt = u_tt + (curvature * layer.time_tangent**2 + signal * layer.bias_tt).sum(2)
         if row_sum is not None:
-            row_sum = (row_sum * slopes[layer] + bend * all_tangents[layer].squeeze(2)) @ mlp.weights[layer]
-        delta = into_layer @ mlp.weights[layer]
+            row_sum = (row_sum * layer.sigma1 + curvature * layer.tangents.squeeze(2)) @ layer.weight
+        delta = signal @ layer.weight
 
     u_tt = u_tt if with_u_tt else torch.zeros_like(u_tt)
     return Jet(*map(grouping.unpack, (u, delta, trace * scale if row_sum is None else row_sum, u_t, u_tt)))
 
 
 def residual(jet: Jet, coefficients: Tensor, source: Tensor | None = None) -> Tensor:
-    """c0 u + c1 u_t + c2 u_tt + c3 lap + c4 |grad|^2 + source, (B,), for coefficients (B, 5)."""
+    """Compute c0 u + c1 u_t + c2 u_tt + c3 lap u + c4 |grad u|^2 + source, (B,), for coefficients (B, 5)."""
     terms = torch.stack((jet.u, jet.u_t, jet.u_tt, jet.laplacian, (jet.grad**2).sum(1)), 1)
-    r = (coefficients * terms).sum(1)
-    return r if source is None else r + source
+    total = (coefficients * terms).sum(1)
+    return total if source is None else total + source
 
 
 def residual_loss(
     mlp: MLP, z: Tensor, index: Tensor, slot: Tensor, coefficients: Tensor, source: Tensor | None = None
 ) -> Tensor:
-    """Mean over the samples of the squared residual; coefficients (K, 5), source (B,)."""
+    """Compute the mean of the samples' squared residuals; coefficients (K, 5), source (B,)."""
     return residual(jet(mlp, z, index, slot), coefficients.index_select(0, index), source).square().mean()
 
 
@@ -131,16 +116,16 @@ def flow(
     step_length: float | None = None,
     jet: Callable[..., Jet] = jet,
 ) -> tuple[Tensor, Tensor]:
-    """Integrate dz/dt = grad u (forward), -grad u (descent), or undo a forward path (reverse).
+    """Integrate dz/dt = grad u (forward) or -grad u (descent), or undo a forward path (reverse).
 
     Args:
         z0: (B, D), the path's start, or for the reverse flow the forward path's end.
-        slots: (T, K), each potential's bias rows at the path's times in the order of `num_times`.
-        jet: what computes the gradient, with this module's `jet` for its twin.
+        slots: (T, K), each potential's slot at each of the path's times, which `num_times` counts.
+        jet: the function that computes the gradient; by default this module's.
 
     Returns:
-        path (B, steps + 1, D), and the worst remaining error of the reverse flow's equation for each sample (B,),
-        relative to 1 + |z|; zero for the explicit directions.
+        path (B, steps + 1, D), and for each sample (B,) the largest error left in the reverse flow's equation, relative
+        to 1 + |z|; zero in the other directions.
     """
     sign = -1.0 if direction == "descent" else 1.0
 
@@ -152,7 +137,7 @@ def flow(
         if step_length is None:
             return move
         length = move.norm(dim=1, keepdim=True)
-        return move / torch.where(length > 0, length, 1) * step_length  # a step of no length has no direction and stays
+        return move / torch.where(length > 0, length, 1) * step_length  # a step of length zero stays zero
 
     steps = num_steps(slots.shape[0], method)
     path, error = [z0], torch.zeros_like(z0[:, 0])
@@ -176,13 +161,13 @@ def rollout_loss(
     method: Method = "euler",
     step_length: float | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Squared residual averaged over the visited points z_0 .. z_{steps-1}, each at its own time, and the path."""
+    """Compute the squared residual's mean over the points z_0 .. z_{steps-1}, each at its own time, and the path."""
     path, _ = flow(mlp, z0, index, slots, dt, method, "forward", step_length)
     return residual_loss(mlp, *visits(path, index, slots, method), coefficients), path
 
 
 class Visits(NamedTuple):
-    """A path's points z_0 .. z_{steps-1} as steps * B samples, step by step."""
+    """The points z_0 .. z_{steps-1} of a path as steps * B samples, step by step."""
 
     z: Tensor
     network: Tensor
@@ -190,26 +175,52 @@ class Visits(NamedTuple):
 
 
 def visits(path: Tensor, index: Tensor, slots: Tensor, method: Method) -> Visits:
-    """The points at which a path (B, steps + 1, D) was continued, with their potentials and bias rows."""
+    """Return the points of a path (B, steps + 1, D) from which a step was made, with their potentials and slots."""
     steps = path.shape[1] - 1
     points = path[:, :-1].transpose(0, 1).flatten(0, 1)
     return Visits(points, index.repeat(steps), at_visits(slots, steps, method)[:, index].flatten())
 
 
 def at_visits(stages: Tensor, steps: int, method: Method) -> Tensor:
-    """Of what is given for each of a path's stage times (T, ...), that of the points at which it was continued."""
+    """Select from values at a path's stage times (T, ...) those at the times at which a step begins."""
     stride = 2 if method == "rk4" else 1
     return stages[: steps * stride : stride]
 
 
 def num_times(steps: int, method: Method) -> int:
-    """At how many times a method evaluates the field: evenly spaced ones, half steps apart for rk4, else whole ones."""
+    """Return at how many evenly spaced times a method evaluates the field: half a step apart for rk4, else a step."""
     return {"euler": steps, "heun": steps + 1, "rk4": 2 * steps + 1}[method]
 
 
 def num_steps(times: int, method: str) -> int:
-    """How many steps a method takes with this many stage times."""
+    """Return how many steps a method takes with this many stage times."""
     return {"euler": times, "heun": times - 1, "rk4": (times - 1) // 2}[method]
+
+
+class _Layer(NamedTuple):
+    """What the gradient pass needs of one layer."""
+
+    weight: Tensor
+    bias_tt: Tensor
+    sigma1: Tensor
+    sigma2: Tensor
+    tangents: Tensor
+    norms: Tensor
+    time_tangent: Tensor
+
+
+def _seeds(weight: Tensor, laplacian: Laplacian, probes: Tensor | None, rotate: bool) -> tuple[Tensor, float]:
+    """Return X_1 (K, H_1, r) from the first layer's weight (K, H_1, D), and the factor of sums over directions."""
+    if laplacian == "exact":
+        if rotate and weight.shape[2] > weight.shape[1]:
+            return weight @ torch.linalg.qr(weight.detach().mT).Q, 1.0
+        return weight, 1.0
+    if laplacian == "hutchinson":
+        assert probes is not None
+        return weight @ probes.mT.to(weight.dtype), 1 / probes.shape[0]
+    if laplacian == "row_sum":
+        return weight.sum(2, keepdim=True), 1.0
+    return weight[:, :, :0], 1.0
 
 
 def _slope(field: Callable[[Tensor, int], Tensor], z: Tensor, step: int, dt: float, method: Method) -> Tensor:
@@ -226,20 +237,20 @@ def _slope(field: Callable[[Tensor, int], Tensor], z: Tensor, step: int, dt: flo
 
 
 def _undo(increment: Increment, end: Tensor, step: int) -> tuple[Tensor, Tensor]:
-    """Solve z + increment(z) = end, with the implicit function theorem's gradient."""
+    """Solve z + increment(z) = end for z, with the implicit function theorem's gradient."""
     with torch.no_grad():
         z, error = _fixed_point(lambda z: end - increment(z, step), end)
     attached = end - increment(z, step)
     if not attached.requires_grad:
         return z, error
-    # That application carries the graph to `end` and the parameters, but its gradient misses that z is a solution:
-    # the cotangent g must become the solution of g' = g - J^T g', J the increment's Jacobian there.
+    # `attached` carries the graph to `end` and the parameters, but its gradient doesn't know that z is a solution: the
+    # cotangent g must become the solution of g' = g - J^T g', where J is the increment's Jacobian at z.
     point = z.detach().requires_grad_()
     with torch.enable_grad():
         moved = increment(point, step)
 
     def solve_adjoint(g: Tensor | None) -> Tensor | None:
-        if g is None:  # autograd's word for a zero cotangent
+        if g is None:  # how autograd passes a zero cotangent
             return None
         if torch.is_grad_enabled():
             raise RuntimeError(NO_SECOND_DERIVATIVE)
@@ -250,9 +261,10 @@ def _undo(increment: Increment, end: Tensor, step: int) -> tuple[Tensor, Tensor]
 
 
 def _fixed_point(function: Callable[[Tensor], Tensor], start: Tensor, iterations: int = 200) -> tuple[Tensor, Tensor]:
-    """Solve z = function(z) by iteration; with each row's relative distance from the solution, judged by its movements.
+    """Solve z = function(z) by iteration, and estimate each row's relative distance from the solution.
 
-    Movements that shrink by a factor q add up to q / (1 - q) times the last one.
+    The estimate comes from the last movements: where they shrink by a factor q, those still to come add up to
+    q / (1 - q) times the last one.
     """
     tolerance = 8 * torch.finfo(start.dtype).eps
     z, movement = start, torch.ones_like(start[:, 0])

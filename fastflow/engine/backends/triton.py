@@ -1,7 +1,7 @@
-"""The Triton kernels behind operators' signatures: samples are brought in order here, and results allocated.
+"""The Triton kernels behind the operators' signatures: sorts the samples, allocates results, and launches.
 
-Nothing here waits for the device, so that calls can be captured in a CUDA graph: the number of programs is bounded by
-the batch, and those without work find that out themselves.
+Nothing here waits for the device, so calls can be captured in a CUDA graph. The number of programs is bounded by the
+batch; programs without work find that out themselves.
 """
 
 # The folder kernels/ takes its place in the package when that is built.
@@ -25,17 +25,18 @@ from fastflow.kernels.residual import residual_kernel
 from fastflow.kernels.rotation import rotate_kernel
 from fastflow.kernels.tiles import HEADER, LOSS
 
-# Scratch and partial gradients of all programs together, in bytes: beyond it there are fewer programs.
+# The most bytes for scratch and partial gradients of all programs together: where they need more, there are fewer
+# programs.
 MAX_WORKSPACE = 2**30
 REDUCTION_BLOCK = 128
 
 
 class Schedule(NamedTuple):
-    """Samples in the order of their potentials, cut into tiles; see `kernels.tiles.find_tile`.
+    """Samples in the order of their potentials, cut into tiles; see `kernels.tiles.open_tile`.
 
-    slot: their bias rows in that order. For a gradient of the bias jets, samples of one potential lie in the order of
-    their rows, and `run` numbers, place by place, the stretches of one tile and one row; run_order lists the runs row
-    by row, those of row s from row_starts[s] on.
+    slot: their slots in that order. For a gradient of the bias jets, samples of one potential lie in the order of their
+    slots. A run is a stretch of samples of one tile and one slot; `run` has the number of each sample's run. run_order
+    lists the runs slot by slot, those of slot s from slot_starts[s] on.
     """
 
     slot: Tensor
@@ -45,17 +46,18 @@ class Schedule(NamedTuple):
     tile_potential: Tensor
     run: Tensor
     run_order: Tensor
-    row_starts: Tensor
+    slot_starts: Tensor
 
 
 class Tangents(NamedTuple):
-    """What the tangents start from: X_1^T (K, r, H_1), its squared column norms (K, H_1), and what leads back to W_1.
+    """The first tangents: seeds, which are X_1^T (K, r, H_1), their squared norms (K, H_1), and the basis.
 
-    seeds = basis W_1^T; basis is None where that is the identity, (K, r, D) a rotation's, (r, D) the probes.
+    seeds = basis W_1^T. basis holds one direction per row: (K, r, D) from a rotation, (r, D) from probes, and None for
+    the identity.
     """
 
     seeds: Tensor
-    norms: Tensor
+    seed_norms: Tensor
     basis: Tensor | None
 
 
@@ -77,12 +79,12 @@ def jet(
         return result
     tangents = _tangents(mlp, laplacian, probes)
     launch = _launch(mlp, laplacian, tangents, precision, mlp.has_time, backward=False)
-    schedule = _schedule(mlp, index, slot, launch, by_row=False)
+    schedule = _schedule(mlp, index, slot, launch, by_slot=False)
     programs = _programs(z, schedule, launch.scratch_size, launch.options["num_warps"])
     scratch = z.new_empty(programs * launch.scratch_size)
     with _device(z):
         jet_fwd_kernel[(programs,)](
-            z, *_network(mlp), tangents.seeds, tangents.norms, _probes(tangents, z), *schedule[:5], *result,
+            z, *_network(mlp), tangents.seeds, tangents.seed_norms, _probes(tangents, z), *schedule[:5], *result,
             scratch, len(mlp.out_bias), tangents.seeds.shape[1], launch.scratch_size, C=launch.config,
             **launch.options,
         )  # fmt: skip
@@ -102,9 +104,9 @@ def jet_backward(
     with_z: bool,
     precision: str,
 ) -> list[Tensor]:
-    """Gradients for z (empty unless with_z) and the network's tensors, from cotangents of the jet's five parts."""
+    """Compute gradients for z (empty unless with_z) and the network's tensors from cotangents of the jet's parts."""
     mlp, z, index, slot = _checked(mlp, z, index, slot)
-    # What nothing depends on needn't be computed: tangents without a cotangent of the Laplacian, and times alike.
+    # Without a cotangent of the Laplacian no tangents are needed, and without those of u_t and u_tt no time tangents.
     laplacian = "none" if jet_bar[2] is None else laplacian
     timed = mlp.has_time and not (jet_bar[3] is None and jet_bar[4] is None)
     bars = [
@@ -117,7 +119,7 @@ def jet_backward(
     if gradient.programs:
         with _device(z):
             jet_bwd_kernel[(gradient.programs,)](
-                z, *_network(mlp), tangents.seeds, tangents.norms, _probes(tangents, z), *gradient.schedule[:6],
+                z, *_network(mlp), tangents.seeds, tangents.seed_norms, _probes(tangents, z), *gradient.schedule[:6],
                 *bars, gradient.z_bar, gradient.run_rows, gradient.partial, gradient.scratch,
                 len(mlp.out_bias), tangents.seeds.shape[1], launch.scratch_size, gradient.partial_size,
                 C=launch.config, WITH_Z=with_z, **launch.options,
@@ -133,14 +135,14 @@ def residual_loss(
     mlp, z, index, slot = _checked(mlp, z, index, slot)
     tangents = _tangents(mlp, "exact", None)
     launch = _launch(mlp, "exact", tangents, precision, mlp.has_time, backward=False)
-    schedule = _schedule(mlp, index, slot, launch, by_row=False)
+    schedule = _schedule(mlp, index, slot, launch, by_slot=False)
     programs = _programs(z, schedule, launch.scratch_size, launch.options["num_warps"])
     losses, scratch = z.new_empty(programs), z.new_empty(programs * launch.scratch_size)
     _clear_losses(scratch, launch)
     coefficients, source = coefficients.detach().contiguous(), None if source is None else source.detach().contiguous()
     with _device(z):
         residual_kernel[(programs,)](
-            z, *_network(mlp), tangents.seeds, tangents.norms, coefficients, z if source is None else source,
+            z, *_network(mlp), tangents.seeds, tangents.seed_norms, coefficients, z if source is None else source,
             *schedule[:6], losses, z, z, z, z, scratch,
             len(z), len(mlp.out_bias), tangents.seeds.shape[1], launch.scratch_size, 0, C=launch.config,
             HAS_SOURCE=source is not None, WITH_GRADIENT=False, WITH_Z=False, **launch.options,
@@ -158,7 +160,7 @@ def residual_loss_and_gradient(
     with_z: bool,
     precision: str,
 ) -> list[Tensor]:
-    """The loss, then its gradients: for z (empty unless with_z), coefficients, source (empty if None), the network."""
+    """Return the loss and its gradients for z (empty unless with_z), coefficients, source (empty if None), network."""
     mlp, z, index, slot = _checked(mlp, z, index, slot)
     tangents = _tangents(mlp, "exact", None)
     launch = _launch(mlp, "exact", tangents, precision, mlp.has_time, backward=True)
@@ -169,7 +171,7 @@ def residual_loss_and_gradient(
     source_bar = z.new_empty(0) if source is None else torch.empty_like(source)
     with _device(z):
         residual_kernel[(gradient.programs,)](
-            z, *_network(mlp), tangents.seeds, tangents.norms, coefficients, z if source is None else source,
+            z, *_network(mlp), tangents.seeds, tangents.seed_norms, coefficients, z if source is None else source,
             *gradient.schedule[:6], losses, gradient.z_bar, source_bar, gradient.run_rows, gradient.partial,
             gradient.scratch, len(z), len(mlp.out_bias), tangents.seeds.shape[1], launch.scratch_size,
             gradient.partial_size, C=launch.config, HAS_SOURCE=source is not None, WITH_GRADIENT=True, WITH_Z=with_z,
@@ -180,27 +182,27 @@ def residual_loss_and_gradient(
 
 
 class _Gradient:
-    """What a backward launch writes to, and the way from there to the parameters' own shapes."""
+    """The buffers that a backward launch writes to; `finish` makes the parameters' gradients from them."""
 
     def __init__(
         self, mlp: MLP, z: Tensor, index: Tensor, slot: Tensor, tangents: Tangents, launch: Launch, with_z: bool
     ) -> None:
-        config, networks, rows = launch.config, len(mlp.out_bias), len(mlp.bias_jets[0])
+        config, num_potentials, slots = launch.config, len(mlp.out_bias), len(mlp.bias_jets[0])
         self.mlp, self.tangents, self.config = mlp, tangents, config
-        self.schedule = _schedule(mlp, index, slot, launch, by_row=True)
+        self.schedule = _schedule(mlp, index, slot, launch, by_slot=True)
         seeds = tangents.seeds.shape[1] * tangents.seeds.shape[2]
         self.partial_size = config.weights_at[-1].value + round_up(seeds)
         size = launch.scratch_size + self.partial_size
         self.programs = _programs(z, self.schedule, size, launch.options["num_warps"]) if len(z) else 0
-        self.partial = z.new_empty((self.programs + networks) * self.partial_size)
+        self.partial = z.new_empty((self.programs + num_potentials) * self.partial_size)
         self.scratch = z.new_empty(self.programs * launch.scratch_size)
         self.run_rows = z.new_empty(len(self.schedule.run_order), config.bias_at[-1].value)
-        self.total = z.new_empty(networks, self.partial_size)
-        self.bias_bars = [z.new_empty(rows, *bias.shape[1:]) for bias in mlp.bias_jets]
+        self.total = z.new_empty(num_potentials, self.partial_size)
+        self.bias_bars = [z.new_empty(slots, *bias.shape[1:]) for bias in mlp.bias_jets]
         self.z_bar = torch.empty_like(z) if with_z else z.new_empty(0)
 
     def finish(self) -> list[Tensor]:
-        """Gradients of the coefficients, then of the network's tensors."""
+        """Return the gradients of the coefficients, then of the network's tensors."""
         if self.programs == 0:
             zeros = [torch.zeros_like(tensor) for tensor in self.mlp.tensors()]
             return [self.total.new_zeros(len(self.total), 5), *zeros]
@@ -228,15 +230,16 @@ class _Gradient:
                 width = bar.shape[1] * bar.shape[2]
                 grid = (len(bar), -(-width // REDUCTION_BLOCK))
                 reduce_runs_kernel[grid](
-                    self.run_rows[:, place.value :], schedule.run_order, schedule.row_starts, bar, row, WIDTH=width,
+                    self.run_rows[:, place.value :], schedule.run_order, schedule.slot_starts, bar, row, WIDTH=width,
                     WRITTEN=width if config.timed.value else bar.shape[2], ROWS=16, BLOCK=REDUCTION_BLOCK,
                 )  # fmt: skip
 
     def _from_seeds(self) -> Tensor:
-        """The gradient of W_1 that comes through the seeds and their squared norms."""
+        """Return the part of W_1's gradient that comes through the seeds and their squared norms."""
         config, (seeds, _, basis) = self.config, self.tangents
-        norms_bar = self.total[:, None, config.norms_at.value : config.norms_at.value + seeds.shape[2]]
-        seeds_bar = 2 * norms_bar * seeds
+        place = config.seed_norms_at.value
+        seed_norms_bar = self.total[:, None, place : place + seeds.shape[2]]
+        seeds_bar = 2 * seed_norms_bar * seeds
         if config.depth.value > 1:
             place = config.weights_at[-1].value
             seeds_bar += self.total[:, place : place + seeds[0].numel()].reshape(seeds.shape)
@@ -244,33 +247,33 @@ class _Gradient:
 
 
 def _tangents(mlp: MLP, laplacian: str, probes: Tensor | None) -> Tangents:
-    first = mlp.weights[0]  # (K, H_1, D)
-    networks, width, dim = first.shape
+    weight = mlp.weights[0]  # (K, H_1, D)
+    num_potentials, width, dim = weight.shape
     if laplacian == "none":
-        return Tangents(first.new_empty(networks, 0, width), first, None)
+        return Tangents(weight.new_empty(num_potentials, 0, width), weight, None)
     basis = None
     if laplacian == "hutchinson":
         assert probes is not None
-        basis = probes.detach().to(first.dtype) / len(probes) ** 0.5  # so that squares add up to the mean
-        seeds = _product(basis, first.mT)
+        basis = probes.detach().to(weight.dtype) / len(probes) ** 0.5  # so that squares add up to the mean
+        seeds = _product(basis, weight.mT)
     elif dim > width and len(mlp.weights) > 1:
-        # W_1 = R Q^T: the directions in which the potential bends, fewer than the latents' own, and triangular. With
-        # fewer latents than units a rotation would save no direction, only half the second layer's products, which at
-        # D = H = 128 is about what the rotation takes, whose rows wait for each other.
-        basis, seeds = torch.empty_like(first), first.new_empty(networks, width, width)
-        with _device(first):
-            rotate_kernel[(networks,)](
-                first, seeds, basis, HEIGHT=width, WIDTH=dim, ROWS=16, COLUMNS=1 << (dim - 1).bit_length(),
-                TINY=8 * torch.finfo(first.dtype).eps, num_warps=8,
+        # W_1 = R Q^T: the potential bends only along the columns of Q, fewer than the latents have dimensions, and R is
+        # triangular. With no more dimensions than units, a rotation would save no direction, only half the second
+        # layer's products. At D = H = 128 the rotation takes about as long as that, since its rows wait for each other.
+        basis, seeds = torch.empty_like(weight), weight.new_empty(num_potentials, width, width)
+        with _device(weight):
+            rotate_kernel[(num_potentials,)](
+                weight, seeds, basis, HEIGHT=width, WIDTH=dim, ROWS=16, COLUMNS=1 << (dim - 1).bit_length(),
+                TINY=8 * torch.finfo(weight.dtype).eps, num_warps=8,
             )  # fmt: skip
     else:
-        seeds = first.mT
+        seeds = weight.mT
     seeds = seeds.contiguous()
-    return Tangents(seeds, first.square().sum(2) if laplacian == "exact" else seeds.square().sum(1), basis)
+    return Tangents(seeds, weight.square().sum(2) if laplacian == "exact" else seeds.square().sum(1), basis)
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
-    """A small product outside the kernels, in full precision whatever torch has been told for its own."""
+    """Compute a small product outside the kernels in full precision, whatever precision torch is set to."""
     matmul = torch.backends.cuda.matmul
     before, matmul.fp32_precision = matmul.fp32_precision, "ieee"
     try:
@@ -281,42 +284,41 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
 
 def _launch(mlp: MLP, laplacian: str, tangents: Tangents, precision: str, timed: bool, backward: bool) -> Launch:
     widths = (mlp.weights[0].shape[2], *(len(weight[0]) for weight in mlp.weights))
-    kind = {"exact": "exact", "hutchinson": "probes", "none": "none"}[laplacian]
     triangular = laplacian == "exact" and tangents.basis is not None
     double = mlp.out_bias.dtype == torch.float64
     return choose(
-        widths, mlp.activation, mlp.out_activation, timed, kind, triangular, "ieee" if double else precision, backward,
-        mlp.out_bias.element_size(),
+        widths, mlp.activation, mlp.out_activation, timed, laplacian, triangular, "ieee" if double else precision,
+        backward, mlp.out_bias.element_size(),
     )  # fmt: skip
 
 
-def _schedule(mlp: MLP, index: Tensor, slot: Tensor, launch: Launch, by_row: bool) -> Schedule:
-    """`by_row` for a gradient of the bias jets; a forward pass asks nothing of their order."""
-    batch, networks, samples = len(index), len(mlp.out_bias), launch.config.samples.value
-    rows = len(mlp.bias_jets[0])
-    key = index * rows + slot if by_row else index
+def _schedule(mlp: MLP, index: Tensor, slot: Tensor, launch: Launch, by_slot: bool) -> Schedule:
+    """Sort the samples; also by slot for a gradient of the bias jets, which a forward pass doesn't need."""
+    batch, num_potentials, samples = len(index), len(mlp.out_bias), launch.config.samples.value
+    slots = len(mlp.bias_jets[0])
+    key = index * slots + slot if by_slot else index
     order = torch.argsort(key, stable=True)
     sorted_index, sorted_slot = index[order], slot[order]
-    starts = torch.searchsorted(sorted_index, torch.arange(networks + 1, device=index.device))
+    starts = torch.searchsorted(sorted_index, torch.arange(num_potentials + 1, device=index.device))
     tile_ends = ((starts.diff() + samples - 1) // samples).cumsum(0)
-    max_tiles = -(-batch // samples) + min(networks, batch)
+    max_tiles = -(-batch // samples) + min(num_potentials, batch)
     tile_potential = torch.searchsorted(tile_ends, torch.arange(max_tiles, device=index.device), right=True)
-    if not by_row:
+    if not by_slot:
         return Schedule(sorted_slot, order, starts, tile_ends, tile_potential, order, order, order)
     place = torch.arange(batch, device=index.device)
     begins = (place - starts[sorted_index]) % samples == 0
     begins[1:] |= key[order].diff() != 0
     run = begins.cumsum(0) - 1
-    # At most one run for each tile, and one more for each change of row within a potential.
-    max_runs = min(batch, max_tiles + networks * rows)
-    run_slot = torch.full((max_runs,), rows, dtype=torch.long, device=index.device).scatter_(0, run, sorted_slot)
+    # At most one run for each tile, and one more for each change of slot within a potential.
+    max_runs = min(batch, max_tiles + num_potentials * slots)
+    run_slot = torch.full((max_runs,), slots, dtype=torch.long, device=index.device).scatter_(0, run, sorted_slot)
     sorted_runs, run_order = torch.sort(run_slot, stable=True)
-    row_starts = torch.searchsorted(sorted_runs, torch.arange(rows + 1, device=index.device))
-    return Schedule(sorted_slot, order, starts, tile_ends, tile_potential, run.to(torch.int32), run_order, row_starts)
+    slot_starts = torch.searchsorted(sorted_runs, torch.arange(slots + 1, device=index.device))
+    return Schedule(sorted_slot, order, starts, tile_ends, tile_potential, run.to(torch.int32), run_order, slot_starts)
 
 
 def _programs(z: Tensor, schedule: Schedule, size: int, num_warps: int) -> int:
-    """As many programs as the device holds, tiles there can be, and the workspace has room for."""
+    """Return how many programs to launch: what the device holds, or fewer for fewer tiles or too little workspace."""
     # A multiprocessor has registers for eight warps of these programs.
     at_once = 8 // num_warps * torch.cuda.get_device_properties(z.device).multi_processor_count if z.is_cuda else 3
     room = max(1, MAX_WORKSPACE // (size * z.element_size()))
@@ -324,10 +326,10 @@ def _programs(z: Tensor, schedule: Schedule, size: int, num_warps: int) -> int:
 
 
 def _clear_losses(scratch: Tensor, launch: Launch) -> None:
-    """Zero where each program sums up its loss.
+    """Set the place where each program sums up its loss to zero.
 
-    Programs do so themselves, but one without tiles has no barrier between these zeros and their sum: its other warps
-    may find what lay there before.
+    Programs do so themselves, but a program without tiles has no barrier between writing these zeros and summing them,
+    so its other warps may find what was there before.
     """
     samples = launch.config.samples.value
     begin = HEADER.value + LOSS.value * samples
@@ -336,7 +338,7 @@ def _clear_losses(scratch: Tensor, launch: Launch) -> None:
 
 
 def _checked(mlp: MLP, *tensors: Tensor) -> tuple[Any, ...]:
-    """Contiguous and without a graph, with indices inside their bounds: one outside stops the device."""
+    """Make tensors contiguous and detached, and indices bounded; an index out of range stops the device."""
     mlp = mlp.with_tensors(plain(*mlp.tensors()))
     z, index, slot = plain(*tensors)
     return mlp, z, _bounded(index, len(mlp.out_bias), "index"), _bounded(slot, len(mlp.bias_jets[0]), "slot")
@@ -349,7 +351,7 @@ def _bounded(values: Tensor, count: int, name: str) -> Tensor:
 
 
 def _copy(view: Tensor) -> Tensor:
-    """Memory of its own, which an operator's results must have even where the view is contiguous."""
+    """Copy a view, since an operator's results must have memory of their own even where the view is contiguous."""
     return view.clone(memory_format=torch.contiguous_format)
 
 
@@ -362,5 +364,5 @@ def _probes(tangents: Tangents, z: Tensor) -> Tensor:
 
 
 def _device(tensor: Tensor) -> torch.cuda.device:
-    """Triton launches on the current device; -1 leaves it as it is, for tensors of the interpreter."""
+    """Make the tensor's device current, as Triton launches there; -1 changes nothing, for the interpreter on a CPU."""
     return torch.cuda.device(tensor.device.index if tensor.is_cuda else -1)

@@ -4,35 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import sqrt
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastflow.core.errors import ConvergenceError
+from fastflow.core.nvtx import profiled
 from fastflow.engine.backends import reference
 from fastflow.engine.backends.memory import empty_gradients
 from fastflow.engine.backends.selection import backend_for, integrator_for
+from fastflow.engine.backends.table import PATHS
 from fastflow.engine.operators.double_backward import differentiate_backward
+from fastflow.engine.operators.functions import quick_to_apply
 from fastflow.engine.operators.jet import jet
 from fastflow.engine.operators.settings import Settings
 from fastflow.engine.operators.vmap import map_slices, slice_by_slice
 from fastflow.engine.tracing import any_requires_grad, forward_mode, second_backward_may_follow
-from fastflow.engine.types import MLP, Direction, Jet, Method
+from fastflow.engine.types import MLP, Integration, Jet
 
 NO_FORWARD_MODE = "the reverse flow has no forward-mode derivative: differentiate it backward, as torch.func.grad does"
 
 
-class Path(NamedTuple):
-    """How a path is integrated."""
-
-    dt: float
-    method: Method
-    direction: Direction
-    step_length: float | None
-
-
-def flow(mlp: MLP, z0: Tensor, index: Tensor, slots: Tensor, path: Path) -> Tensor:
+def flow(mlp: MLP, z0: Tensor, index: Tensor, slots: Tensor, integration: Integration) -> Tensor:
     """The path that `reference.flow` computes, by the backend of z0's device.
 
     Raises:
@@ -42,19 +36,21 @@ def flow(mlp: MLP, z0: Tensor, index: Tensor, slots: Tensor, path: Path) -> Tens
     backend = backend_for(z0, mlp)
     integrator = integrator_for(z0, backend)
     if integrator is None:
-        return stepped(mlp, z0, index, slots, path, reference.jet if backend == "reference" else jet)
+        return stepped(mlp, z0, index, slots, integration, reference.jet if backend == "reference" else jet)
     settings, tensors = Settings.of(mlp, integrator), mlp.tensors()
     if any_requires_grad(z0, *tensors):
-        return _Flow.apply(settings, path, index, slots, z0, *tensors)
-    return torch.ops.fastflow.flow(z0, index, slots, tensors, *settings, *path)
+        return _Flow.apply(settings, integration, index, slots, z0, *tensors)
+    return torch.ops.fastflow.flow(z0, index, slots, tensors, *settings, *integration)
 
 
-def stepped(mlp: MLP, z0: Tensor, index: Tensor, slots: Tensor, path: Path, jet: Callable[..., Jet]) -> Tensor:
+def stepped(
+    mlp: MLP, z0: Tensor, index: Tensor, slots: Tensor, integration: Integration, jet: Callable[..., Jet]
+) -> Tensor:
     """The same step by step, with the gradient that `jet` computes; raises what `flow` does."""
-    if path.direction == "reverse" and forward_mode():
+    if integration.direction == "reverse" and forward_mode():
         raise RuntimeError(NO_FORWARD_MODE)
-    points, error = reference.flow(mlp, z0, index, slots, *path, jet=jet)
-    return _converged(points, error, path.direction)
+    points, error = reference.flow(mlp, z0, index, slots, **integration._asdict(), jet=jet)
+    return _converged(points, error, integration.direction)
 
 
 def _converged(points: Tensor, error: Tensor, direction: str) -> Tensor:
@@ -88,7 +84,9 @@ def _flow(
     step_length: float | None,
 ) -> Tensor:
     settings = Settings(activation, out_activation, has_time, backend, precision)
-    points, error = settings.compute("flow", tensors, z0, index, slots, dt, method, direction, step_length)
+    integration = {"dt": dt, "method": method, "direction": direction, "step_length": step_length}
+    with profiled("flow"):
+        points, error = PATHS[backend]().flow(settings.mlp(tensors), z0, index, slots, **integration)
     return _converged(points, error, direction)
 
 
@@ -118,8 +116,10 @@ def _flow_backward(
     step_length: float | None,
 ) -> list[Tensor]:
     settings = Settings(activation, out_activation, has_time, backend, precision)
-    arguments = (points, index, slots, points_bar, dt, method, direction, step_length)
-    return settings.compute("flow_backward", tensors, *arguments)
+    integration = {"dt": dt, "method": method, "direction": direction, "step_length": step_length}
+    bound = settings.mlp(tensors), points, index, slots, points_bar
+    with profiled("flow_backward"):
+        return PATHS[backend]().flow_backward(*bound, **integration)
 
 
 @_flow_backward.register_fake
@@ -130,14 +130,17 @@ def _(points: Tensor, index: Tensor, slots: Tensor, points_bar: Tensor, tensors:
 _flow_backward.register_vmap(slice_by_slice(torch.ops.fastflow.flow_backward))
 
 
+@quick_to_apply
 class _Flow(torch.autograd.Function):
     @staticmethod
-    def forward(settings: Settings, path: Path, index: Tensor, slots: Tensor, z0: Tensor, *tensors: Tensor) -> Tensor:
-        return torch.ops.fastflow.flow(z0, index, slots, list(tensors), *settings, *path)
+    def forward(
+        settings: Settings, integration: Integration, index: Tensor, slots: Tensor, z0: Tensor, *tensors: Tensor
+    ) -> Tensor:
+        return torch.ops.fastflow.flow(z0, index, slots, list(tensors), *settings, *integration)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.settings, ctx.path, *tensors = inputs
+        ctx.settings, ctx.integration, *tensors = inputs
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(output, *tensors)
 
@@ -148,41 +151,42 @@ class _Flow(torch.autograd.Function):
         if points_bar is None:
             return (None,) * (4 + len(inputs))
         backward = _FlowBackward.apply if second_backward_may_follow() else _FlowBackward.forward
-        return *(None,) * 4, *backward(ctx.settings, ctx.path, points, index, slots, points_bar, *inputs)
+        return *(None,) * 4, *backward(ctx.settings, ctx.integration, points, index, slots, points_bar, *inputs)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
         return map_slices(info.batch_size, in_dims, arguments, _Flow.apply)
 
 
+@quick_to_apply
 class _FlowBackward(torch.autograd.Function):
     @staticmethod
     def forward(
         settings: Settings,
-        path: Path,
+        integration: Integration,
         points: Tensor,
         index: Tensor,
         slots: Tensor,
         points_bar: Tensor,
         *inputs: Tensor,
     ) -> tuple[Tensor, ...]:
-        arguments = (points, index, slots, points_bar, list(inputs[1:]), *settings, *path)
+        arguments = (points, index, slots, points_bar, list(inputs[1:]), *settings, *integration)
         return tuple(torch.ops.fastflow.flow_backward(*arguments))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.settings, ctx.path, _, *tensors = inputs
+        ctx.settings, ctx.integration, _, *tensors = inputs
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors)
 
     @staticmethod
     def backward(ctx: Any, *seconds: Tensor | None) -> tuple[Tensor | None, ...]:
         index, slots, points_bar, *inputs = ctx.saved_tensors
-        if ctx.path.direction == "reverse":
+        if ctx.integration.direction == "reverse":
             raise RuntimeError(reference.NO_SECOND_DERIVATIVE)
 
         def twin(z0: Tensor, *parameters: Tensor) -> Tensor:
-            return reference.flow(ctx.settings.mlp(parameters), z0, index, slots, *ctx.path)[0]
+            return reference.flow(ctx.settings.mlp(parameters), z0, index, slots, **ctx.integration._asdict())[0]
 
         bars, (points_bar_bar,) = differentiate_backward(twin, inputs, (points_bar,), seconds)
         return *(None,) * 5, points_bar_bar, *bars

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from fastflow.core.nvtx import profiled
 from fastflow.engine.backends import reference
 from fastflow.engine.backends.memory import empty_gradients
 from fastflow.engine.backends.selection import backend_for
+from fastflow.engine.backends.table import JETS
 from fastflow.engine.operators.double_backward import differentiate_backward
+from fastflow.engine.operators.functions import quick_to_apply
 from fastflow.engine.operators.settings import Settings
 from fastflow.engine.operators.vmap import Folded, fold, map_slices, slice_by_slice, unfold
 from fastflow.engine.tracing import any_requires_grad, second_backward_may_follow
 from fastflow.engine.types import MLP, Jet, Laplacian
+
+
+class _Options(NamedTuple):
+    settings: Settings
+    laplacian: str
+    with_u_tt: bool
 
 
 def jet(
@@ -24,16 +33,18 @@ def jet(
     index: Tensor,
     slot: Tensor,
     laplacian: Laplacian = "exact",
+    *,
     probes: Tensor | None = None,
     with_u_tt: bool = True,
 ) -> Jet:
     """What `reference.jet` computes, by the backend of z's device. Row sums are the reference's alone."""
     backend = "reference" if laplacian == "row_sum" else backend_for(z, mlp)
     if backend == "reference":
-        return reference.jet(mlp, z, index, slot, laplacian, probes, with_u_tt)
+        return reference.jet(mlp, z, index, slot, laplacian, probes=probes, with_u_tt=with_u_tt)
     settings, tensors = Settings.of(mlp, backend), mlp.tensors()
     if any_requires_grad(z, *tensors):
-        return Jet(*_Jet.apply(settings, laplacian, with_u_tt, probes, index, slot, z, *tensors))
+        options = _Options(settings, laplacian, with_u_tt)
+        return Jet(*_Jet.apply(options, probes, index, slot, z, *tensors))
     return Jet(*torch.ops.fastflow.jet(z, index, slot, tensors, probes, *settings, laplacian, with_u_tt))
 
 
@@ -53,7 +64,9 @@ def _jet(
     with_u_tt: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     settings = Settings(activation, out_activation, has_time, backend, precision)
-    return tuple(settings.compute("jet", tensors, z, index, slot, laplacian, probes, with_u_tt))
+    options = {"laplacian": laplacian, "probes": probes, "with_u_tt": with_u_tt, "precision": precision}
+    with profiled("jet"):
+        return JETS[backend]().jet(settings.mlp(tensors), z, index, slot, **options)
 
 
 @_jet.register_fake
@@ -110,7 +123,9 @@ def _jet_backward(
     """Gradients for z, empty unless with_z, and for the network's tensors."""
     settings = Settings(activation, out_activation, has_time, backend, precision)
     jet_bar = (u_bar, grad_bar, laplacian_bar, u_t_bar, u_tt_bar)
-    return settings.compute("jet_backward", tensors, z, index, slot, laplacian, probes, jet_bar, with_z)
+    options = {"laplacian": laplacian, "probes": probes, "with_z": with_z, "precision": precision}
+    with profiled("jet_backward"):
+        return JETS[backend]().jet_backward(settings.mlp(tensors), z, index, slot, jet_bar=jet_bar, **options)
 
 
 @_jet_backward.register_fake
@@ -121,63 +136,51 @@ def _(z: Tensor, index: Tensor, slot: Tensor, tensors: list[Tensor], *rest: Any)
 _jet_backward.register_vmap(slice_by_slice(torch.ops.fastflow.jet_backward))
 
 
+@quick_to_apply
 class _Jet(torch.autograd.Function):
     @staticmethod
     def forward(
-        settings: Settings,
-        laplacian: str,
-        with_u_tt: bool,
-        probes: Tensor | None,
-        index: Tensor,
-        slot: Tensor,
-        z: Tensor,
-        *tensors: Tensor,
+        options: _Options, probes: Tensor | None, index: Tensor, slot: Tensor, z: Tensor, *tensors: Tensor
     ) -> tuple[Tensor, ...]:
+        settings, laplacian, with_u_tt = options
         return torch.ops.fastflow.jet(z, index, slot, list(tensors), probes, *settings, laplacian, with_u_tt)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.settings, ctx.laplacian, ctx.with_u_tt, *tensors = inputs
+        ctx.options, *tensors = inputs
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors)
 
     @staticmethod
     def backward(ctx: Any, *jet_bar: Tensor | None) -> tuple[Tensor | None, ...]:
         probes, index, slot, *inputs = ctx.saved_tensors
-        if not ctx.with_u_tt:  # a constant
+        if not ctx.options.with_u_tt:  # a constant
             jet_bar = (*jet_bar[:4], None)
         backward = _JetBackward.apply if second_backward_may_follow() else _JetBackward.forward
-        return *(None,) * 6, *backward(
-            ctx.settings, ctx.laplacian, ctx.needs_input_grad[6], probes, index, slot, *jet_bar, *inputs
-        )
+        gradients = backward(ctx.options, ctx.needs_input_grad[4], probes, index, slot, *jet_bar, *inputs)
+        return *(None,) * 4, *gradients
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[tuple[Tensor, ...], int]:
-        *options, probes, index, slot, z = arguments[:7]
-        tensors = arguments[7:]
-        batch = _fold(info, in_dims[3:], probes, index, slot, z, tensors)
-        outputs = _Jet.apply(*options, probes, batch.network, batch.slot, batch.z, *batch.parameters)
+        options, probes, index, slot, z, *tensors = arguments
+        batch = _fold(info, in_dims[1:], probes, index, slot, z, tensors)
+        outputs = _Jet.apply(options, probes, batch.network, batch.slot, batch.z, *batch.parameters)
         return tuple(unfold(output, info.batch_size) for output in outputs), 0
 
 
+@quick_to_apply
 class _JetBackward(torch.autograd.Function):
     @staticmethod
     def forward(
-        settings: Settings,
-        laplacian: str,
-        with_z: bool,
-        probes: Tensor | None,
-        index: Tensor,
-        slot: Tensor,
-        *tensors: Any,
+        options: _Options, with_z: bool, probes: Tensor | None, index: Tensor, slot: Tensor, *tensors: Any
     ) -> tuple[Tensor, ...]:
         jet_bar, z, parameters = tensors[:5], tensors[5], tensors[6:]
-        arguments = (z, index, slot, list(parameters), probes, *jet_bar, *settings, laplacian, with_z)
+        arguments = (z, index, slot, list(parameters), probes, *jet_bar, *options.settings, options.laplacian, with_z)
         return tuple(torch.ops.fastflow.jet_backward(*arguments))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.settings, ctx.laplacian, _, *tensors = inputs
+        ctx.options, _, *tensors = inputs
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors)
 
@@ -187,11 +190,11 @@ class _JetBackward(torch.autograd.Function):
         jet_bar, inputs = tensors[:5], tensors[5:]
 
         def twin(z: Tensor, *parameters: Tensor) -> Jet:
-            mlp = ctx.settings.mlp(list(parameters))
-            return reference.jet(mlp, z, index, slot, ctx.laplacian, probes)
+            mlp = ctx.options.settings.mlp(parameters)
+            return reference.jet(mlp, z, index, slot, ctx.options.laplacian, probes=probes)
 
         inputs_bar, jet_bar_bar = differentiate_backward(twin, inputs, jet_bar, seconds)
-        return *(None,) * 6, *jet_bar_bar, *inputs_bar
+        return *(None,) * 5, *jet_bar_bar, *inputs_bar
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from fastflow.core.nvtx import profiled
 from fastflow.engine.backends import reference
 from fastflow.engine.backends.memory import empty_gradients
 from fastflow.engine.backends.selection import backend_for
+from fastflow.engine.backends.table import JETS
 from fastflow.engine.operators.double_backward import differentiate_backward
+from fastflow.engine.operators.functions import quick_to_apply
 from fastflow.engine.operators.settings import Settings
-from fastflow.engine.operators.vmap import map_slices
+from fastflow.engine.operators.vmap import map_slices, slice_by_slice
 from fastflow.engine.tracing import any_requires_grad, second_backward_may_follow
 from fastflow.engine.types import MLP
+
+
+class _Options(NamedTuple):
+    settings: Settings
+    with_z: bool
 
 
 def residual_loss(
@@ -26,11 +34,12 @@ def residual_loss(
     """
     backend = backend_for(z, mlp)
     if backend == "reference":
-        return reference.residual_loss(mlp, z, index, slot, coefficients, source)
-    tensors = mlp.tensors()
-    differentiated, with_z = any_requires_grad(z, coefficients, source, *tensors), any_requires_grad(z)
-    arguments = (Settings.of(mlp, backend), differentiated, with_z, index, slot, z, coefficients, source, *tensors)
-    return _ResidualLoss.apply(*arguments)[0]
+        return reference.residual_loss(mlp, z, index, slot, coefficients, source=source)
+    settings, tensors = Settings.of(mlp, backend), mlp.tensors()
+    if any_requires_grad(z, coefficients, source, *tensors):
+        options = _Options(settings, any_requires_grad(z))
+        return _ResidualLoss.apply(options, index, slot, z, coefficients, source, *tensors)[0]
+    return torch.ops.fastflow.residual_loss(z, index, slot, coefficients, source, tensors, *settings)
 
 
 @torch.library.custom_op("fastflow::residual_loss", mutates_args=())
@@ -48,12 +57,17 @@ def _residual_loss(
     precision: str,
 ) -> Tensor:
     settings = Settings(activation, out_activation, has_time, backend, precision)
-    return settings.compute("residual_loss", tensors, z, index, slot, coefficients, source)
+    options = {"source": source, "precision": precision}
+    with profiled("residual_loss"):
+        return JETS[backend]().residual_loss(settings.mlp(tensors), z, index, slot, coefficients, **options)
 
 
 @_residual_loss.register_fake
 def _(z: Tensor, *_: Any) -> Tensor:
     return z.new_empty(())
+
+
+_residual_loss.register_vmap(slice_by_slice(torch.ops.fastflow.residual_loss))
 
 
 @torch.library.custom_op("fastflow::residual_loss_and_gradient", mutates_args=())
@@ -72,8 +86,9 @@ def _residual_loss_and_gradient(
     with_z: bool,
 ) -> list[Tensor]:
     settings = Settings(activation, out_activation, has_time, backend, precision)
-    arguments = (z, index, slot, coefficients, source, with_z)
-    return settings.compute("residual_loss_and_gradient", tensors, *arguments)
+    bound = settings.mlp(tensors), z, index, slot, coefficients
+    with profiled("residual_loss_and_gradient"):
+        return JETS[backend]().residual_loss_and_gradient(*bound, source=source, with_z=with_z, precision=precision)
 
 
 @_residual_loss_and_gradient.register_fake
@@ -90,14 +105,13 @@ def _(
     return [z.new_empty(()), *empty_gradients(*wanted, like=z)]
 
 
+@quick_to_apply
 class _ResidualLoss(torch.autograd.Function):
     """Gives the loss, and its gradients as further outputs so that they can be saved."""
 
     @staticmethod
     def forward(
-        settings: Settings,
-        differentiated: bool,
-        with_z: bool,
+        options: _Options,
         index: Tensor,
         slot: Tensor,
         z: Tensor,
@@ -105,15 +119,12 @@ class _ResidualLoss(torch.autograd.Function):
         source: Tensor | None,
         *tensors: Tensor,
     ) -> tuple[Tensor, ...]:
-        operator = torch.ops.fastflow
-        arguments = (z, index, slot, coefficients, source, list(tensors), *settings)
-        if not differentiated:
-            return (operator.residual_loss(*arguments),)
-        return tuple(operator.residual_loss_and_gradient(*arguments, with_z))
+        arguments = (z, index, slot, coefficients, source, list(tensors), *options.settings, options.with_z)
+        return tuple(torch.ops.fastflow.residual_loss_and_gradient(*arguments))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.settings, _, _, *tensors = inputs
+        ctx.options, *tensors = inputs
         gradients = output[1:]
         ctx.mark_non_differentiable(*gradients)
         ctx.set_materialize_grads(False)
@@ -123,13 +134,15 @@ class _ResidualLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *bars: Tensor | None) -> tuple[Tensor | None, ...]:
         loss_bar = bars[0]
-        constants = (None,) * 5
+        constants = (None,) * 3
         if loss_bar is None:
             return *constants, *(None,) * (ctx.num_inputs - 2)
         saved = ctx.saved_tensors  # looked at once: a checkpoint gives them only once
         inputs, gradients = saved[: ctx.num_inputs], saved[ctx.num_inputs :]
         scale = _Scale.apply if second_backward_may_follow() else _Scale.forward
-        z_bar, coefficients_bar, source_bar, *rest = scale(ctx.settings, loss_bar, len(gradients), *gradients, *inputs)
+        z_bar, coefficients_bar, source_bar, *rest = scale(
+            ctx.options.settings, loss_bar, len(gradients), *gradients, *inputs
+        )
         return *constants, z_bar, coefficients_bar, None if inputs[4] is None else source_bar, *rest
 
     @staticmethod
@@ -137,6 +150,7 @@ class _ResidualLoss(torch.autograd.Function):
         return map_slices(info.batch_size, in_dims, arguments, _ResidualLoss.apply)
 
 
+@quick_to_apply
 class _Scale(torch.autograd.Function):
     """The gradients times the loss's cotangent, differentiated through the twin."""
 
@@ -157,8 +171,8 @@ class _Scale(torch.autograd.Function):
 
         def twin(z: Tensor, coefficients: Tensor, *rest: Tensor) -> Tensor:
             given, parameters = (rest[0], rest[1:]) if with_source else (None, rest)
-            mlp = ctx.settings.mlp(list(parameters))
-            return reference.residual_loss(mlp, z, index, slot, coefficients, given)
+            mlp = ctx.settings.mlp(parameters)
+            return reference.residual_loss(mlp, z, index, slot, coefficients, source=given)
 
         inputs = (z, coefficients, source, *tensors) if with_source else (z, coefficients, *tensors)
         kept = seconds if with_source else (*seconds[:2], *seconds[3:])

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import import_module
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
-from fastflow.core.nvtx import profiled
 from fastflow.engine.backends.selection import current_precision
 from fastflow.engine.types import MLP
 
@@ -30,13 +28,3 @@ class Settings(NamedTuple):
     def mlp(self, tensors: Sequence[Tensor]) -> MLP:
         """The network with these tensors, in the order of `MLP.tensors`."""
         return MLP((), (), tensors[-2], tensors[-1], *self[:3]).with_tensors(tensors)
-
-    def compute(self, operator: str, tensors: Sequence[Tensor], *arguments: Any) -> Any:
-        """Call the backend's function of that name: in `fastflow.engine.backends.native`, or in a module for GPUs.
-
-        Modules of kernels are imported here and not before: they need packages that a machine without GPU can lack.
-        """
-        function = getattr(import_module(f"fastflow.engine.backends.{self.backend}"), operator)
-        options = {"precision": self.precision} if self.backend == "triton" else {}
-        with profiled(operator):
-            return function(self.mlp(tensors), *arguments, **options)

@@ -1,4 +1,4 @@
-"""Potential flows beside every baseline on one generator: equal budgets, equal strength, several seeds."""
+"""The comparison of potential flows with every baseline on one generator: equal budgets and strength, several seeds."""
 
 from fastflow.studies.comparison.study import compare
 

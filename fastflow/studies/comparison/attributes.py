@@ -1,4 +1,4 @@
-"""The attributes of images that a comparison looks at: known ones by name, or a user's own."""
+"""The attributes of images that a comparison measures: known ones by name, or a user's own."""
 
 from __future__ import annotations
 
@@ -8,45 +8,43 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastflow.baselines import Random
 from fastflow.core.errors import InputError
 from fastflow.core.plugins import import_function, names_function
 from fastflow.generators import Generator
 from fastflow.generators.identity import look_alike
 from fastflow.latents.predictors import Predictor, predicted
 from fastflow.metrics.appearance import appearance, appearance_names
+from fastflow.metrics.held_out import held_out_starts
 from fastflow.metrics.strokes import STROKE_ATTRIBUTES, stroke_attributes
-from fastflow.metrics.walks import starts
 
 KNOWN: dict[str, tuple[Predictor, Callable[[int], Sequence[str]]]] = {
     "appearance": (appearance, appearance_names),
     "strokes": (stroke_attributes, lambda channels: STROKE_ATTRIBUTES),
 }
-"""By name: what measures them, and what they are called in images of some channels."""
-
+"""Known attributes by name: their predictor, and a function from the number of channels to their names."""
 
 _DESCRIBED = 16
-"""Images whose values tell a predictor from another."""
+"""How many images describe a predictor by its values for them."""
 
 
 class Attributes(NamedTuple):
-    """Some of what a predictor measures."""
+    """Some of the attributes that a predictor measures."""
 
     predictor: Predictor
     names: list[str]
     columns: list[int]
-    """Which of the predictor's values they are."""
+    """The columns of these attributes among the predictor's values."""
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Their values (B, A) in images (B, C, H, W) in [0, 1]."""
+        """The attributes' values (B, A) for images (B, C, H, W) in [0, 1]."""
         return predicted(self.predictor, images)[:, self.columns]
 
 
 def load_predictor(spec: str | Predictor) -> Predictor:
-    """What measures the attributes of this name, or FILE.py:FUNCTION, or a function itself.
+    """The predictor of this name, or of FILE.py:FUNCTION; a function is returned as it is.
 
     Raises:
-        InputError: there is no such thing.
+        InputError: there is no such predictor.
     """
     if not isinstance(spec, str):
         return spec
@@ -61,10 +59,14 @@ def load_predictor(spec: str | Predictor) -> Predictor:
 def varying(
     spec: str | Predictor, names: Sequence[str] | None, generator: Generator, samples: int, seeds: Sequence[int]
 ) -> Attributes:
-    """The attributes that aren't the same at all `samples` starts that these seeds are measured from.
+    """The attributes that vary over the starts that these seeds are measured from.
 
     Args:
-        names: of a user's own attributes; attribute 0, attribute 1, ... if None.
+        spec: the name of known attributes, FILE.py:FUNCTION, or a function.
+        names: names for a user's own attributes; "attribute 0", "attribute 1", ... if None.
+        generator: the generator of the images.
+        samples: how many starts each seed has.
+        seeds: the seeds of the starts.
 
     Raises:
         InputError: the predictor fails, the names don't fit, or nothing varies.
@@ -72,7 +74,7 @@ def varying(
     predictor = load_predictor(spec)
     varies: Tensor | None = None
     for seed in seeds:
-        z0, labels = starts(Random(generator, 1), samples, seed)
+        z0, labels = held_out_starts(generator, samples, seed)
         images = generator.eight_bit(generator.decode(z0, labels))
         values = predicted(predictor, images).double()
         if not bool(values.isfinite().all()):
@@ -99,17 +101,17 @@ def varying(
 
 @torch.no_grad()
 def describe_attributes(attributes: Attributes, generator: Generator) -> list[list[float]]:
-    """The values of each attribute in some images of a generator, (A, 16), always the same ones.
+    """The values (A, 16) of each attribute for some images of a generator, always the same ones.
 
-    They tell whether a function is what it was: an edit of its file that changes nothing leaves them as they are, and
-    one of what it reads or imports doesn't.
+    By these values a resumed comparison sees whether a function still measures the same: also where a file that the
+    function reads or imports was changed, and not where its own file was edited without effect.
     """
     images = generator.eight_bit(generator.decode(generator.sample(_DESCRIBED)))
     return [[float(f"{value:.6g}") for value in values] for values in attributes(images).double().T.tolist()]
 
 
 def measure_alike(expected: list[list[float]], found: list[list[float]]) -> bool:
-    """Whether these are the same attributes' values: another machine's rounding may differ."""
+    """Whether two descriptions are equal, up to the rounding of different machines."""
     if [len(values) for values in expected] != [len(values) for values in found]:
         return False
     pairs = zip(expected, found, strict=True)

@@ -1,4 +1,4 @@
-"""What a comparison measures of each method's paths: the same measures from the same starts for all methods."""
+"""The measures of a comparison, the same for all methods and from the same starts."""
 
 from __future__ import annotations
 
@@ -9,28 +9,29 @@ import torch
 from tqdm import tqdm
 
 from fastflow.latents.traversal import Traverses
+from fastflow.metrics.distinctness import measure_distinctness
 from fastflow.metrics.geometry import consistency, curvature, path_length
-from fastflow.metrics.pairs import measure_distinctness, path_pairs
-from fastflow.metrics.predictability import SMALL, told_apart
+from fastflow.metrics.pairs import path_pairs
+from fastflow.metrics.predictability import SMALL, train_and_measure
 from fastflow.metrics.purity import purity
 from fastflow.metrics.strength import pixel_change
 from fastflow.pictures.strips import save_strip
 from fastflow.studies.comparison.attributes import Attributes
 
-DRAWN = 6
-"""Paths of a method that are drawn."""
+MOST_DRAWN = 6
+"""How many paths of a method are drawn at most."""
 
 
 class Measure(NamedTuple):
-    """A number that a method has with each seed."""
+    """A number that is measured of each method with each seed."""
 
     title: str
     better: str
-    """higher, lower, or nothing where it isn't for comparison."""
+    """Which is better, "higher" or "lower"; empty for a number that methods aren't compared by."""
     digits: int
-    """After the point, in tables."""
+    """How many digits tables show after the decimal point."""
     what: str
-    """In a sentence."""
+    """What it measures, in words."""
 
 
 MEASURES: dict[str, Measure] = {
@@ -65,24 +66,28 @@ MEASURES: dict[str, Measure] = {
     ),
     "training_cpu_s": Measure("training, CPU s", "", 1, "of trainings that weren't interrupted"),
 }
-"""By their names in results.json, in the order of the table."""
+"""All measures by their names in results.json, in the order of the table."""
 
 
 def measure(
-    source: Traverses, path_steps: int, attributes: Attributes, pairs: int, starts: int, seed: int
+    source: Traverses, path_steps: int, attributes: Attributes, *, pairs: int, starts: int, seed: int
 ) -> dict[str, Any]:
-    """All of it for a method's paths, and what each path does to each attribute.
+    """Measure a method's paths, and how much each path changes each attribute.
 
     Args:
-        pairs: of images, for each classifier. starts: of each path, for the other measures. seed: of the starts and the
-            classifiers; training draws none of them.
+        source: the method's paths.
+        path_steps: the steps of each path.
+        attributes: the attributes that a path may change.
+        pairs: how many pairs of images each classifier has.
+        starts: how many starts each path has in the other measures.
+        seed: the seed of the starts and the classifiers, none of which training draws.
     """
     options: dict[str, Any] = {"path_steps": path_steps, "samples": starts, "seed": seed}
     pure = purity(source, attributes, attributes.names, **options)
     consecutive = path_pairs(source, path_steps, pairs, seed)
     assert consecutive.smoothness is not None
     with tqdm(disable=True) as silent:
-        predicted = told_apart(consecutive, source.num_paths, SMALL, seed, silent)
+        predicted = train_and_measure(consecutive, source.num_paths, SMALL, seed, silent)
     return {
         "strength": pixel_change(source, path_steps=path_steps, samples=4 * starts, seed=seed),
         "purity": pure.score,
@@ -99,14 +104,20 @@ def measure(
     }
 
 
-def draw_strip(source: Traverses, path_steps: int, found: dict[str, Any], names: list[str], file: Path) -> list[str]:
-    """Draw the purest paths, each from a start of its own, the same starts for all methods.
+def draw_strip(source: Traverses, path_steps: int, paths: dict[str, Any], names: list[str], file: Path) -> list[str]:
+    """Draw the purest paths, each from a start of its own; the starts are the same for all methods.
+
+    Args:
+        source: the method's paths.
+        path_steps: the steps of each path.
+        paths: the part "paths" of the method's measurements.
+        names: the attributes' names.
+        file: where the PNG goes.
 
     Returns:
-        What each row is: its path, and the attribute that the path changes most with its share.
+        A label for each row: the attribute that the path changes most, and its share of the change.
     """
-    paths = found["paths"]
-    order = sorted(range(source.num_paths), key=lambda k: -paths["purity"][k])[:DRAWN]
+    order = sorted(range(source.num_paths), key=lambda k: -paths["purity"][k])[:MOST_DRAWN]
     z0 = source.generator.starts(len(order), seed=1)
     images = source.traverse(z0, torch.tensor(order, device=z0.device), path_steps).images
     save_strip(images, file, start=0, value_range=source.generator.value_range)

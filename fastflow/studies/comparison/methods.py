@@ -1,4 +1,4 @@
-"""The ways to traverse a latent space that a comparison knows, each made with the same budget."""
+"""The methods to traverse a latent space that a comparison knows, each made with the same budget."""
 
 from __future__ import annotations
 
@@ -22,12 +22,15 @@ FLOWS = "flows"
 
 
 class Method(NamedTuple):
-    """One of them."""
+    """A way to traverse a latent space."""
 
     what: str
-    """In the table's words."""
+    """Its description in the table."""
     make: Callable[[Generator, DiscoverConfig, Path], Traverses]
-    """Its paths on a generator; a training leaves checkpoints in the folder, and goes on from them."""
+    """The function that makes its paths on a generator, from a configuration and a folder.
+
+    A training writes checkpoints to the folder, and goes on from those that it finds there.
+    """
 
 
 def _flows(generator: Generator, config: DiscoverConfig, folder: Path) -> Traverses:
@@ -47,9 +50,7 @@ def _sefa(generator: Generator, config: DiscoverConfig, folder: Path) -> Travers
 
 
 def _linear(generator: Generator, config: DiscoverConfig, folder: Path) -> Traverses:
-    return baselines.LinearClassifier(
-        generator, config.num_potentials, seed=config.seed, config=config, folder=folder
-    )  # fmt: skip
+    return baselines.LinearClassifier(generator, config.num_potentials, seed=config.seed, config=config, folder=folder)
 
 
 def _warped(generator: Generator, config: DiscoverConfig, folder: Path) -> Traverses:
@@ -74,20 +75,20 @@ METHODS: dict[str, Method] = {
     "hessian": Method("directions without interactions (Hessian penalty)", _hessian),
     "latentclr": Method("networks whose changes are alike from everywhere (LatentCLR)", _latentclr),
 }
-"""By name, in the order of the table."""
+"""All methods by name, in the order of the table."""
 
 
 class Chosen(NamedTuple):
-    """A method with settings of its own beside the comparison's."""
+    """A method with the settings that it is compared with."""
 
     method: Method
     config: DiscoverConfig
 
 
 def chosen(names: Sequence[str], config: DiscoverConfig) -> dict[str, Chosen]:
-    """The methods of these names, all of them where there is none, and always the flows, in the table's order.
+    """The methods of these names in the table's order; all methods where no name is given. The flows are always there.
 
-    A name may be followed by settings that this one alone has, "flows,classifier_weight=3,pde=heat": an ablation.
+    A name may be followed by settings of its own, as in "flows,classifier_weight=3,pde=heat", for an ablation.
 
     Raises:
         InputError: there is no such method, or its settings don't fit.
@@ -111,7 +112,7 @@ def chosen(names: Sequence[str], config: DiscoverConfig) -> dict[str, Chosen]:
 
 
 def _value(text: str) -> object:
-    """A setting's value: a number, true or false where it reads as one, and otherwise a word."""
+    """The value of a setting: a number, true or false where the text reads as one, and otherwise the text itself."""
     try:
         return json.loads(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Potential flows beside older ways to traverse a latent space: one budget, one strength, the same measures for all."""
+"""The comparison of potential flows with other ways to traverse a latent space: one budget, strength and measures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from tqdm import tqdm
 
 from fastflow import generators
 from fastflow.core.checks import check_count, is_finite
@@ -35,18 +34,18 @@ from fastflow.studies.comparison.attributes import (
 from fastflow.studies.comparison.measures import draw_strip, measure
 from fastflow.studies.comparison.methods import FLOWS, Chosen, chosen
 from fastflow.studies.comparison.table import summarise, write_table
-from fastflow.studies.jobs import Found, all_found, begin_folder, termination_interrupts
+from fastflow.studies.jobs import Found, advance, all_found, begin_folder, job_bar, termination_interrupts
 from fastflow.studies.statistics import check_packages
 from fastflow.training.checkpoint import latest_checkpoint
 from fastflow.training.config import DiscoverConfig
 from fastflow.training.run_folder import as_folder
 
-_MADE = ("jobs", "runs", "strips", "results.json", "table.md", "compare.html", "comparison.json")
-"""What a comparison leaves in its folder. What says that it is one is last: a removal that is stopped can go on."""
+_FILES = ("jobs", "runs", "strips", "results.json", "table.md", "compare.html", "comparison.json")
+"""The files of a comparison. comparison.json, which marks the folder, is last: a removal that is stopped can go on."""
 
 
 class Job(NamedTuple):
-    """A method with a seed: its training and its measurement."""
+    """One method with one seed, to be trained and measured."""
 
     out: Path
     """The comparison's folder."""
@@ -60,32 +59,32 @@ class Job(NamedTuple):
     names: list[str]
     columns: list[int]
     strength: float | None
-    """What every step has to change; what the flows change if None."""
+    """The pixel change that every step must have; None for that of the flows."""
     pairs: int
-    """Pairs of images for the fresh classifiers."""
+    """How many pairs of images the classifiers have."""
     starts: int
-    """Starts for each path."""
+    """How many starts each path has."""
     drawn: bool
-    """Whether its paths are drawn."""
+    """Whether to draw a strip of its paths."""
 
     @property
     def folder(self) -> Path:
-        """Where it trains."""
+        """The folder of its training."""
         return self.out / "runs" / self.name / f"seed-{self.seed}"
 
     @property
     def timing(self) -> Path:
-        """Where it is kept how long the training took, should measuring be stopped."""
+        """The file that holds how long the training took, in case measuring is stopped."""
         return self.folder.with_suffix(".json")
 
     @property
     def file(self) -> Path:
-        """Where its findings go."""
+        """The file of its results."""
         return job_file(self.out, self.name, self.seed)
 
 
 def job_file(out: Path, name: str, seed: int) -> Path:
-    """Where a comparison keeps what a method with a seed was found to do."""
+    """The file that holds the results of a method with a seed."""
     return out / "jobs" / name / f"seed-{seed}.json"
 
 
@@ -106,53 +105,50 @@ def compare(
     overwrite: bool = False,
     progress: bool = True,
 ) -> Path:
-    """Make every method's paths on a generator for several seeds, measure them alike, and write a page.
+    """Make every method's paths on a generator for several seeds, measure all in the same way, and write a page.
 
-    All that train take the configuration's steps, batch, learning rate and classifier. Steps have the latent length at
-    which they change the pixels equally in the mean: by `strength`, or where None as much as the flows of the same
-    seed, which then go at their own speed. A method that can't be made for this generator, or can't reach that
-    strength, is left out with its reason.
+    All methods that train take the configuration's steps, batch, learning rate and classifier. Steps have the latent
+    length at which they change the pixels equally in the mean: by `strength`, or if it is None as much as the flows of
+    the same seed, which then go at their own speed. A method that can't be made for this generator, or can't reach that
+    strength, is left out, and the page says why.
 
-    OUT holds comparison.json, the trainings in runs/, what each method was found to do with each seed in jobs/, strips/
-    of the first seed's paths, results.json, table.md and compare.html.
+    `out` holds comparison.json, the trainings in runs/, the results of each method with each seed in jobs/, the strips
+    of the first seed's paths in strips/, results.json, table.md and compare.html.
 
     Args:
-        config: the budget and the flows' settings; the seeds count from its own.
-        methods: names in `fastflow.studies.comparison.methods.METHODS`, all if left out; "flows" is always among
-            them. With settings after a comma, "flows,pde=heat", a method is compared under these.
-        attributes: what a path may change: appearance (of any images), strokes (of digits), FILE.py:FUNCTION or a
-            function, values (B, A) of images (B, C, H, W) in [0, 1]. Those that are the same at all starts are left
-            out.
-        attribute_names: of a function's values.
-        strength: mean absolute change in a step of pixels in [0, 1].
-        pairs: pairs of images for each classifier, half to train it and half to test it.
-        starts: starts for each path, in all other measures.
-        workers: processes that do a method with a seed each, with their part of torch's threads. They are started anew:
-            the generator and the attributes must have names that find them again, and a script needs
-            `if __name__ == "__main__":` around this call.
-        resume: go on in `out`, with the same settings; seeds and methods may have become more.
+        generator: the generator whose latents are traversed.
+        out: the comparison's folder.
+        config: the budget and the flows' settings; its seed is the first one.
+        methods: names in `fastflow.studies.comparison.methods.METHODS`; all if left out. "flows" is always among
+            them. A name may be followed by settings, as in "flows,pde=heat": the method is then compared with these.
+        seeds: how many seeds to compare with.
+        attributes: the attributes that a path may change: "appearance" (of any images), "strokes" (of digits),
+            FILE.py:FUNCTION, or a function from images (B, C, H, W) in [0, 1] to values (B, A). Attributes that are
+            the same at all starts are left out.
+        attribute_names: names for the values of a function of your own.
+        strength: the mean absolute pixel change of a step, for pixels in [0, 1].
+        pairs: how many pairs of images each classifier has, half to train it and half to test it.
+        starts: how many starts each path has in all other measures.
+        workers: how many processes work at once, on one method with one seed each, with their share of torch's
+            threads. They are started anew: the generator and the attributes must have names by which they are found
+            again, and a script needs `if __name__ == "__main__":` around this call.
+        resume: go on in `out` with the same settings, perhaps with more seeds and methods.
         overwrite: replace the comparison in `out`.
+        progress: show a progress bar.
 
     Returns:
         The path of compare.html.
 
     Raises:
-        InputError: an argument that doesn't fit, `out` holds something else, or SciPy isn't there.
+        InputError: an argument can't be used, `out` holds something else, or SciPy isn't installed.
         TrainingError: the flows' training diverged.
-        KeyboardInterrupt: stopped by a signal; nothing is lost, and `resume` goes on from the last checkpoints.
+        KeyboardInterrupt: a signal stopped the comparison. Nothing is lost: `resume` goes on from the last checkpoints.
     """
     generator, out = as_generator(generator), as_folder(out)
     config = DiscoverConfig() if config is None else config
-    for name, count in (("seeds", seeds), ("workers", workers), ("starts", starts), ("pairs", pairs)):
-        check_count(count, name)
-    if config.path_steps < 2 or config.num_potentials < 2:
-        raise InputError("a comparison needs num_potentials and path_steps of at least 2")
-    if starts < 2:
-        raise InputError("starts must be at least 2, so that attributes have a spread, got 1")
-    if pairs < 20 * config.num_potentials:
-        raise InputError(f"pairs must be at least {20 * config.num_potentials}, twenty for every path, got {pairs}")
+    _check_sizes(config, seeds=seeds, workers=workers, starts=starts, pairs=pairs)
     if resume and overwrite:
-        raise InputError("resume and overwrite exclude each other")
+        raise InputError("resume and overwrite exclude each other: choose one of them")
     if strength is not None and not (is_finite(strength, torch.float64) and strength > 0):
         raise InputError(f"strength must be a positive number, or left out for that of the flows, got {strength!r}")
     check_packages()
@@ -162,91 +158,118 @@ def compare(
             "several workers need a generator and attributes that are found by their names: take workers=1"
         )
     all_seeds = [config.seed + place for place in range(seeds)]
-    looked_at = varying(attributes, attribute_names, generator, starts, [seed + 1 for seed in all_seeds])
+    measured = varying(attributes, attribute_names, generator, starts, [seed + 1 for seed in all_seeds])
     settings = {
         "generator": describe(generator),
         "config": asdict(config),
         "attributes_from": attributes if isinstance(attributes, str) else None,
-        "attribute_names": looked_at.names,
+        "attribute_names": measured.names,
         "names_given": None if attribute_names is None else list(attribute_names),
-        "attribute_values": describe_attributes(looked_at, generator),
+        "attribute_values": describe_attributes(measured, generator),
         "strength": strength,
         "pairs": pairs,
         "starts": starts,
     }
     with locked_folder(out):
-        if overwrite and (out / "comparison.json").exists():
-            for path in (out / name for name in _MADE):
-                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        if overwrite:
+            _remove_comparison(out)
         if resume:
             _keep_descriptions(out, settings, generator)
         begin_folder(out, settings, name="comparison", resume=resume)
-        like = generator.sample(1)
-        known: Generator | str = generator
-        if workers > 1:
-            assert generator.name is not None
-            known = generator.name
-        jobs = {
-            (name, seed): Job(
-                out,
-                name,
-                method._replace(config=replace(method.config, seed=seed)),
-                seed,
-                known,
-                generator.latent_dim,
-                str(like.device),
-                attributes,
-                looked_at.names,
-                looked_at.columns,
-                strength,
-                pairs,
-                starts,
-                seed == all_seeds[0],
-            )
-            for name, method in compared.items()
-            for seed in all_seeds
+        device = str(generator.sample(1).device)
+        shared: dict[str, Any] = {
+            "out": out,
+            "generator": generator if workers == 1 else generator.name,
+            "latent_dim": generator.latent_dim,
+            "device": device,
+            "attributes": attributes,
+            "names": measured.names,
+            "columns": measured.columns,
+            "strength": strength,
+            "pairs": pairs,
+            "starts": starts,
         }
-        done = {key: read_json(job.file) for key, job in jobs.items() if job.file.exists()}
-        bar = tqdm(total=len(jobs), initial=len(done), disable=not progress, unit="job", dynamic_ncols=True)
-        with bar, termination_interrupts("comparison"):
-            # The flows come first: they may say how strong the others' steps have to be.
-            for first in (True, False):
-                waiting = {key: job for key, job in jobs.items() if key not in done and (key[0] == FLOWS) == first}
-                for key, found in all_found(do, waiting, workers):
-                    done[key] = found
-                    bar.set_postfix_str(" ".join(map(str, key)), refresh=False)
-                    bar.update()
+        done = _do_all(_jobs(compared, all_seeds, shared), workers, progress)
         record = summarise(settings, {name: method.method.what for name, method in compared.items()}, all_seeds, done)
-        record["device"] = str(like.device)
+        record["device"] = device
         write_json(out / "results.json", record)
         write_table(record, out / "table.md")
         return write_comparison(out)
 
 
+def _check_sizes(config: DiscoverConfig, *, seeds: int, workers: int, starts: int, pairs: int) -> None:
+    """Raise InputError unless everything can be measured with so many paths, steps, starts and pairs."""
+    for name, count in (("seeds", seeds), ("workers", workers), ("starts", starts), ("pairs", pairs)):
+        check_count(count, name)
+    if config.path_steps < 2 or config.num_potentials < 2:
+        raise InputError(
+            f"a comparison needs num_potentials and path_steps of at least 2, got {config.num_potentials} and "
+            f"{config.path_steps}"
+        )
+    if starts < 2:
+        raise InputError("starts must be at least 2, so that attributes have a spread, got 1")
+    if pairs < 20 * config.num_potentials:
+        raise InputError(f"pairs must be at least {20 * config.num_potentials}, twenty for every path, got {pairs}")
+
+
+def _remove_comparison(out: Path) -> None:
+    """Remove the comparison that a folder holds, if it holds one."""
+    if (out / "comparison.json").exists():
+        for path in (out / name for name in _FILES):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _jobs(compared: dict[str, Chosen], seeds: list[int], shared: dict[str, Any]) -> dict[tuple[str, int], Job]:
+    """A job for each method with each seed; `shared` are the fields that all jobs have in common."""
+    return {
+        (name, seed): Job(
+            name=name,
+            chosen=method._replace(config=replace(method.config, seed=seed)),
+            seed=seed,
+            drawn=seed == seeds[0],
+            **shared,
+        )
+        for name, method in compared.items()
+        for seed in seeds
+    }
+
+
+def _do_all(jobs: dict[tuple[str, int], Job], workers: int, progress: bool) -> dict[tuple[str, int], Found]:
+    """Do the jobs that aren't done yet, and return the results of all."""
+    done = {key: read_json(job.file) for key, job in jobs.items() if job.file.exists()}
+    with job_bar(len(jobs), len(done), "job", progress) as bar, termination_interrupts("comparison"):
+        # The flows come first: their strength may be the one that the other methods have to match.
+        for flows in (True, False):
+            waiting = {key: job for key, job in jobs.items() if key not in done and (key[0] == FLOWS) == flows}
+            for key, found in all_found(do, waiting, workers):
+                done[key] = found
+                advance(bar, key)
+    return done
+
+
 def do(job: Job) -> Found:
-    """Make a method's paths, or go on making them, measure them, and write what was found."""
+    """Make a method's paths or go on making them, measure them, and write the results to the job's file."""
     generator, config = job.generator, job.chosen.config
     if isinstance(generator, str):
         generator = generators.load(generator, job.latent_dim).to(find_device(job.device))
-    looked_at = Attributes(load_predictor(job.attributes), job.names, job.columns)
+    attributes = Attributes(load_predictor(job.attributes), job.names, job.columns)
     try:
-        source = _made(job, generator)
+        source = _make_paths(job, generator)
         begun = time.process_time()
-        source = _matched(source, job)
+        source = _match_strength(source, job)
     except BusyError:
-        raise  # the method is none the worse for it, and can be made once that process has ended
+        raise  # nothing is wrong with the method: it can be made once the other process has ended
     except (InputError, TrainingError) as error:
         if job.name == FLOWS:
             raise
         found: Found = {"left_out": str(error)}
     else:
-        found = measure(source, config.path_steps, looked_at, job.pairs, job.starts, job.seed + 1)
+        found = measure(source, config.path_steps, attributes, pairs=job.pairs, starts=job.starts, seed=job.seed + 1)
         found |= read_json(job.timing)
         found["step_length"] = source.step_length
         if job.drawn:
-            found["strip"] = draw_strip(
-                source, config.path_steps, found, job.names, job.out / "strips" / f"{job.name}.png"
-            )
+            file = job.out / "strips" / f"{job.name}.png"
+            found["strip"] = draw_strip(source, config.path_steps, found["paths"], job.names, file)
         found["measuring_cpu_s"] = time.process_time() - begun
     found["threads"] = torch.get_num_threads()
     job.file.parent.mkdir(parents=True, exist_ok=True)
@@ -254,8 +277,8 @@ def do(job: Job) -> Found:
     return found
 
 
-def _made(job: Job, generator: Generator) -> Traverses:
-    """A method's paths, trained where need be; how long that took is kept, unless another process did part of it."""
+def _make_paths(job: Job, generator: Generator) -> Traverses:
+    """Make a method's paths, and record how long a training took, unless another process had done part of it."""
     resumed = latest_checkpoint(job.folder / "checkpoints") is not None
     begun = time.process_time()
     source = job.chosen.method.make(generator, job.chosen.config, job.folder)
@@ -265,8 +288,8 @@ def _made(job: Job, generator: Generator) -> Traverses:
     return source
 
 
-def _matched(source: Traverses, job: Job) -> Traverses:
-    """The same paths in steps that change the pixels as much as they have to; see `compare`."""
+def _match_strength(source: Traverses, job: Job) -> Traverses:
+    """The same paths, with the steps' length set so that the pixels change as much as they should; see `compare`."""
     strength = job.strength
     if strength is None:
         if job.name == FLOWS:
@@ -278,10 +301,10 @@ def _matched(source: Traverses, job: Job) -> Traverses:
 
 
 def _keep_descriptions(out: Path, settings: dict[str, Any], generator: Generator) -> None:
-    """Take the generator's and the attributes' descriptions as they were recorded, if they describe these still.
+    """Keep the recorded descriptions of the generator and the attributes, if they still describe these.
 
     Raises:
-        InputError: the attributes of the same images were others.
+        InputError: the attributes' values of the same images have changed.
     """
     file = out / "comparison.json"
     if not file.exists():
@@ -289,17 +312,17 @@ def _keep_descriptions(out: Path, settings: dict[str, Any], generator: Generator
     recorded = read_json(file)
     described = recorded.get("generator")
     if not (is_description(described) and draws_alike(described, generator)):
-        return  # of another generator, as `begin_folder` says
+        return  # another generator: `begin_folder` raises the error
     settings["generator"] = described
     if any(recorded.get(key) != settings[key] for key in ("attributes_from", "attribute_names")):
         return
     values = recorded.get("attribute_values")
     if values is None:
-        return  # begun by another version, as `begin_folder` says
+        return  # begun by another version: `begin_folder` raises the error
     if not measure_alike(values, settings["attribute_values"]):
         raise InputError(
             f"can't resume {str(out)!r}: its attributes {settings['attributes_from'] or ''}".rstrip()
             + " give other values of the same images than when it began; resume with the function and what it reads as "
-            "they were, or choose another folder"
+            "they were then, or choose another folder"
         )
     settings["attribute_values"] = values

@@ -1,4 +1,4 @@
-"""A comparison in numbers: means over seeds, paired differences from the flows, and a table in Markdown."""
+"""The table of a comparison: means over seeds, paired differences from the flows, and all of it as Markdown."""
 
 from __future__ import annotations
 
@@ -22,17 +22,20 @@ Record = dict[str, Any]
 def summarise(
     settings: Record, methods: Mapping[str, str], seeds: list[int], done: Mapping[tuple[str, int], Found]
 ) -> Record:
-    """Everything that a comparison found, and what follows from it.
+    """Everything that a comparison found, and the statistics that follow from it.
 
     Args:
-        settings: those of comparison.json. methods: what each is, by name, in the table's order.
-        done: what each method with each seed was found to do.
+        settings: the contents of comparison.json.
+        methods: the description of each method by name, in the table's order.
+        seeds: the seeds.
+        done: the results of each method with each seed.
 
     Returns:
-        `measures` has for each measure each method's mean and standard error, whether it is best, and but for the flows
-        the paired difference from theirs with its p-value, corrected by Holm over the methods; None where there is no
-        number. `attributes` has for each method the largest share of a path's change that goes to each attribute, and
-        with how many seeds it is covered. `left_out` tells why methods have no numbers; `runs` is all that was found.
+        The contents of results.json. "measures" has for each measure each method's mean and standard error and whether
+        it is the best; for all methods but the flows also the paired difference from the flows, with its p-value
+        corrected by Holm over the methods. A number that doesn't exist is None. "attributes" has for each method the
+        largest share of a path's change that goes to each attribute, and with how many seeds the attribute is covered.
+        "left_out" says why methods have no numbers. "runs" has all results.
     """
     reasons = {
         method: found["left_out"]
@@ -40,7 +43,7 @@ def summarise(
         for seed in seeds
         if "left_out" in (found := done.get((method, seed), {}))
     }
-    shown = [method for method in methods if method not in reasons]  # one that lacks a single seed is in no comparison
+    shown = [method for method in methods if method not in reasons]  # a method that lacks even one seed is left out
     values = {
         (name, method): {seed: done[method, seed][name] for seed in seeds if name in done.get((method, seed), {})}
         for name in MEASURES
@@ -67,7 +70,7 @@ def summarise(
 
 
 def _compared(values: dict[str, dict[int, float]], better: str) -> Record:
-    """Of a measure, each method's estimate beside that of the flows."""
+    """Each method's mean of a measure, and its paired difference from the flows'."""
     means = {method: estimate(list(found.values())) for method, found in values.items() if found}
     paired = {
         method: [values[method][seed] - values[FLOWS][seed] for seed in values[method] if seed in values[FLOWS]]
@@ -91,6 +94,7 @@ def _compared(values: dict[str, dict[int, float]], better: str) -> Record:
 
 
 def _difference(found: Estimate | None, better: str) -> Record:
+    """The entries of a paired difference from the flows; none for the flows themselves."""
     if found is None:
         return {}
     sure = not math.isnan(found.p) and found.p < SIGNIFICANT
@@ -104,7 +108,7 @@ def _difference(found: Estimate | None, better: str) -> Record:
 
 
 def _attributes(found: list[Found], settings: Record) -> Record:
-    """What a method's paths do to each attribute, over its seeds."""
+    """How purely a method's paths change each attribute, over its seeds."""
     names = settings["attribute_names"]
     shares = [[_shares(row) for row in one["paths"]["change"]] for one in found]  # [seeds][K][A]
     return {
@@ -114,11 +118,13 @@ def _attributes(found: list[Found], settings: Record) -> Record:
 
 
 def _shares(changes: list[float]) -> list[float]:
+    """The share of each change in their sum."""
     total = sum(changes)
     return [change / total if total else 0.0 for change in changes]
 
 
 def _number(value: float) -> float | None:
+    """The value, or None for NaN, which JSON doesn't have."""
     return None if math.isnan(value) else value
 
 
@@ -129,7 +135,7 @@ def write_table(record: Record, file: Path) -> None:
 
 
 def table(record: Record) -> str:
-    """All of it as Markdown."""
+    """The whole table as Markdown."""
     methods = [method for method in record["methods"] if method not in record["left_out"]]
     parts = ["# Potential flows beside other methods", about(record)]
     rows = []
@@ -154,20 +160,22 @@ def table(record: Record) -> str:
 
 
 def about(record: Record) -> str:
-    """What the table is of, in words."""
+    """A paragraph on what was compared, and how to read the table."""
     config, seeds = record["config"], record["seeds"]
     name = record["generator"]["name"] or "a generator made in Python"
     strength = "as the flows do at their own speed" if record["strength"] is None else f"by {record['strength']}"
     return (
         f"`{name}`: {config['num_potentials']} paths of {config['path_steps']} steps; {config['steps']} training steps "
         f"of batch {config['batch_size']}; seeds {seeds[0]} to {seeds[-1]}; {record['pairs']} pairs of images for the "
-        f"classifiers, {record['starts']} starts for each path. Steps change the pixels {strength} in the mean. Mean "
-        "and standard error over the seeds, the best in bold. p: two-sided, of the paired differences from the flows, "
-        f"after Holm over the methods; ▲ better, ▼ worse than the flows with p < {SIGNIFICANT}."
+        f"classifiers, {record['starts']} starts for each path. Steps change the pixels {strength} in the mean. The "
+        "table shows the mean and the standard error over the seeds, the best mean in bold. p is that of the paired "
+        "difference from the flows, two-sided, corrected by Holm's method for the number of methods; ▲ is better, ▼ is "
+        f"worse than the flows with p < {SIGNIFICANT}."
     )
 
 
 def _cell(found: Record | None, digits: int) -> str:
+    """A method's cell: mean, standard error, and the p-value of its difference from the flows."""
     if found is None:
         return ""
     text = f"{found['mean']:.{digits}f}"
@@ -182,5 +190,6 @@ def _cell(found: Record | None, digits: int) -> str:
 
 
 def _share(found: Record, attribute: int, seeds: int) -> str:
+    """A method's cell of an attribute: the largest share, and how many seeds cover it."""
     covered = found["covered"][attribute]
     return f"{found['best_share'][attribute]:.2f}" + (f" ({covered}/{seeds})" if covered else "")

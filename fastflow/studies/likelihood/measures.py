@@ -1,4 +1,4 @@
-"""What the study of the likelihood measures of each VAE that it trains, on the same held-out images for all."""
+"""The measurements of each VAE that the study of the likelihood trains, on the same held-out images for all."""
 
 from __future__ import annotations
 
@@ -15,11 +15,15 @@ from fastflow.studies.likelihood.variants import Size
 
 
 def measure(run: VAERun, train: Sequences, test: Sequences, size: Size) -> dict[str, Any]:
-    """Likelihoods of held-out images at their start, moved, and of both together; and how well paths follow the data.
+    """Measure the likelihood of held-out images, and how well paths follow the data's transformations.
+
+    The likelihoods are those of images at their start, of moved images, and of a start and its moved image together.
 
     Args:
-        train: what the run was trained on: the best straight directions of one without flows are found there.
-        test: what it is measured on.
+        run: the trained VAE.
+        train: the images that it was trained on; for a run without flows, straight directions are fitted to them.
+        test: the held-out images.
+        size: how many images and samples to measure with.
     """
     count, steps = len(test.transformations), run.config.path_steps
     rng = step_rng(0, 0, stream=5)  # the same images for every run
@@ -28,13 +32,13 @@ def measure(run: VAERun, train: Sequences, test: Sequences, size: Size) -> dict[
     n = torch.randint(1, steps + 1, k.shape, generator=rng)
     pairs = test.frames(rows, k, torch.stack((torch.zeros(len(n)), n / steps), 1))
     start, moved = (log_likelihood(run.vae, x, size.num_samples).mean for x in pairs.unbind(1))
-    # What moves a latent in a VAE without flows.
+    # A VAE without flows moves its latents along straight directions.
     directions = None if run.config.flows else straight_directions(run, train, size.fitted)
     paths = equivariance_error(run, test, size.paths, directions=directions)
     found = {
         "start": start,
         "moved": moved,
-        "separate": start + moved,  # two latents that know nothing of each other
+        "separate": start + moved,  # under two independent latents
         "pair": pair_log_likelihood(run, pairs, k, n, size.num_samples, directions=directions).mean,
         "path_error": paths.error,
         "agreement": paths.accuracy,
@@ -47,4 +51,5 @@ def measure(run: VAERun, train: Sequences, test: Sequences, size: Size) -> dict[
 
 
 def _last_line(run: VAERun) -> dict[str, Any]:
+    """The last entry of the run's metrics log."""
     return json.loads((run.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])

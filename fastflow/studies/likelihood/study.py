@@ -1,7 +1,7 @@
-"""Do flows that carry a VAE's latents raise the likelihood of held-out images, and are they the transformations?
+"""The study of the likelihood: do flows that carry a VAE's latents raise the likelihood of held-out images?
 
-Every variant is trained for every seed; variants of one seed begin with the same weights of encoder and decoder and see
-the same images with the same noise, so their differences are paired.
+Every variant is trained for every seed. Variants of one seed begin with the same weights of encoder and decoder, and
+see the same images with the same noise, so that their differences are paired.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from tqdm import tqdm
 
 from fastflow import datasets
 from fastflow.core.checks import check_count
@@ -20,9 +19,10 @@ from fastflow.core.errors import InputError, TrainingError
 from fastflow.core.files import locked_folder, read_json, write_json
 from fastflow.datasets import Sequences
 from fastflow.runs.train import train_vae
-from fastflow.studies.jobs import all_found, begin_folder, termination_interrupts
+from fastflow.studies.jobs import advance, all_found, begin_folder, job_bar, termination_interrupts
 from fastflow.studies.likelihood.measures import measure
-from fastflow.studies.likelihood.summary import Results, draw, write_summary
+from fastflow.studies.likelihood.picture import draw
+from fastflow.studies.likelihood.table import Results, write_summary
 from fastflow.studies.likelihood.variants import PLAIN, SIZES, VARIANTS, Size
 from fastflow.studies.statistics import check_packages
 from fastflow.training.checkpoint import latest_checkpoint
@@ -33,17 +33,17 @@ class Job(NamedTuple):
     """A training and its measurement."""
 
     folder: Path
-    """The run's; its measurement is beside it."""
+    """The run's folder; the measurement's file lies beside it."""
     config: VAEConfig
     root: str | None
-    """The data set's files."""
+    """The folder of the data set's files."""
     starts: int | None
-    """How many starting images to train on; all where None."""
+    """How many starting images to train on; None for all."""
     size: Size
 
     @property
     def file(self) -> Path:
-        """Where the measurement goes."""
+        """The measurement's file."""
         return self.folder.with_suffix(".json")
 
 
@@ -60,42 +60,84 @@ def study_likelihood(
 ) -> Path:
     """Train and measure every variant on every data set for the seeds 0 .. `seeds` - 1, and write a table.
 
-    OUT holds study.json, the runs, results.json with every measurement and table.md, which grow as runs are done, and
-    in the end table.png where matplotlib is.
+    `out` holds study.json, the runs, and results.json with every measurement and table.md, which grow as runs finish;
+    at the end also table.png, where matplotlib is installed.
 
     Args:
-        data: the folders of data sets' files by their names, None where there is none.
-        size: a name in `SIZES`, or one of your own.
-        variants: names in `VARIANTS`, all if left out; "plain" is always among them.
-        workers: processes that train at once, each with its part of torch's threads. They are started anew, so a script
-            needs `if __name__ == "__main__":` around this call where there are several.
-        resume: go on in `out` with the same data, size and settings; seeds and variants may have become more. What
-            failed for bad input is tried again.
+        out: the study's folder.
+        data: for each data set's name, the folder of its files; None for a data set that needs no files.
+        seeds: how many seeds to train each variant with.
+        size: a name in `SIZES`, or a size of your own.
+        variants: names in `VARIANTS`; all if left out. "plain" is always among them.
+        workers: how many processes train at once, each with its share of torch's threads. They are started anew, so
+            with several of them a script needs `if __name__ == "__main__":` around this call.
+        resume: go on in `out` with the same data, size and settings, perhaps with more seeds and variants. Trainings
+            that failed because of bad input are tried again.
+        progress: show a progress bar.
 
     Returns:
         The path of table.md.
 
     Raises:
-        InputError: an argument that doesn't fit, missing data, `out` holds something else, or SciPy isn't there.
-        KeyboardInterrupt: stopped by a signal; nothing is lost, and `resume` goes on from the last checkpoints.
+        InputError: an argument can't be used, data are missing, `out` holds something else, or SciPy isn't installed.
+        KeyboardInterrupt: a signal stopped the study. Nothing is lost: `resume` goes on from the last checkpoints.
     """
     out, size_name = Path(out), size if isinstance(size, str) else "own"
     check_count(seeds, "seeds")
     check_count(workers, "workers")
     check_packages()
-    if isinstance(size, str):
-        if size not in SIZES:
-            raise InputError(f"size must be one of {', '.join(SIZES)}, got {size!r}")
-        size = SIZES[size]
-    unknown = [name for name in variants if name not in VARIANTS]
-    if unknown:
-        raise InputError(f"variants must be among {', '.join(VARIANTS)}, got {', '.join(unknown)}")
-    chosen = [name for name in VARIANTS if not variants or name in variants or name == PLAIN]
+    size = _find_size(size)
+    chosen = _choose_variants(variants)
     unknown = [name for name in data if name not in size.configs]
     if unknown or not data:
         raise InputError(f"data must be among {', '.join(size.configs)}, got {', '.join(unknown) or 'none'}")
+    settings = _settings(size_name, size, data, chosen)
+    with locked_folder(out):
+        begin_folder(out, settings, name="study", resume=resume, growing="variants")
+        jobs = {
+            (name, variant, seed): Job(
+                folder=out / "runs" / name / variant / f"seed-{seed}",
+                config=replace(size.configs[name], seed=seed, **VARIANTS[variant].changes),
+                root=data[name],
+                starts=size.starts.get(name),
+                size=size,
+            )
+            for seed in range(seeds)  # outermost, so that a study that was stopped has whole seeds
+            for name in data
+            for variant in chosen
+        }
+        done = {key: read_json(job.file) for key, job in jobs.items() if job.file.exists()}
+        results = Results(size_name, seeds, settings["data"], done)
+        with job_bar(len(jobs), len(done), "run", progress) as bar, termination_interrupts("study"):
+            waiting = {key: job for key, job in jobs.items() if key not in done}
+            for key, found in all_found(do, waiting, workers):
+                done[key] = found
+                advance(bar, key)
+                write_summary(results, out)
+        return write_summary(results, out, drawn=draw(results, out / "table.png"))
+
+
+def _find_size(size: str | Size) -> Size:
+    """The size of this name, or the size itself."""
+    if not isinstance(size, str):
+        return size
+    if size not in SIZES:
+        raise InputError(f"size must be one of {', '.join(SIZES)}, got {size!r}")
+    return SIZES[size]
+
+
+def _choose_variants(variants: tuple[str, ...]) -> list[str]:
+    """The names of these variants, or of all where none is named, in the table's order; "plain" is always there."""
+    unknown = [name for name in variants if name not in VARIANTS]
+    if unknown:
+        raise InputError(f"variants must be among {', '.join(VARIANTS)}, got {', '.join(unknown)}")
+    return [name for name in VARIANTS if not variants or name in variants or name == PLAIN]
+
+
+def _settings(size_name: str, size: Size, data: dict[str, str | None], variants: list[str]) -> dict[str, Any]:
+    """The settings that study.json holds, by which a resumed study is recognised."""
     splits = {name: _splits(size.configs[name], root, size.starts.get(name)) for name, root in data.items()}
-    settings = {
+    return {
         "study": "likelihood",
         "size": size_name,
         "images": size.images,
@@ -106,44 +148,19 @@ def study_likelihood(
             name: {"train": train.note, "test": test.note, "config": asdict(size.configs[name])}
             for name, (train, test) in splits.items()
         },
-        "variants": {name: VARIANTS[name].changes for name in chosen},
+        "variants": {name: VARIANTS[name].changes for name in variants},
     }
-    with locked_folder(out):
-        begin_folder(out, settings, name="study", resume=resume, growing="variants")
-        jobs = {
-            (name, variant, seed): Job(
-                out / "runs" / name / variant / f"seed-{seed}",
-                replace(size.configs[name], seed=seed, **VARIANTS[variant].changes),
-                data[name],
-                size.starts.get(name),
-                size,
-            )
-            for seed in range(seeds)  # so that a study that was stopped has whole seeds
-            for name in data
-            for variant in chosen
-        }
-        done = {key: read_json(job.file) for key, job in jobs.items() if job.file.exists()}
-        waiting = {key: job for key, job in jobs.items() if key not in done}
-        results = Results(size_name, seeds, settings["data"], done)
-        bar = tqdm(total=len(jobs), initial=len(done), disable=not progress, unit="run", dynamic_ncols=True)
-        with bar, termination_interrupts("study"):
-            for key, found in all_found(do, waiting, workers):
-                done[key] = found
-                bar.set_postfix_str(" ".join(map(str, key)), refresh=False)
-                bar.update()
-                write_summary(results, out)
-        return write_summary(results, out, drawn=draw(results, out / "table.png"))
 
 
 def do(job: Job) -> dict[str, Any]:
-    """Train, or go on training, measure, and write what was found; a training that diverged for good is a finding.
+    """Train or go on training, measure, and write the measurements to the job's file.
 
-    Bad input, such as a likelihood that isn't finite, costs this training alone, and isn't written: a resumed study
-    tries again.
+    A training that diverged for good is a result, and is written. Bad input, such as a likelihood that isn't finite,
+    ends this job alone and isn't written, so that a resumed study tries it again.
     """
     found: dict[str, Any]
     try:
-        found = _found(job)
+        found = _train_and_measure(job)
     except TrainingError as error:
         found = {"failed": str(error)}
     except InputError as error:
@@ -153,8 +170,8 @@ def do(job: Job) -> dict[str, Any]:
     return found
 
 
-def _found(job: Job) -> dict[str, Any]:
-    """What a training and its measurement give."""
+def _train_and_measure(job: Job) -> dict[str, Any]:
+    """Train a VAE and measure it."""
     started = time.process_time()
     train, test = _splits(job.config, job.root, job.starts)
     run = train_vae(job.config, out=job.folder, resume=True, progress=False, data=train, held_out=test)
@@ -169,7 +186,7 @@ def _found(job: Job) -> dict[str, Any]:
 
 
 def _splits(config: VAEConfig, root: str | None, starts: int | None) -> tuple[Sequences, Sequences]:
-    """What to train on and what to measure on."""
+    """The images to train on, and the held-out images to measure on."""
     names = config.transformations or None
     train, test = (datasets.load(config.data, root, split, names) for split in ("train", "test"))
     return train if starts is None else datasets.First(train, starts), test

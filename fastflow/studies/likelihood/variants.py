@@ -1,4 +1,4 @@
-"""What a study of the likelihood compares, and how large it is."""
+"""The variants that a study of the likelihood compares, and the sizes in which it can be run."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ PLAIN = "plain"
 
 
 class Variant(NamedTuple):
-    """One way to train."""
+    """One way to train a VAE."""
 
     changes: dict[str, Any]
-    """Of the settings of the size."""
+    """The settings in which it differs from the size's settings."""
     what: str
-    """In the table's words."""
+    """Its description in the table."""
 
     @property
     def flows(self) -> bool:
@@ -38,28 +38,28 @@ VARIANTS: dict[str, Variant] = {
     "row-sum": Variant({"laplacian": "row_sum"}, "the Hessian's row sums in place of the Laplacian"),
     "companion": Variant({"companion": True}, "a velocity without divergence beside each gradient"),
 }
-"""By name, in the order of the table."""
+"""All variants by name, in the order of the table."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much of it: the trainings' settings for each data set, and what is measured with."""
+    """The size of a study: the settings of its trainings, and how much is measured."""
 
     configs: dict[str, VAEConfig]
-    """By data set; the seed and the variant's changes come on top."""
+    """The settings for each data set, to which the seed and the variant's changes are applied."""
     starts: dict[str, int]
-    """Where training has fewer starting images than the data set has: how many."""
+    """How many starting images to train on, for data sets of which not all are used."""
     images: int
-    """Held-out starting images for the likelihoods."""
+    """How many held-out starting images the likelihoods are measured on."""
     num_samples: int
-    """Latents for each of them, of the importance-weighted bound."""
+    """How many latents are drawn for each image, for the importance-weighted bound."""
     paths: int
-    """Held-out starting images whose paths are compared with their transformations."""
+    """How many held-out starting images have their paths compared with their transformations."""
     fitted: int
-    """Training images that straight directions are fitted to."""
+    """How many training images straight directions are fitted to."""
 
 
-# Without psi, which saturates once potentials are as steep as a known transformation needs: docs/vae.md.
+# No psi: it saturates once potentials are as steep as a known transformation needs (docs/vae.md).
 _COMMON = VAEConfig(out_activation="identity", restarts=3, log_every=100)
 
 _SMALL = replace(_COMMON, batch_size=32, path_steps=5, learning_rate=4e-3)
@@ -82,7 +82,7 @@ _SMALL_DSPRITES = replace(
     learning_rate_schedule=((700, 1.0), (1000, 0.1)),
 )
 
-# As long as Song et al. (ICML 2023) train from scratch, with their batch.
+# As many steps as Song et al. (ICML 2023) train from scratch, with their batch size.
 _LONG = replace(
     _COMMON,
     network="conv",
@@ -112,4 +112,4 @@ SIZES: dict[str, Size] = {
         fitted=4096,
     ),
 }
-"""By name: what two cores do in about an hour, and as long as the paper's."""
+"""All sizes by name: "small" takes two cores about an hour, "paper" trains as long as the paper does."""

@@ -10,8 +10,8 @@ import torch
 from support.networks import random_mlp
 
 import fastflow as ff
-from fastflow.cli import look as commands
-from fastflow.cli import main as cli
+from fastflow.cli import info
+from fastflow.cli.main import main
 from fastflow.core.errors import BackendError, InputError
 from fastflow.engine.backends import selection as backends
 
@@ -131,9 +131,9 @@ def test_a_full_device_ends_with_one_line(monkeypatch, capsys):
     def run(self):
         raise torch.OutOfMemoryError(message)
 
-    monkeypatch.setattr(commands.Info, "run", run)
+    monkeypatch.setattr(info.Info, "run", run)
     with pytest.raises(SystemExit) as exit_:
-        cli.main(["info"])
+        main(["info"])
     assert exit_.value.code == 2
     said = capsys.readouterr().err
     assert said == "fastflow: error: CUDA out of memory; take a smaller --batch-size, or --device cpu\n"

@@ -10,12 +10,12 @@ from torch import Tensor
 
 import fastflow as ff
 from fastflow.engine.backends import reference
-from fastflow.engine.operators.flow import Path, flow
+from fastflow.engine.operators.flow import flow
 from fastflow.engine.operators.jet import jet
 from fastflow.engine.operators.residual_loss import residual_loss
-from fastflow.engine.operators.rollout_loss import Rollout, rollout_loss
+from fastflow.engine.operators.rollout_loss import rollout_loss
 from fastflow.engine.operators.settings import Settings
-from fastflow.engine.types import MLP
+from fastflow.engine.types import MLP, Integration
 
 # One row for each dtype. float64: sums of a few thousand terms, in another order than the twin's. float32: the same,
 # and the engine's own activations, good to about two units in the last place.
@@ -43,8 +43,8 @@ def jet_operator(
     mlp = network(dtype)
     z, index, slot = random_samples(mlp, batch)
     return Operator(
-        lambda z, *t: jet(mlp.with_tensors(t), z, index, slot, laplacian, probes, with_u_tt),
-        lambda z, *t: reference.jet(mlp.with_tensors(t), z, index, slot, laplacian, probes, with_u_tt),
+        lambda z, *t: jet(mlp.with_tensors(t), z, index, slot, laplacian, probes=probes, with_u_tt=with_u_tt),
+        lambda z, *t: reference.jet(mlp.with_tensors(t), z, index, slot, laplacian, probes=probes, with_u_tt=with_u_tt),
         [z, *mlp.tensors()],
     )
 
@@ -86,7 +86,7 @@ def path_slots(method: str) -> Tensor:
 
 
 def flow_operator(dtype: torch.dtype, batch: int, method: str = "rk4", step_length: float | None = None) -> Operator:
-    mlp, slots, path = network(dtype), path_slots(method), Path(0.5, method, "forward", step_length)
+    mlp, slots, path = network(dtype), path_slots(method), Integration(0.5, method, "forward", step_length)
     z0, index, _ = random_samples(mlp, batch)
     return Operator(
         lambda z0, *t: (flow(mlp.with_tensors(t), z0, index, slots, path),),
@@ -98,12 +98,12 @@ def flow_operator(dtype: torch.dtype, batch: int, method: str = "rk4", step_leng
 def rollout_operator(
     dtype: torch.dtype, batch: int, method: str = "heun", step_length: float | None = None
 ) -> Operator:
-    mlp, slots, rollout = network(dtype), path_slots(method), Rollout(0.5, method, step_length)
+    mlp, slots, path = network(dtype), path_slots(method), Integration(0.5, method, "forward", step_length)
     z0, index, _ = random_samples(mlp, batch)
     coefficients = torch.randn(3, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64).to(dtype)
     return Operator(
-        lambda z0, c, *t: rollout_loss(mlp.with_tensors(t), z0, index, slots, c, rollout),
-        lambda z0, c, *t: reference.rollout_loss(mlp.with_tensors(t), z0, index, slots, c, *rollout),
+        lambda z0, c, *t: rollout_loss(mlp.with_tensors(t), z0, index, slots, c, path),
+        lambda z0, c, *t: reference.rollout_loss(mlp.with_tensors(t), z0, index, slots, c, 0.5, method, step_length),
         [z0, coefficients, *mlp.tensors()],
     )
 
@@ -177,7 +177,7 @@ def test_a_cotangent_of_the_path_alone_and_of_the_loss_alone():
 @pytest.mark.parametrize("direction", ["forward", "descent", "reverse"])
 @pytest.mark.parametrize("method", ["euler", "heun", "rk4"])
 def test_every_kind_of_flow_equals_its_twin(method, direction, step_length):
-    mlp, slots, path = network(torch.float64), path_slots(method), Path(0.5, method, direction, step_length)
+    mlp, slots, path = network(torch.float64), path_slots(method), Integration(0.5, method, direction, step_length)
     z0, index, _ = random_samples(mlp, 6, seed=4)
     inputs = [x.requires_grad_() for x in (z0, *mlp.tensors())]
     computed = flow(mlp, z0, index, slots, path)
@@ -191,7 +191,7 @@ def test_the_reverse_flow_refuses_a_second_derivative():
     mlp, slots = network(torch.float64), path_slots("euler")
     z0, index, _ = random_samples(mlp, 3)
     z0.requires_grad_()
-    points = flow(mlp, z0, index, slots, Path(0.5, "euler", "reverse", None))
+    points = flow(mlp, z0, index, slots, Integration(0.5, "euler", "reverse"))
     (gradient,) = torch.autograd.grad(points.square().sum(), z0, create_graph=True)
     with pytest.raises(RuntimeError, match="no second derivative"):
         gradient.sum().backward()

@@ -28,6 +28,22 @@ def test_vmap_over_latents_equals_a_loop(loss):
     torch.testing.assert_close(mapped, torch.stack([loss(bank, z, index) for z in batches]))
 
 
+@every_loss
+@pytest.mark.parametrize("trained", [False, True])
+def test_backward_of_a_vmap_equals_a_loop(loss, trained):
+    """Of torch.func and of autograd: inside the vmap, latents don't say that they require a gradient."""
+    bank, z, index = bank_and_samples()
+    bank.requires_grad_(trained)
+    batches = torch.stack((z, 2 * z))
+    expected = torch.stack([torch.func.grad(lambda z: loss(bank, z, index))(z) for z in batches])
+
+    def total(batches: Tensor) -> Tensor:
+        return torch.vmap(lambda z: loss(bank, z, index))(batches).sum()
+
+    torch.testing.assert_close(torch.func.grad(total)(batches), expected)
+    torch.testing.assert_close(torch.autograd.grad(total(batches.requires_grad_()), batches)[0], expected)
+
+
 def test_jacrev_of_the_gradient_is_the_hessian():
     bank, z, index = bank_and_samples()
     jacobian = torch.func.vmap(torch.func.jacrev(lambda z, k: bank.jet(z[None], 0.5, k[None]).grad[0]))(z, index)

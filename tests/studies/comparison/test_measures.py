@@ -6,7 +6,8 @@ from support.runs import sigmoid_generator
 
 import fastflow as ff
 from fastflow.baselines import Random
-from fastflow.metrics.pairs import measure_distinctness, path_pairs
+from fastflow.metrics.distinctness import measure_distinctness
+from fastflow.metrics.pairs import path_pairs
 from fastflow.studies.comparison.attributes import Attributes
 from fastflow.studies.comparison.measures import draw_strip, measure
 
@@ -25,7 +26,7 @@ def source():
 
 @pytest.fixture(scope="module")
 def found(source):
-    return measure(source, STEPS, Attributes(corners, NAMES, [0, 2]), PAIRS, STARTS, SEED)
+    return measure(source, STEPS, Attributes(corners, NAMES, [0, 2]), pairs=PAIRS, starts=STARTS, seed=SEED)
 
 
 def test_each_is_the_metric_of_its_name(source, found):
@@ -52,7 +53,7 @@ def test_each_is_the_metric_of_its_name(source, found):
 
 
 def test_the_purest_paths_are_drawn_first(source, found, tmp_path):
-    rows = draw_strip(source, STEPS, found, NAMES, tmp_path / "strip.png")
+    rows = draw_strip(source, STEPS, found["paths"], NAMES, tmp_path / "strip.png")
     paths = found["paths"]
     order = torch.tensor(paths["purity"]).argsort(descending=True).tolist()
     assert rows == [f"{NAMES[paths['top'][k]]} {paths['purity'][k]:.2f}" for k in order]

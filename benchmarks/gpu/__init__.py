@@ -1,0 +1,1 @@
+"""What there is to check and time on a machine with a GPU: `python -m benchmarks.gpu`."""

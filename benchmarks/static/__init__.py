@@ -1,0 +1,1 @@
+"""What the GPU kernels compile to, without a GPU: `python -m benchmarks.static`."""

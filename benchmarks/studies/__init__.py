@@ -1,0 +1,1 @@
+"""What methods and settings are worth: trainings, searches, discoveries, metrics."""

@@ -1,0 +1,146 @@
+"""Each potential as the page shows it: its strip, animation and landscape, its numbers, name and attributes."""
+
+from __future__ import annotations
+
+import base64
+import io
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+
+from fastflow.report import potential_numbers
+from fastflow.report.landscape_cards import Landscape, draw_landscape, landscapes
+from fastflow.report.rendering import data_uri
+from fastflow.report.run_files import RunFiles, at, whole
+
+_MOST_ATTRIBUTES = 8  # attributes that a card lists at most
+
+
+@dataclass
+class Picture:
+    """A picture that is embedded in the page."""
+
+    uri: str
+    width: int
+    height: int
+
+
+@dataclass
+class PotentialCard:
+    """What the page shows of one potential."""
+
+    index: int
+    measured: list[potential_numbers.Measured]
+    name: str = ""
+    suggested: str = ""
+    """A name that its attributes suggest."""
+    naming: str = ""
+    """The command that gives it the suggested name, if it has no name."""
+    attribute: str = ""
+    """The attribute that changes most steadily, in words."""
+    attributes: list[potential_numbers.Attribute] = field(default_factory=list)
+    strip: Picture | None = None
+    animation: Picture | None = None
+    still: Picture | None = None
+    """The frame of the animation that is shown where nothing may move."""
+    landscape: Landscape | None = None
+    alt: str = ""
+    """A description of the strip."""
+    start: int = 0
+    """The strip's column with the starting images."""
+    notes: list[str] = field(default_factory=list)
+    """Sentences on what is missing."""
+
+
+def potential_cards(run: RunFiles) -> list[PotentialCard]:
+    """A card for each potential of a run."""
+    cards = [_numbers_card(run, index) for index in range(potential_numbers.potential_count(run))]
+    listed = at(run.traversals, "potentials")
+    entries = {whole(entry, "index"): entry for entry in listed} if isinstance(listed, list) else {}
+    sound = landscapes(run)
+    for card in cards:
+        entry = entries.get(card.index)
+        if entry is not None:
+            _add_pictures(card, run, entry, sound.get(card.index))
+        elif run.traversals is not None:
+            card.notes.append("traversals/index.json lists no pictures for this potential.")
+    return cards
+
+
+def _numbers_card(run: RunFiles, index: int) -> PotentialCard:
+    """A potential's card with its numbers, name and attributes, and no pictures yet."""
+    card = PotentialCard(
+        index,
+        potential_numbers.measured(run, index) if run.evaluation is not None else [],
+        name=potential_numbers.given_name(run, index),
+        suggested=potential_numbers.suggested_name(run, index),
+        attribute=potential_numbers.strongest_attribute(run, index),
+        attributes=potential_numbers.attributes(run, index)[:_MOST_ATTRIBUTES],
+    )
+    if card.suggested and not card.name:
+        card.naming = shlex.join(["fastflow", "name", run.folder.resolve().name, str(index), card.suggested])
+    return card
+
+
+def _add_pictures(
+    card: PotentialCard, run: RunFiles, entry: Mapping[str, Any], landscape: Mapping[str, Any] | None
+) -> None:
+    """Add the pictures that an entry of traversals/index.json names, and a landscape, to a potential's card."""
+    card.strip = _picture(run, at(entry, "strip"), "PNG", card.notes)
+    card.animation = _picture(run, at(entry, "animation"), "GIF", card.notes)
+    start = whole({"start_column": at(run.traversals, "start_column"), **entry}, "start_column")
+    card.start = start or 0
+    if landscape is not None:
+        card.landscape = draw_landscape(landscape, card.index, card.start)
+    if card.animation is not None:
+        card.still = _still(card.animation, card.start)
+    steps, starts = (whole(run.traversals, key) for key in ("steps", "starts"))
+    rows = "starting images" if starts is None else f"{starts} starting images"
+    card.alt = f"{rows} in rows, carried along potential {card.index} in columns"
+    if start is not None and steps is not None:
+        card.alt += f" from step {-start} to step {steps - start}; the starting images are marked"
+    if at(run.traversals, "direction") == "both" and at(entry, "direction") == "forward":
+        card.notes.append(
+            "This potential bends too sharply for its flow to be run backwards from these starts, so its strip "
+            "shows the way forward only."
+        )
+
+
+def _picture(run: RunFiles, name: object, kind: str, notes: list[str]) -> Picture | None:
+    """A picture of the run, or None and a note. Only plain names count: the index must not reach outside its folder."""
+    if not isinstance(name, str) or Path(name).name != name or name in ("", "..", "."):
+        notes.append(f"traversals/index.json names no {kind} file for this potential.")
+        return None
+    try:
+        data = (run.folder / "traversals" / name).read_bytes()
+        with Image.open(io.BytesIO(data), formats=[kind]) as picture:
+            width, height = picture.size
+    except FileNotFoundError:
+        notes.append(f"traversals/{name} is missing.")
+    except UnidentifiedImageError:
+        notes.append(f"traversals/{name} is not a {kind} image.")
+    except OSError as error:
+        notes.append(f"traversals/{name} cannot be read ({error.strerror or error}).")
+    else:
+        return Picture(data_uri(data, kind), width, height)
+    return None
+
+
+def _still(animation: Picture, frame: int) -> Picture | None:
+    """One frame of an animation, for readers who want or need nothing to move."""
+    data = base64.b64decode(animation.uri.partition(",")[2])
+    stream = io.BytesIO()
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            picture.seek(min(frame, getattr(picture, "n_frames", 1) - 1))
+            still = picture.convert("RGB")
+            # A grey picture takes a third of the space as a grey file.
+            grey = still.convert("L")
+            (grey if grey.convert("RGB").tobytes() == still.tobytes() else still).save(stream, "PNG", optimize=True)
+    except (OSError, EOFError):
+        return None
+    return Picture(data_uri(stream.getvalue(), "PNG"), animation.width, animation.height)

@@ -1,0 +1,95 @@
+"""Runs that can't be looked at as asked: one line on stderr, exit status 2, nothing half-written, nothing lost."""
+
+import pytest
+from support.commands import failed_line, fails, process
+from support.runs import contents
+
+from fastflow.cli.main import main
+
+TRAVERSE_REFUSES = {
+    "potential": (["--potential", "3"], "potential must be one or more of 0..2, got 3"),
+    "negative-potential": (["--potential", "-1"], "potential must be one or more of 0..2, got -1"),
+    "no-potential": (["--potential"], "potential must be one or more of 0..2, got none"),
+    "steps": (["--steps", "0"], "steps must be a whole number of at least 1, got 0"),
+    "forward-steps": (["--steps", "0", "--direction", "forward"], "steps must be a whole number of at least 1, got 0"),
+    "starts": (["--starts", "0"], "starts must be at least 1, got 0"),
+    "more-starts-than-digits": (["--starts", "1000"], "count must be at most the 359 held-out digits, got 1000"),
+    "direction": (["--direction", "up"], "--direction"),
+    "seed": (["--seed", "-1"], "seed must be a whole number in 0..2^63 - 1, got -1"),
+    "large-seed": (["--seed", str(2**64)], "seed must be a whole number in 0..2^63 - 1, got 18446744073709551616"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), TRAVERSE_REFUSES.values(), ids=TRAVERSE_REFUSES)
+def test_traverse_refuses_and_writes_nothing(digits_folder, capsys, arguments, message):
+    before = contents(digits_folder)
+    assert message in fails(capsys, "traverse", digits_folder, *arguments)
+    assert contents(digits_folder) == before
+    assert not (digits_folder / "traversals").exists()
+
+
+def test_traversals_stay_out_of_the_checkpoints(digits_folder, tmp_path, capsys, monkeypatch):
+    before = contents(digits_folder)
+    (tmp_path / "cwd" / "link").symlink_to(digits_folder / "checkpoints")
+    for out in (digits_folder / "checkpoints" / "x", digits_folder / "checkpoints" / "step-000003" / "x", "link/x"):
+        assert "lies among the run's checkpoints" in fails(capsys, "traverse", digits_folder, "--out", out)
+    assert contents(digits_folder) == before
+
+
+def test_occupied_traversal_folders(digits_folder, tmp_path, capsys):
+    main(["traverse", str(digits_folder), "--starts", "1"])
+    capsys.readouterr()
+    before = contents(digits_folder)
+    assert "holds traversals already: overwrite them" in fails(capsys, "traverse", digits_folder, "--starts", "1")
+    assert contents(digits_folder) == before
+
+
+@pytest.mark.parametrize("overwrite", [[], ["--overwrite"]], ids=["new", "overwrite"])
+@pytest.mark.parametrize(
+    "names", [["notes.txt"], ["index.json", "index.html"], ["potential-00.png", "a/b"]], ids="+".join
+)
+def test_traversals_never_replace_other_files(digits_folder, tmp_path, capsys, names, overwrite):
+    for name in names:
+        file = tmp_path / "cwd" / "site" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("mine")
+    before = contents(tmp_path / "cwd")
+    assert "isn't a folder of traversals" in fails(capsys, "traverse", digits_folder, "--out", "site", *overwrite)
+    assert contents(tmp_path / "cwd") == before
+
+
+def test_no_space_for_traversals(tmp_path, digits_folder):
+    main(["traverse", str(digits_folder), "--starts", "1"])
+    before = contents(digits_folder)
+    line = failed_line(process("traverse", digits_folder, "--starts", "6", "--overwrite", largest_file=4_000))
+    assert "run/traversals'" in line
+    assert contents(digits_folder) == before
+
+
+@pytest.mark.parametrize(("samples", "seed"), [(5, 1), (0, 1), (24, -1)])
+def test_evaluate_refuses_and_writes_nothing(digits_folder, capsys, samples, seed):
+    said = fails(capsys, "evaluate", digits_folder, "--samples", samples, "--seed", seed)
+    assert "whole number of at least 6" in said or "seed must be a whole number" in said
+    assert not (digits_folder / "evaluation.json").exists()
+
+
+@pytest.mark.parametrize(("samples", "seed"), [(5, 1), (24, -1)])
+def test_evaluate_refuses_before_it_asks_a_predictor(digits_folder, tmp_path, capsys, samples, seed):
+    (tmp_path / "look.py").write_text("def look(images):\n    return images.mean((1, 2, 3))\n")
+    words = ("--samples", samples, "--seed", seed, "--predictor", f"{tmp_path}/look.py:look")
+    assert "must be a whole number" in fails(capsys, "evaluate", digits_folder, *words)
+    assert not (digits_folder / "attributes.json").exists()
+
+
+def test_attributes_need_a_predictor(digits_folder, capsys):
+    assert "--attributes are the names" in fails(capsys, "evaluate", digits_folder, "--attributes", "smile")
+
+
+def test_no_space_for_the_evaluation(digits_folder):
+    before = contents(digits_folder)
+    result = process("evaluate", digits_folder, "--samples", "24", largest_file=200)
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    assert "File too large" in result.stderr
+    assert "evaluation.json'" in result.stderr
+    assert contents(digits_folder) == before

@@ -1,0 +1,66 @@
+"""The program: as a module and as a script, its errors and warnings in one line each."""
+
+import io
+import subprocess
+import sys
+import warnings
+
+import pytest
+from support.commands import fails
+from support.runs import options
+
+from fastflow.cli.main import main
+
+
+def shell(*arguments, **settings):
+    return subprocess.run(arguments, capture_output=True, text=True, timeout=120, check=False, **settings)
+
+
+def test_python_dash_m_and_the_script_are_the_same_program():
+    module = shell(sys.executable, "-W", "error", "-m", "fastflow", "info")
+    script = shell(sys.executable, "-W", "error", "-c", "from fastflow.cli import main; main()", "info")
+    assert (module.returncode, module.stderr) == (0, "")
+    assert module.stdout == script.stdout
+
+
+def test_reader_that_stops_reading_is_no_error():
+    result = shell("bash", "-c", f"{sys.executable} -u -m fastflow info | true; echo ${{PIPESTATUS[0]}}")
+    assert (result.stdout, result.stderr) == ("0\n", "")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+@pytest.mark.parametrize("arguments", [["discovr"], ["discover"], ["demo", "--steps", "many"]], ids=" ".join)
+def test_explanations_lose_their_frames(capsys, monkeypatch, arguments, encoding):
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding))
+    said = fails(capsys, *arguments)
+    assert "---" not in said
+    assert "─" not in said
+
+
+OPAQUE = """
+import torch
+class Sigmoid(torch.autograd.Function):
+    @staticmethod
+    def forward(x):
+        return x.sigmoid()
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(output)
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * ctx.saved_tensors[0] * (1 - ctx.saved_tensors[0])
+def decode(z):
+    return Sigmoid.apply(z).reshape(-1, 1, 2, 2)
+"""
+
+
+def test_warnings_are_one_line(tmp_path, capsys):
+    (tmp_path / "mine.py").write_text(OPAQUE)
+    words = ["--generator", f"{tmp_path}/mine.py:decode", "--latent-dim", "4", "--out", str(tmp_path / "run")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.filterwarnings("ignore", "`torch.jit.script`")  # torch's own, the first time
+        main(["discover", *words, *options(steps=1)])
+    output = capsys.readouterr().err
+    assert output.startswith("fastflow: warning: forward-mode differentiation of the generator failed")
+    assert output.count("\n") == 1
