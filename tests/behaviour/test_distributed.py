@@ -56,6 +56,7 @@ def alone(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_torchrun_with_two_processes_gives_the_curve_of_one(tmp_path, alone):
     words = [*options(**{name: value for name, value in SETTINGS.items() if name != "companion"}), "--companion"]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

@@ -18,6 +18,7 @@ def lines(folder):
     return file.read_text().count("\n") if file.exists() else 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 def test_killed_five_times_and_resumed_a_run_ends_with_the_same_bits(tmp_path, settings):
     whole = context().Process(target=train, args=(tmp_path / "whole", settings))

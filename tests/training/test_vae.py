@@ -136,6 +136,7 @@ def test_likelihoods_train_everything(likelihood):
     assert ("noise_std" in losses.logged) == (likelihood != "bernoulli")
 
 
+@pytest.mark.slow
 def test_learned_noise_becomes_the_size_of_the_error(tmp_path):
     slower = {"learning_rate": 1e-2, "learning_rate_schedule": ((600, 1.0), (1000, 0.1))}
     run = small_vae(tmp_path / "run", likelihood="gaussian", steps=1000, flow_weight=0.0, **slower)
@@ -288,6 +289,7 @@ def test_people_name_potentials_for_good(tmp_path):
     assert ff.load_run(tmp_path / "run").names == {0: "down", 1: "fade"}
 
 
+@pytest.mark.slow
 def test_training_learns_the_flows(tmp_path):
     """After some hundred steps the flow leads where the images do, and the bound has risen."""
     run = small_vae(tmp_path / "run", steps=300, batch_size=24, learning_rate=5e-3, log_every=50)

@@ -176,7 +176,7 @@ def compare(
         if resume:
             _keep_descriptions(out, settings, generator)
         begin_folder(out, settings, name="comparison", resume=resume)
-        device = str(generator.sample(1).device)
+        device = str(generator.like.device)
         shared: dict[str, Any] = {
             "out": out,
             "generator": generator if workers == 1 else generator.name,
