@@ -82,9 +82,9 @@ def mlp_jet(
     if dim < 1:
         raise InputError("net must have an input for x" + (", and one more for t" if t is not None else ""))
     x = check_latents(x, dim, like, "x")
+    time = None if t is None else check_time(t, x)
     if isinstance(t, tuple):
         raise InputError("t must be a number or a tensor of shape (B,) for mlp_jet, got a grid")
-    time = None if t is None else check_time(t, x)
     probes = draw_probes(x, num_probes, generator) if laplacian == "hutchinson" else None
     if isinstance(layers, str):
         result = _nested_jet(net, x, time, laplacian, probes)
