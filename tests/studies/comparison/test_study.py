@@ -172,6 +172,7 @@ def test_resumed_with_edited_attributes_it_refuses(looked, tmp_path):
     assert {run["seed"] for run in results(tmp_path / "out")["runs"]} == {0, 1}
 
 
+@pytest.mark.slow
 def test_killed_it_goes_on_to_the_same_results(done, tmp_path):
     out = tmp_path / "out"
     child = context().Process(target=compare_alone, args=(out,))
@@ -196,6 +197,7 @@ def compare_alone(out):
     small(out)
 
 
+@pytest.mark.slow
 def test_from_the_command_line_with_workers(tmp_path, capsys):
     words = ["compare", "--generator", "digits-vae", "--attributes", "strokes", "--methods", "sefa", "--workers", "2"]
     words += ["--num-potentials", "2", "--steps", "2", "--batch-size", "4", "--path-steps", "2", "--hidden", "8"]
