@@ -194,4 +194,4 @@ def test_pixels_that_will_be_clipped_are_pointed_out(tmp_path, capsys):
     small = ["--num-potentials", "2", "--steps", "1", "--batch-size", "4", "--hidden", "4", "--path-steps", "2"]
     arguments = ["--generator", f"{tmp_path}/mine.py:decode", "--latent-dim", "4", "--out", str(tmp_path / "run")]
     main(["discover", *arguments, *small])
-    assert "pixels lie outside its value_range (0, 1) and will be clipped" in capsys.readouterr().err
+    assert "pixels lie outside its value_range (0, 1) and are clipped" in capsys.readouterr().err
