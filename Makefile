@@ -91,6 +91,7 @@ lint: $(READY) ## check style, formatting, types and spelling
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/clang-format --dry-run --Werror $(filter %.cpp %.hpp %.cu %.cuh,$(NATIVE))
 	$(BIN)/typos
 
 format: $(READY) ## format the code, and mend what ruff can mend

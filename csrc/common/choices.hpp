@@ -35,8 +35,7 @@ inline OutActivation out_activation_named(const std::string& value) {
 }
 
 inline Laplacian laplacian_named(const std::string& value) {
-    return choice<Laplacian>(value, "laplacian",
-                             {{"none", Laplacian::none}, {"exact", Laplacian::exact}, {"hutchinson", Laplacian::hutchinson}});
+    return choice<Laplacian>(value, "laplacian", {{"none", Laplacian::none}, {"exact", Laplacian::exact}, {"hutchinson", Laplacian::hutchinson}});
 }
 
 inline Method method_named(const std::string& value) {
@@ -44,8 +43,7 @@ inline Method method_named(const std::string& value) {
 }
 
 inline Direction direction_named(const std::string& value) {
-    return choice<Direction>(value, "direction",
-                             {{"forward", Direction::forward}, {"descent", Direction::descent}, {"reverse", Direction::reverse}});
+    return choice<Direction>(value, "direction", {{"forward", Direction::forward}, {"descent", Direction::descent}, {"reverse", Direction::reverse}});
 }
 
 }  // namespace fastflow

@@ -15,7 +15,8 @@ struct Backward : Tile<T, state_in_shared> {
     T* v_bar;              // per sample: the cotangent of w . h_L + c
 
     FASTFLOW_DEVICE Backward(const Flow<T>& flow_, T* shared)
-        : Base(flow_, shared, flow_.workspace + (flow_.plan.blocks + flow_.problem.num_potentials) * flow_.plan.partial_elements), v_bar(this->moved) {}
+        : Base(flow_, shared, flow_.workspace + (flow_.plan.blocks + flow_.problem.num_potentials) * flow_.plan.partial_elements),
+          v_bar(this->moved) {}
 
     FASTFLOW_DEVICE void run() {
         this->for_tiles([&](std::int64_t slot) {
@@ -152,7 +153,8 @@ struct Backward : Tile<T, state_in_shared> {
 
         // The gradient itself is needed only where psi bends.
         for (int l = depth; l > (mapped ? 0 : 1); --l) {
-            T *signal = rows_of_layer(plan.signal, l - 1), *sigma1 = rows_of_layer(plan.sigma1, l - 1), *curvature = rows_of_layer(plan.curvature, l - 1);
+            T *signal = rows_of_layer(plan.signal, l - 1), *sigma1 = rows_of_layer(plan.sigma1, l - 1),
+              *curvature = rows_of_layer(plan.curvature, l - 1);
             this->template product<true>(l, rows_of_layer(plan.signal, l), scratch, [&](int, int at) {
                 if (l == 1) return;
                 const Four<T> delta = load4(scratch + at), first = load4(sigma1 + at);
@@ -194,7 +196,8 @@ struct Backward : Tile<T, state_in_shared> {
 
         if (accumulate) add_outputs();
         for (int l = depth; l >= 1; --l) {
-            T *a_bar = rows_of_layer(plan.curvature, l), *below = rows_of_layer(plan.curvature, l > 1 ? l - 1 : 1), *sigma1 = rows_of_layer(plan.sigma1, l > 1 ? l - 1 : 1);
+            T *a_bar = rows_of_layer(plan.curvature, l), *below = rows_of_layer(plan.curvature, l > 1 ? l - 1 : 1),
+              *sigma1 = rows_of_layer(plan.sigma1, l > 1 ? l - 1 : 1);
             if (accumulate) {
                 add_weights(l, a_bar, l > 1 ? rows(plan.h[l - 1]) : x);
                 add_biases(l, a_bar, time);

@@ -26,13 +26,14 @@ struct FlowPlan {
     Plan plan{};
     bool is_double, backward;
 
-    FlowPlan(const std::vector<int>& widths, std::int64_t potentials, std::int64_t slots, std::int64_t batch, int times, const std::string& activation,
-             const std::string& out_activation, double dt, const std::string& method, const std::string& direction, double step_length,
-             const std::string& dtype, bool backward_, int multiprocessors, std::int64_t shared_bytes)
+    FlowPlan(const std::vector<int>& widths, std::int64_t potentials, std::int64_t slots, std::int64_t batch, int times,
+             const std::string& activation, const std::string& out_activation, double dt, const std::string& method, const std::string& direction,
+             double step_length, const std::string& dtype, bool backward_, int multiprocessors, std::int64_t shared_bytes)
         : is_double(choice<bool>(dtype, "dtype", {{"float32", false}, {"float64", true}})), backward(backward_) {
         if (widths.size() < 2 || widths.size() > max_depth + 1)
             throw nb::value_error(("the CUDA flow integrator takes 1 to " + std::to_string(max_depth) + " hidden layers, got " +
-                                   std::to_string(static_cast<int>(widths.size()) - 1) + ": use fewer, or compute in ff.use_backend('reference')").c_str());
+                                   std::to_string(static_cast<int>(widths.size()) - 1) + ": use fewer, or compute in ff.use_backend('reference')")
+                                      .c_str());
         problem.depth = static_cast<int>(widths.size()) - 1;
         for (int l = 0; l <= problem.depth; ++l) {
             if (widths[l] < 1) throw nb::value_error("widths must be positive");
@@ -70,8 +71,8 @@ void set_layers(const Problem& problem, P* (&pointers)[max_depth + 1], const std
 using Layers = std::vector<Address>;
 
 template <class T>
-Flow<T> describe(const FlowPlan& plan, const Layers& weights, const Layers& bias_jets, Address out_weight, Address out_bias, Address order, Address offsets,
-                 Address slot_of, Address path, Address workspace) {
+Flow<T> describe(const FlowPlan& plan, const Layers& weights, const Layers& bias_jets, Address out_weight, Address out_bias, Address order,
+                 Address offsets, Address slot_of, Address path, Address workspace) {
     Flow<T> flow{};
     flow.problem = plan.problem, flow.plan = plan.plan;
     flow.dt = static_cast<T>(plan.problem.dt), flow.step_length = static_cast<T>(plan.problem.step_length);
@@ -90,7 +91,7 @@ void with_type(const FlowPlan& plan, bool backward, F f) {
 }
 
 void flow(const FlowPlan& plan, const Layers& weights, const Layers& bias_jets, Address out_weight, Address out_bias, Address order, Address offsets,
-                  Address slot_of, Address z0, Address path, Address error, Address workspace, Address stream) {
+          Address slot_of, Address z0, Address path, Address error, Address workspace, Address stream) {
     with_type(plan, false, [&](auto zero) {
         auto flow = describe<decltype(zero)>(plan, weights, bias_jets, out_weight, out_bias, order, offsets, slot_of, path, workspace);
         set_address(flow.z0, z0), set_address(flow.error, error);
@@ -98,9 +99,10 @@ void flow(const FlowPlan& plan, const Layers& weights, const Layers& bias_jets, 
     });
 }
 
-void flow_backward(const FlowPlan& plan, const Layers& weights, const Layers& bias_jets, Address out_weight, Address out_bias, Address order, Address offsets,
-                   Address slot_of, Address slot_order, Address slot_offsets, Address path, Address path_bar, Address z0_bar, const Layers& weights_bar,
-                   const Layers& bias_jets_bar, Address out_weight_bar, Address out_bias_bar, Address workspace, Address stream) {
+void flow_backward(const FlowPlan& plan, const Layers& weights, const Layers& bias_jets, Address out_weight, Address out_bias, Address order,
+                   Address offsets, Address slot_of, Address slot_order, Address slot_offsets, Address path, Address path_bar, Address z0_bar,
+                   const Layers& weights_bar, const Layers& bias_jets_bar, Address out_weight_bar, Address out_bias_bar, Address workspace,
+                   Address stream) {
     with_type(plan, true, [&](auto zero) {
         auto flow = describe<decltype(zero)>(plan, weights, bias_jets, out_weight, out_bias, order, offsets, slot_of, path, workspace);
         set_address(flow.slot_order, slot_order), set_address(flow.slot_offsets, slot_offsets);
@@ -136,20 +138,24 @@ NB_MODULE(FASTFLOW_CUDA_MODULE, m) {
              "widths: the latents' dimension, then the hidden layers'. times: stage times of the path. step_length: negative\n"
              "for none. multiprocessors, shared_bytes: the device's, the latter per block with opt-in.\n\n"
              "Raises ValueError for an option that is unknown, or a network that doesn't fit.")
-        .def_prop_ro("workspace_bytes", [](const FlowPlan& p) { return p.plan.workspace_elements * (p.is_double ? 8 : 4); }, "What a call needs, aligned to 16.")
-        .def_prop_ro("tile", [](const FlowPlan& p) { return 1 << p.plan.tile_shift; }, "Samples of a tile.")
+        .def_prop_ro(
+            "workspace_bytes", [](const FlowPlan& p) { return p.plan.workspace_elements * (p.is_double ? 8 : 4); },
+            "What a call needs, aligned to 16.")
+        .def_prop_ro(
+            "tile", [](const FlowPlan& p) { return 1 << p.plan.tile_shift; }, "Samples of a tile.")
         .def_prop_ro("blocks", [](const FlowPlan& p) { return p.plan.blocks; })
         .def_prop_ro("threads", [](const FlowPlan& p) { return p.plan.threads; })
-        .def_prop_ro("shared_bytes", [](const FlowPlan& p) { return p.plan.shared_bytes; }, "Of one block.")
-        .def_prop_ro("resident", [](const FlowPlan& p) { return p.plan.resident; }, "Whether a potential's weights stay in shared memory.")
+        .def_prop_ro(
+            "shared_bytes", [](const FlowPlan& p) { return p.plan.shared_bytes; }, "Of one block.")
+        .def_prop_ro(
+            "resident", [](const FlowPlan& p) { return p.plan.resident; }, "Whether a potential's weights stay in shared memory.")
         .def_prop_ro("state_in_shared", [](const FlowPlan& p) { return p.plan.state_in_shared; }, "Whether tile state lies there too.");
 
-    m.def("flow", &flow, nb::kw_only(), "plan"_a, "weights"_a, "bias_jets"_a, "out_weight"_a, "out_bias"_a, "order"_a, "offsets"_a,
-          "slot_of"_a, "z0"_a, "path"_a, "error"_a, "workspace"_a, "stream"_a,
+    m.def("flow", &flow, nb::kw_only(), "plan"_a, "weights"_a, "bias_jets"_a, "out_weight"_a, "out_bias"_a, "order"_a, "offsets"_a, "slot_of"_a,
+          "z0"_a, "path"_a, "error"_a, "workspace"_a, "stream"_a,
           "Enqueue a path of every sample: writes path and error. Arguments beside the plan are addresses, laid out as\n"
           "csrc/cuda/problem.hpp says. Raises RuntimeError if the device refuses.");
     m.def("flow_backward", &flow_backward, nb::kw_only(), "plan"_a, "weights"_a, "bias_jets"_a, "out_weight"_a, "out_bias"_a, "order"_a, "offsets"_a,
           "slot_of"_a, "slot_order"_a, "slot_offsets"_a, "path"_a, "path_bar"_a, "z0_bar"_a, "weights_bar"_a, "bias_jets_bar"_a, "out_weight_bar"_a,
-          "out_bias_bar"_a, "workspace"_a, "stream"_a,
-          "Enqueue the adjoint of a path: writes all gradients. Arguments as for flow.");
+          "out_bias_bar"_a, "workspace"_a, "stream"_a, "Enqueue the adjoint of a path: writes all gradients. Arguments as for flow.");
 }

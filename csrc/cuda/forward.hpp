@@ -36,8 +36,10 @@ struct Forward : Tile<T, state_in_shared> {
         if (thread < tile) this->worst[thread] = 0;
         barrier();
         for (int n = 0; n < problem.steps; ++n) {
-            if (reverse) step_back(n);
-            else step_on(n);
+            if (reverse)
+                step_back(n);
+            else
+                step_on(n);
         }
         if (thread < samples) flow.error[this->sample(thread)] = this->worst[thread];
     }

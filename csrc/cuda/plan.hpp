@@ -91,8 +91,7 @@ inline void lay_out_partials(const Problem& problem, Plan& plan) {
 // The largest tile that leaves no multiprocessor idle and isn't larger than a potential's share of the samples.
 inline int preferred_tile_shift(const Problem& problem, const Device& device) {
     int shift = 2;
-    while (shift < max_tile_shift && (problem.batch >> (shift + 1)) >= device.multiprocessors &&
-           (problem.batch >> shift) >= problem.num_potentials)
+    while (shift < max_tile_shift && (problem.batch >> (shift + 1)) >= device.multiprocessors && (problem.batch >> shift) >= problem.num_potentials)
         ++shift;
     return shift;
 }
@@ -135,8 +134,9 @@ inline Plan make_plan(const Problem& problem, const Device& device, int element_
     if (!plan.state_in_shared) shift = std::min(preferred, 4);
     const std::int64_t room = left(shift, plan.state_in_shared);
     if (room < widest_row)
-        throw std::invalid_argument("a row of weights takes " + std::to_string(widest_row * element_bytes) + " bytes of shared memory, of which this device has " +
-                                    std::to_string(device.shared_bytes) + " per block: use a narrower network, or ff.use_backend('reference')");
+        throw std::invalid_argument("a row of weights takes " + std::to_string(widest_row * element_bytes) +
+                                    " bytes of shared memory, of which this device has " + std::to_string(device.shared_bytes) +
+                                    " per block: use a narrower network, or ff.use_backend('reference')");
     plan.resident = room >= all_weights;
     if (!plan.resident) std::fill(plan.weight_offset, plan.weight_offset + max_depth + 1, 0);
     plan.tile_shift = shift;

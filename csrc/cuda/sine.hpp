@@ -33,11 +33,9 @@ FASTFLOW_DEVICE std::uint64_t high_product(std::uint64_t a, std::uint64_t b) {
 // The bits of 1 / pi behind the point, after one word of zeros.
 FASTFLOW_DEVICE std::uint64_t inverse_pi_word(int i) {
     static constexpr std::uint64_t words[] = {
-        0x0000000000000000, 0x517cc1b727220a94, 0xfe13abe8fa9a6ee0, 0x6db14acc9e21c820,
-        0xff28b1d5ef5de2b0, 0xdb92371d2126e970, 0x0324977504e8c90e, 0x7f0ef58e5894d39f,
-        0x74411afa975da242, 0x74ce38135a2fbf20, 0x9cc8eb1cc1a99cfa, 0x4e422fc5defc941d,
-        0x8ffc4bffef02cc07, 0xf79788c5ad05368f, 0xb69b3f6793e584db, 0xa7a31fb34f2ff516,
-        0xba93dd63f5f2f8bd, 0x9e839cfbc5294975, 0x35fdafd88fc6ae84, 0x2b0198237e3db5d5,
+        0x0000000000000000, 0x517cc1b727220a94, 0xfe13abe8fa9a6ee0, 0x6db14acc9e21c820, 0xff28b1d5ef5de2b0, 0xdb92371d2126e970, 0x0324977504e8c90e,
+        0x7f0ef58e5894d39f, 0x74411afa975da242, 0x74ce38135a2fbf20, 0x9cc8eb1cc1a99cfa, 0x4e422fc5defc941d, 0x8ffc4bffef02cc07, 0xf79788c5ad05368f,
+        0xb69b3f6793e584db, 0xa7a31fb34f2ff516, 0xba93dd63f5f2f8bd, 0x9e839cfbc5294975, 0x35fdafd88fc6ae84, 0x2b0198237e3db5d5,
     };
     return words[i];
 }
@@ -100,10 +98,27 @@ FASTFLOW_DEVICE SineCosine<T> sine_cosine(T x) {
         constexpr double c[] = {-1. / 2, 1. / 24, -1. / 720, 1. / 40320., -1. / 3628800., 1. / 479001600};
         sine = taylor(square, s), cosine = taylor(square, c);
     } else {
-        constexpr double s[] = {-1. / 6,         1. / 120,           -1. / 5040,          1. / 362880.,           -1. / 39916800.,
-                                1. / 6227020800, -1. / 1307674368000, 1. / 355687428096000, -8.22063524662433e-18, 1.9572941063391263e-20};
-        constexpr double c[] = {-1. / 2,        1. / 24,           -1. / 720,            1. / 40320.,            -1. / 3628800.,         1. / 479001600,
-                                -1. / 87178291200, 1. / 20922789888000, -1.5619206968586225e-16, 4.110317623312165e-19, -8.896791392450574e-22};
+        constexpr double s[] = {-1. / 6,
+                                1. / 120,
+                                -1. / 5040,
+                                1. / 362880.,
+                                -1. / 39916800.,
+                                1. / 6227020800,
+                                -1. / 1307674368000,
+                                1. / 355687428096000,
+                                -8.22063524662433e-18,
+                                1.9572941063391263e-20};
+        constexpr double c[] = {-1. / 2,
+                                1. / 24,
+                                -1. / 720,
+                                1. / 40320.,
+                                -1. / 3628800.,
+                                1. / 479001600,
+                                -1. / 87178291200,
+                                1. / 20922789888000,
+                                -1.5619206968586225e-16,
+                                4.110317623312165e-19,
+                                -8.896791392450574e-22};
         sine = taylor(square, s), cosine = taylor(square, c);
     }
     return {sign * (rest + rest * square * sine), sign * (T(1) + square * cosine)};

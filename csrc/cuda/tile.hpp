@@ -53,7 +53,9 @@ struct Tile {
     FASTFLOW_DEVICE Tile(const Flow<T>& flow_, T* shared, T* workspace)
         : flow(flow_), problem(flow_.problem), plan(flow_.plan), thread(thread_index()), threads(thread_count()), lane(thread % warp_size),
           warp(thread / warp_size), warps(threads / warp_size), tile(1 << plan.tile_shift), stride(plan.stride), dim(problem.width[0]),
-          depth(problem.depth), stages(problem.method == Method::euler ? 1 : problem.method == Method::heun ? 2 : 4),
+          depth(problem.depth), stages(problem.method == Method::euler  ? 1
+                                       : problem.method == Method::heun ? 2
+                                                                        : 4),
           column(thread % (tile / 4) * 4), unit_thread(thread / (tile / 4)), unit_threads(threads / (tile / 4)) {
         psi1 = shared, psi2 = psi1 + tile, factor = psi2 + tile;
         error = factor + tile, moved = error + tile, worst = moved + tile;
@@ -121,8 +123,10 @@ struct Tile {
             for (int u = 0; u < U; ++u) {
                 const int unit = smaller(first + u * unit_threads, units - 1);
                 row[u] = w + unit * (transposed ? 1 : row_stride);
-                if (add) sum[u] = load4(out + unit * stride + column);
-                else sum[u] = {};
+                if (add)
+                    sum[u] = load4(out + unit * stride + column);
+                else
+                    sum[u] = {};
             }
             const T* in = x + column;
 #pragma unroll 4
@@ -144,9 +148,12 @@ struct Tile {
     template <bool transposed>
     FASTFLOW_DEVICE void multiply(const T* w, int row_stride, int units, int inner, const T* x, T* out, bool add) const {
         // Four doubles of four units would take more registers than there are.
-        if (sizeof(T) == 4 && units > 2 * unit_threads) multiply<transposed, sizeof(T) == 4 ? 4 : 2>(w, row_stride, units, inner, x, out, add);
-        else if (units > unit_threads) multiply<transposed, 2>(w, row_stride, units, inner, x, out, add);
-        else multiply<transposed, 1>(w, row_stride, units, inner, x, out, add);
+        if (sizeof(T) == 4 && units > 2 * unit_threads)
+            multiply<transposed, sizeof(T) == 4 ? 4 : 2>(w, row_stride, units, inner, x, out, add);
+        else if (units > unit_threads)
+            multiply<transposed, 2>(w, row_stride, units, inner, x, out, add);
+        else
+            multiply<transposed, 1>(w, row_stride, units, inner, x, out, add);
     }
 
     // out = W_l x, or W_l^T x; then finish(unit, position) for each element of out's rows, by the thread that has computed them:

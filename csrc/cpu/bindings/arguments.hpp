@@ -30,7 +30,9 @@ inline std::string to_string(const Shape& shape) {
 enum class Element { float32, float64, int64, other };
 
 template <class T>
-constexpr Element element_of = std::is_same_v<T, float> ? Element::float32 : std::is_same_v<T, double> ? Element::float64 : Element::int64;
+constexpr Element element_of = std::is_same_v<T, float>    ? Element::float32
+                               : std::is_same_v<T, double> ? Element::float64
+                                                           : Element::int64;
 
 // Keeps the arrays of one call alive while the kernels work on them.
 class Arguments {

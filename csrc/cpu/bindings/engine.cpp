@@ -155,8 +155,7 @@ struct FlowArguments {
         read_method(options);
         threads = take_threads(options);
         options.done();
-        if (with_jets && call.direction != Direction::forward)
-            throw nb::value_error("direction must be 'forward' in a rollout");
+        if (with_jets && call.direction != Direction::forward) throw nb::value_error("direction must be 'forward' in a rollout");
         call.path = arguments.array<T>(path, "path", shape);
         call.slots = arguments.indices(slots, "slots", {call.times, call.net.num_potentials}, call.net.num_slots);
         index = arguments.indices(index_, "index", {count}, call.net.num_potentials);
@@ -265,8 +264,8 @@ void bind_engine(nb::module_& m) {
           arg("path"), arg("residual").none(), arg("options"),
           "Writes the path and returns the mean of the squared residuals at its points but the last.");
     m.def("rollout_loss_and_gradient", &rollout_loss_and_gradient, arg("network"), arg("z0").none(), arg("index"), arg("slots"), arg("coefficients"),
-          arg("source").none(), arg("path"), arg("residual").none(), arg("loss_bar"), arg("path_bar").none(), arg("z0_bar").none(),
-          arg("gradient"), arg("coefficients_bar"), arg("source_bar").none(), arg("options"),
+          arg("source").none(), arg("path"), arg("residual").none(), arg("loss_bar"), arg("path_bar").none(), arg("z0_bar").none(), arg("gradient"),
+          arg("coefficients_bar"), arg("source_bar").none(), arg("options"),
           "As rollout_loss; in the same pass writes the gradients of loss_bar times the loss plus path_bar . path.");
 }
 

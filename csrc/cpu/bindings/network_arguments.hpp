@@ -1,8 +1,8 @@
 // What the engine's Python functions have in common: keyword options, the network, the gradient's structure.
 #pragma once
 
-#include <algorithm>
 #include <nanobind/stl/string.h>
+#include <algorithm>
 
 #include "common/choices.hpp"
 #include "cpu/bindings/arguments.hpp"

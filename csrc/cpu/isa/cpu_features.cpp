@@ -13,12 +13,10 @@ bool supported(Isa isa) {
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     switch (isa) {
         case Isa::avx512:
-            return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                   __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-        case Isa::avx2:
-            return avx2;
-        case Isa::baseline:
-            return true;
+            return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+                   __builtin_cpu_supports("avx512vl");
+        case Isa::avx2: return avx2;
+        case Isa::baseline: return true;
     }
     return false;
 #else
@@ -42,8 +40,8 @@ Isa choose() {
 
     for (const Isa isa : compiled_isas())
         if (std::string(forced) == name(isa))
-            throw std::invalid_argument("FASTFLOW_ISA is '" + std::string(forced) + "', which this processor lacks; it has: " +
-                                        names(choices) + ". Set one of these, or unset FASTFLOW_ISA to use the best.");
+            throw std::invalid_argument("FASTFLOW_ISA is '" + std::string(forced) + "', which this processor lacks; it has: " + names(choices) +
+                                        ". Set one of these, or unset FASTFLOW_ISA to use the best.");
     throw std::invalid_argument("FASTFLOW_ISA is '" + std::string(forced) + "', which is not an instruction set of this build; expected one of: " +
                                 names(choices) + ". Unset FASTFLOW_ISA to use the best.");
 }
@@ -53,8 +51,7 @@ Isa choose() {
 const char* name(Isa isa) {
     switch (isa) {
 #define FASTFLOW_CASE(isa) \
-    case Isa::isa:         \
-        return #isa;
+    case Isa::isa: return #isa;
         FASTFLOW_FOR_EACH_ISA(FASTFLOW_CASE)
 #undef FASTFLOW_CASE
     }

@@ -5,8 +5,7 @@ namespace fastflow::cpu {
 const Kernels& kernels(Isa isa) {
     switch (isa) {
 #define FASTFLOW_CASE(isa) \
-    case Isa::isa:         \
-        return isa::kernels;
+    case Isa::isa: return isa::kernels;
         FASTFLOW_FOR_EACH_ISA(FASTFLOW_CASE)
 #undef FASTFLOW_CASE
     }

@@ -4,8 +4,8 @@
 // pointer here, and fill it in kernels/kernel_table.cpp. Call it as kernels().entry(...).
 #pragma once
 
-#include "cpu/isa/cpu_features.hpp"
 #include "cpu/calls.hpp"
+#include "cpu/isa/cpu_features.hpp"
 
 namespace fastflow::cpu {
 

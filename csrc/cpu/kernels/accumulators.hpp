@@ -73,12 +73,12 @@ struct Accumulators {
                 for (int i = 0; i < lanes<T>; ++i) norm_bar[i] = static_cast<T>(seed_norms[c + i]);
                 Vec<T> sum = T(2) * norm_bar * seed;
                 if (net.depth > 1) sum += load(target);
-                if (potential.basis == nullptr)
-                    target = weight[1] + static_cast<std::ptrdiff_t>(j) * stride + c, sum += load(target);
+                if (potential.basis == nullptr) target = weight[1] + static_cast<std::ptrdiff_t>(j) * stride + c, sum += load(target);
                 store<T>(target, sum);
             }
         if (potential.basis != nullptr)
-            accumulate_product<T>(net.width[0], potential.num_directions, columns, {potential.basis, net.width[0]}, {seeds, stride}, {weight[1], stride});
+            accumulate_product<T>(net.width[0], potential.num_directions, columns, {potential.basis, net.width[0]}, {seeds, stride},
+                                  {weight[1], stride});
     }
 };
 

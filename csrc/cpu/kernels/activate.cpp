@@ -35,8 +35,7 @@ template <int Order, class T>
 void activate(Activation activation, int rows, int columns, const Activated<T>& units) {
     const auto run = [&](int from, int count, auto function) { apply<Order, T>(function, from, count, columns, units); };
     switch (activation) {
-        case Activation::tanh:
-            return run(0, rows, [](Vec<T> x) { return tanh_derivatives<T>(x); });
+        case Activation::tanh: return run(0, rows, [](Vec<T> x) { return tanh_derivatives<T>(x); });
         case Activation::sin:  // sample by sample, so that none depends on another one's size
             for (int row = 0; row < rows; ++row) {
                 if (all_within<T>(columns, units.h + static_cast<std::ptrdiff_t>(row) * units.stride, sin_limit<T>))
@@ -45,12 +44,9 @@ void activate(Activation activation, int rows, int columns, const Activated<T>& 
                     run(row, 1, [](Vec<T> x) { return sin_derivatives_any<T>(x); });
             }
             return;
-        case Activation::gelu:
-            return run(0, rows, [](Vec<T> x) { return gelu_derivatives<T>(x); });
-        case Activation::silu:
-            return run(0, rows, [](Vec<T> x) { return silu_derivatives<T>(x); });
-        case Activation::softplus:
-            return run(0, rows, [](Vec<T> x) { return softplus_derivatives<T>(x); });
+        case Activation::gelu: return run(0, rows, [](Vec<T> x) { return gelu_derivatives<T>(x); });
+        case Activation::silu: return run(0, rows, [](Vec<T> x) { return silu_derivatives<T>(x); });
+        case Activation::softplus: return run(0, rows, [](Vec<T> x) { return softplus_derivatives<T>(x); });
     }
 }
 

@@ -1,8 +1,8 @@
 // The functions behind EngineKernels (isa/kernel_table.hpp), for T float and double.
 #pragma once
 
-#include "cpu/kernels/isa.hpp"
 #include "cpu/calls.hpp"
+#include "cpu/kernels/isa.hpp"
 
 namespace fastflow::cpu::FASTFLOW_ISA {
 

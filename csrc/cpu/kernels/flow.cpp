@@ -18,8 +18,8 @@ void run_flow(const FlowCall<T>& call, const Chunk& chunk, void* packed, void* s
     FlowRunner<T>(call, packed, arena).run(chunk, out);
 }
 
-#define FASTFLOW_INSTANTIATE(T)                                     \
-    template std::size_t flow_scratch_size<T>(const FlowCall<T>&);  \
+#define FASTFLOW_INSTANTIATE(T)                                    \
+    template std::size_t flow_scratch_size<T>(const FlowCall<T>&); \
     template void run_flow<T>(const FlowCall<T>&, const Chunk&, void*, void*, const ChunkGradient<T>&);
 FASTFLOW_INSTANTIATE(float)
 FASTFLOW_INSTANTIATE(double)

@@ -3,9 +3,9 @@
 // computes each step's stages again. A rollout also has the residual at each point of the path.
 #pragma once
 
+#include "cpu/calls.hpp"
 #include "cpu/kernels/jet_pass.hpp"
 #include "cpu/kernels/residual_loss.hpp"
-#include "cpu/calls.hpp"
 
 namespace fastflow::cpu::FASTFLOW_ISA {
 
@@ -43,7 +43,8 @@ struct FlowRunner {
         for (begin = chunk.begin; begin < chunk.end; begin += tile.capacity) {
             tile.n = static_cast<int>(chunk.end - begin < tile.capacity ? chunk.end - begin : tile.capacity);
             if (stages == 1) point.data = stage_points[0].data = tile.h(0);  // no other stage comes between
-            if (call.z != nullptr) call.direction == Direction::reverse ? integrate_reverse() : net.gram ? integrate_in_first_layer() : integrate(out.loss);
+            if (call.z != nullptr)
+                call.direction == Direction::reverse ? integrate_reverse() : net.gram ? integrate_in_first_layer() : integrate(out.loss);
             if (!call.backward) continue;
             call.direction == Direction::reverse ? backward_of_reverse(accumulators) : backward(accumulators, out.loss);
         }
@@ -58,15 +59,17 @@ struct FlowRunner {
    private:
     FlowRunner(const FlowCall<T>& call_, Arena packed, Arena& arena)
         : call(call_), net(call_.net), potential(net, packed), pass(net, potential, arena), tile(pass.tile), dim(net.width[0]),
-          columns(padded<T>(dim)), stages(call_.method == Method::euler ? 1 : call_.method == Method::heun ? 2 : 4), layout(net) {
+          columns(padded<T>(dim)), stages(call_.method == Method::euler  ? 1
+                                          : call_.method == Method::heun ? 2
+                                                                         : 4),
+          layout(net) {
         const int stride = row_stride<T>(dim);
         const auto rows = [&] { return Rows<T>{arena.take<T>(static_cast<std::size_t>(tile.capacity) * stride), stride}; };
         point = rows(), increment = rows(), increment_bar = rows(), adjoint = rows(), trial = rows(), stage_bar = rows();
         for (int s = 0; s < stages; ++s) stage_points[s] = s == 0 ? point : rows(), fields[s] = rows();
         const int front = row_stride<T>(net.width[1]);
         Rows<T>* const in_first_layer[] = {&q, &q_rest, &stage_sum, &stage_move};
-        for (Rows<T>* rows : in_first_layer)
-            *rows = {arena.take<T>(net.gram ? static_cast<std::size_t>(tile.capacity) * front : 0), front};
+        for (Rows<T>* rows : in_first_layer) *rows = {arena.take<T>(net.gram ? static_cast<std::size_t>(tile.capacity) * front : 0), front};
         scales = arena.take<T>(tile.capacity);
         lengths = arena.take<T>(tile.capacity);
         movements = arena.take<T>(tile.capacity);
@@ -82,9 +85,7 @@ struct FlowRunner {
         const std::int64_t id = call.order != nullptr ? call.order[begin + i] : begin + i;
         return call.path + (id * (call.steps + 1) + n) * dim;
     }
-    std::int64_t point_index(int i, int n) const {
-        return (call.order != nullptr ? call.order[begin + i] : begin + i) * call.steps + n;
-    }
+    std::int64_t point_index(int i, int n) const { return (call.order != nullptr ? call.order[begin + i] : begin + i) * call.steps + n; }
 
     // f(i, first column) for every vector of the tile's rows.
     template <class F>
@@ -133,8 +134,7 @@ struct FlowRunner {
     T stage_ratio(int s) const { return stages == 2 ? T(2) : s == 1 ? T(1.5) : T(3); }
 
     void place(const Rows<T>& points, int time, bool with_jets) {
-        if (points.data != tile.h(0))
-            for_vectors([&](int i, int c) { store<T>(tile.h(0) + tile.at(i, points.stride) + c, get(points, i, c)); });
+        if (points.data != tile.h(0)) for_vectors([&](int i, int c) { store<T>(tile.h(0) + tile.at(i, points.stride) + c, get(points, i, c)); });
         set_time(time, with_jets);
     }
     void set_time(int time, bool with_jets) {
@@ -150,9 +150,8 @@ struct FlowRunner {
     void make_increment(int n, bool has_gone_forward, Use use) {
         for (int s = 0; s < stages; ++s) {
             if (s > 0)
-                for_vectors([&](int i, int c) {
-                    store<T>(stage_points[s].row(i) + c, get(point, i, c) + stage_step(s - 1) * get(fields[s - 1], i, c));
-                });
+                for_vectors(
+                    [&](int i, int c) { store<T>(stage_points[s].row(i) + c, get(point, i, c) + stage_step(s - 1) * get(fields[s - 1], i, c)); });
             if (s > 0 || !has_gone_forward) {
                 place(stage_points[s], stage_time(n, s), false);
                 tile.forward(1);
@@ -209,9 +208,7 @@ struct FlowRunner {
                 store<T>(stage_bar.row(i) + c, call.sign * bar);
             });
             s > 0 ? field_backward(n, s, accumulators) : first();
-            for_vectors([&](int i, int c) {
-                store<T>(sum.row(i) + c, get(sum, i, c) + load(tile.z_bar + tile.at(i, sum.stride) + c));
-            });
+            for_vectors([&](int i, int c) { store<T>(sum.row(i) + c, get(sum, i, c) + load(tile.z_bar + tile.at(i, sum.stride) + c)); });
         }
     }
 
@@ -426,9 +423,8 @@ struct FlowRunner {
             const Rows<T>& end = adjoint;
             for_vectors([&](int i, int c) { store<T>(end.row(i) + c, get(point, i, c)); });
             solve(point, T(1), [&] {
-                make_increment(call.steps - 1 - m, false, [&](int i, int c, Vec<T> increment) {
-                    store<T>(trial.row(i) + c, get(end, i, c) - increment);
-                });
+                make_increment(call.steps - 1 - m, false,
+                               [&](int i, int c, Vec<T> increment) { store<T>(trial.row(i) + c, get(end, i, c) - increment); });
             });
             for (int i = 0; i < tile.n; ++i) {
                 copy(point.row(i), path(i, m + 1), dim);

@@ -47,8 +47,9 @@ struct OutputMap {
 
     Scalars<T> scalars(int i) const {
         const T vt = tile.v_t[i];
-        return {psi[i], psi1[i] * psi1[i] * tile.grad_v_square[i], tile.has_laplacian ? psi1[i] * tile.laplacian_v[i] + psi2[i] * traced_square(i) : T(0),
-                psi1[i] * vt, psi1[i] * tile.v_tt[i] + psi2[i] * vt * vt};
+        return {psi[i], psi1[i] * psi1[i] * tile.grad_v_square[i],
+                tile.has_laplacian ? psi1[i] * tile.laplacian_v[i] + psi2[i] * traced_square(i) : T(0), psi1[i] * vt,
+                psi1[i] * tile.v_tt[i] + psi2[i] * vt * vt};
     }
 
     // From the cotangents of sample i's scalars, and of its gradient where `grad_bar` isn't null (dim,): the cotangents of v
@@ -69,7 +70,7 @@ struct OutputMap {
 
         const T vt = tile.v_t[i];
         tile.v_bar[i] = psi1[i] * bar.u + psi2[i] * (inner + bar.laplacian * tile.laplacian_v[i] + bar.u_t * vt + bar.u_tt * tile.v_tt[i]) +
-                            psi3[i] * (bar.laplacian * traced_square(i) + bar.u_tt * vt * vt);
+                        psi3[i] * (bar.laplacian * traced_square(i) + bar.u_tt * vt * vt);
         tile.laplacian_v_bar[i] = psi1[i] * bar.laplacian;
         tile.v_t_bar[i] = psi1[i] * bar.u_t + 2 * psi2[i] * vt * bar.u_tt;
         tile.v_tt_bar[i] = psi1[i] * bar.u_tt;
@@ -82,19 +83,23 @@ struct OutputMap {
     }
 
    private:
-    bool estimated() const { return tile.has_laplacian && tile.net.laplacian == Laplacian::hutchinson && tile.net.out_activation != OutActivation::identity; }
+    bool estimated() const {
+        return tile.has_laplacian && tile.net.laplacian == Laplacian::hutchinson && tile.net.out_activation != OutActivation::identity;
+    }
 
     // The |grad v|^2 of psi'' |grad v|^2, or its estimate.
     T traced_square(int i) const {
         if (!estimated()) return tile.grad_v_square[i];
         T sum = 0;
-        for (int j = 0; j < tile.potential.num_directions; ++j) sum += out_tangents[i * out_tangents_stride + j] * out_tangents[i * out_tangents_stride + j];
+        for (int j = 0; j < tile.potential.num_directions; ++j)
+            sum += out_tangents[i * out_tangents_stride + j] * out_tangents[i * out_tangents_stride + j];
         return sum;
     }
 
     void add_out_tangents(T* grad_v_bar, T factor, int i) {
         const Layer<T>& base = tile.layers[0];
-        multiply_panels<T>(1, {out_tangents + tile.at(i, out_tangents_stride), out_tangents_stride}, tile.potential.from_directions, {tile.scratch, base.stride});
+        multiply_panels<T>(1, {out_tangents + tile.at(i, out_tangents_stride), out_tangents_stride}, tile.potential.from_directions,
+                           {tile.scratch, base.stride});
         for (int c = 0; c < base.columns; ++c) grad_v_bar[c] += factor * tile.scratch[c];
     }
 };

@@ -4,8 +4,8 @@
 
 #include "cpu/kernels/arena.hpp"
 #include "cpu/kernels/products.hpp"
-#include "cpu/network.hpp"
 #include "cpu/kernels/rotation.hpp"
+#include "cpu/network.hpp"
 
 namespace fastflow::cpu::FASTFLOW_ISA {
 
@@ -71,9 +71,7 @@ struct Potential {
         if (num_directions > 0) pack_directions(net, net.weight[1] + k * net.width[0] * net.width[1], arena);
     }
 
-    static std::size_t gram_scratch_size(const Network<T>& net) {
-        return net.gram ? sizeof(T) * net.width[1] * row_stride<T>(net.width[1]) : 0;
-    }
+    static std::size_t gram_scratch_size(const Network<T>& net) { return net.gram ? sizeof(T) * net.width[1] * row_stride<T>(net.width[1]) : 0; }
 
    private:
     void pack_gram(const Network<T>& net, const T* weight, Arena arena) {

@@ -62,15 +62,15 @@ void run_points(const PointCall<T>& call, const Chunk& chunk, void* packed, void
     PointRunner<T>(call, packed, arena).run(chunk, out);
 }
 
-#define FASTFLOW_INSTANTIATE(T)                                                                                            \
-    template std::size_t packed_size<T>(const Network<T>&);                                                                \
-    template std::size_t pack_scratch_size<T>(const Network<T>&);                                                          \
-    template void pack<T>(const Network<T>&, std::int64_t, void*, void*);                                                  \
-    template std::size_t accumulators_size<T>(const Network<T>&);                                                          \
-    template void add_accumulators<T>(const Network<T>&, void*, void*);                                                    \
-    template void finish_gradient<T>(const Network<T>&, std::int64_t, void*, void*, const NetworkGradient<T>&, T*);        \
-    template std::int64_t tile_rows<T>(const Network<T>&);                                                                 \
-    template std::size_t point_scratch_size<T>(const PointCall<T>&);                                                       \
+#define FASTFLOW_INSTANTIATE(T)                                                                                     \
+    template std::size_t packed_size<T>(const Network<T>&);                                                         \
+    template std::size_t pack_scratch_size<T>(const Network<T>&);                                                   \
+    template void pack<T>(const Network<T>&, std::int64_t, void*, void*);                                           \
+    template std::size_t accumulators_size<T>(const Network<T>&);                                                   \
+    template void add_accumulators<T>(const Network<T>&, void*, void*);                                             \
+    template void finish_gradient<T>(const Network<T>&, std::int64_t, void*, void*, const NetworkGradient<T>&, T*); \
+    template std::int64_t tile_rows<T>(const Network<T>&);                                                          \
+    template std::size_t point_scratch_size<T>(const PointCall<T>&);                                                \
     template void run_points<T>(const PointCall<T>&, const Chunk&, void*, void*, const ChunkGradient<T>&);
 FASTFLOW_INSTANTIATE(float)
 FASTFLOW_INSTANTIATE(double)

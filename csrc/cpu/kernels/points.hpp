@@ -1,9 +1,9 @@
 // Jets, their backward and residual losses (residual_loss.hpp) of a chunk of samples, tile by tile.
 #pragma once
 
+#include "cpu/calls.hpp"
 #include "cpu/kernels/jet_pass.hpp"
 #include "cpu/kernels/residual_loss.hpp"
-#include "cpu/calls.hpp"
 
 namespace fastflow::cpu::FASTFLOW_ISA {
 
@@ -63,7 +63,7 @@ struct PointRunner {
             const JetArrays<const T>& bar = call.jet_bar;
             const auto get = [&](const T* array) { return array != nullptr ? array[id] : T(0); };
             return output_map.backward(i, {get(bar.u), T(0), get(bar.laplacian), get(bar.u_t), get(bar.u_tt)},
-                                     bar.grad != nullptr ? bar.grad + id * net.width[0] : nullptr);
+                                       bar.grad != nullptr ? bar.grad + id * net.width[0] : nullptr);
         }
         const Scalars<T> scalars = output_map.scalars(i);
         if (call.mode == PointMode::jet) {

@@ -48,9 +48,9 @@ void accumulate_product(int rows, int steps, int columns, Rows<const T> left, Ro
     });
 }
 
-#define FASTFLOW_INSTANTIATE(T)                                                                                        \
-    template void multiply_panels<T>(int, Rows<const T>, const Panels<T>&, Rows<T>, Rows<const T>, Scaled<T>);         \
-    template void multiply_part<T>(int, Rows<const T>, const Panels<T>&, int, int, Rows<T>, bool);                     \
+#define FASTFLOW_INSTANTIATE(T)                                                                                \
+    template void multiply_panels<T>(int, Rows<const T>, const Panels<T>&, Rows<T>, Rows<const T>, Scaled<T>); \
+    template void multiply_part<T>(int, Rows<const T>, const Panels<T>&, int, int, Rows<T>, bool);             \
     template void accumulate_product<T>(int, int, int, Rows<const T>, Rows<const T>, Rows<T>, int);
 FASTFLOW_INSTANTIATE(float)
 FASTFLOW_INSTANTIATE(double)

@@ -57,7 +57,8 @@ struct Panels {
                     for (int i = 0; i < lanes<T>; ++i) store<T>(panel + static_cast<std::ptrdiff_t>(row + i) * width + column, square[i]);
                 }
                 for (; row < depth; ++row)
-                    for (int i = 0; i < lanes<T>; ++i) panel[static_cast<std::ptrdiff_t>(row) * width + column + i] = i < left ? from[i * stride + row] : T(0);
+                    for (int i = 0; i < lanes<T>; ++i)
+                        panel[static_cast<std::ptrdiff_t>(row) * width + column + i] = i < left ? from[i * stride + row] : T(0);
             }
         });
     }

@@ -123,7 +123,8 @@ void rotate(int height, int width, const T* weight, T* seeds, int seed_stride, T
     }
     for (int j = 0; j < rank; ++j)
         for (std::ptrdiff_t i = 0; i < width; ++i)
-            basis[j * static_cast<std::ptrdiff_t>(width) + i] = j < found ? static_cast<T>(scratch.directions[j * static_cast<std::ptrdiff_t>(n) + i]) : T(0);
+            basis[j * static_cast<std::ptrdiff_t>(width) + i] =
+                j < found ? static_cast<T>(scratch.directions[j * static_cast<std::ptrdiff_t>(n) + i]) : T(0);
 }
 
 }  // namespace fastflow::cpu::FASTFLOW_ISA

@@ -8,9 +8,8 @@ namespace fastflow::cpu::FASTFLOW_ISA {
 
 template <class T>
 Tile<T>::Tile(const Network<T>& net_, const Potential<T>& potential_, Arena& arena)
-    : net(net_), potential(potential_), depth(net_.depth), capacity(choose_capacity(net_)),
-      has_laplacian(net_.laplacian != Laplacian::none), has_time(net_.has_time),
-      has_time_tangents(has_time) {
+    : net(net_), potential(potential_), depth(net_.depth), capacity(choose_capacity(net_)), has_laplacian(net_.laplacian != Laplacian::none),
+      has_time(net_.has_time), has_time_tangents(has_time) {
     const std::size_t rows = capacity;
     int widest = 0;
     for (int l = 0; l <= depth; ++l) {
@@ -97,7 +96,8 @@ template <class T>
 void Tile<T>::backward_signal() {
     for (int l = depth - 1; l >= 1; --l) {
         const Layer<T>& layer = layers[l];
-        multiply_panels<T>(n, signal_rows(l + 1), potential.down[l + 1], {layer.delta, layer.stride}, {}, {{layer.sigma1, layer.stride}, signal_rows(l)});
+        multiply_panels<T>(n, signal_rows(l + 1), potential.down[l + 1], {layer.delta, layer.stride}, {},
+                           {{layer.sigma1, layer.stride}, signal_rows(l)});
     }
 }
 
@@ -157,7 +157,8 @@ template <class T>
 void Tile<T>::forward_time_tangents(int l) {
     const Layer<T>& layer = layers[l];
     if (l > 1)
-        multiply_panels<T>(n, {scaled_time_tangent(l - 1), layers[l - 1].stride}, potential.up[l], {layer.time_tangent, layer.stride}, bias_rows(l, 1));
+        multiply_panels<T>(n, {scaled_time_tangent(l - 1), layers[l - 1].stride}, potential.up[l], {layer.time_tangent, layer.stride},
+                           bias_rows(l, 1));
     for (int i = 0; i < n; ++i)
         for (int c = 0; c < layer.columns; c += lanes<T>) {
             const std::ptrdiff_t e = at(i, layer.stride) + c;
@@ -260,8 +261,7 @@ void Tile<T>::output_gradient(Accumulators<T>& accumulators) {
     const Layer<T>& last = layers[depth];
     for (int c = 0; c < last.columns; c += lanes<T>) {
         Vec<T> sum{};
-        for (int i = 0; i < n; ++i)
-            sum += load(delta_bar(depth) + at(i, last.stride) + c) + v_bar[i] * load(h(depth) + at(i, last.stride) + c);
+        for (int i = 0; i < n; ++i) sum += load(delta_bar(depth) + at(i, last.stride) + c) + v_bar[i] * load(h(depth) + at(i, last.stride) + c);
         accumulators.add(accumulators.out_weight + c, sum);
     }
     for (int i = 0; i < n; ++i) *accumulators.out_bias += v_bar[i];

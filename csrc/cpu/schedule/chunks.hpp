@@ -42,9 +42,9 @@ template <class T>
 double multiplications(const Network<T>& net) {
     double hidden = 0;
     for (int l = 2; l <= net.depth; ++l) hidden += static_cast<double>(net.width[l]) * net.width[l - 1];
-    const int directions = net.laplacian == Laplacian::none     ? 0
+    const int directions = net.laplacian == Laplacian::none         ? 0
                            : net.laplacian == Laplacian::hutchinson ? net.num_probes
-                                                                : std::min(net.width[0], net.width[1]);
+                                                                    : std::min(net.width[0], net.width[1]);
     return (2 + directions) * hidden + 2.0 * net.width[0] * net.width[1];
 }
 

@@ -76,8 +76,8 @@ double run_flow(FlowCall<T> call, std::int64_t count, const std::int64_t* index,
     const Network<T>& net = call.net;
     const EngineKernels<T>& engine = engine_kernels<T>();
     const std::size_t chunk_bytes = call.backward ? engine.accumulators_size(net) + call.times * BiasRows<T>::row_width(net) * sizeof(T) : 0;
-    const Partition parts = partition(count, net.num_potentials, index, net.num_slots, nullptr, chunk_rows(count, engine.tile_rows(net)),
-                                      affordable_chunks(chunk_bytes));
+    const Partition parts =
+        partition(count, net.num_potentials, index, net.num_slots, nullptr, chunk_rows(count, engine.tile_rows(net)), affordable_chunks(chunk_bytes));
     call.order = parts.order.empty() ? nullptr : parts.order.data();
     const double visits = static_cast<double>(count) * call.steps;
     call.loss_scale = static_cast<T>(visits > 0 ? loss_bar * 2 / visits : 0);
@@ -96,8 +96,8 @@ double run_flow(FlowCall<T> call, std::int64_t count, const std::int64_t* index,
     return mean(losses, visits);
 }
 
-#define FASTFLOW_INSTANTIATE(T)                                                                   \
-    template double run_points(PointCall<T>, std::int64_t, const std::int64_t*, double, int);    \
+#define FASTFLOW_INSTANTIATE(T)                                                               \
+    template double run_points(PointCall<T>, std::int64_t, const std::int64_t*, double, int); \
     template double run_flow(FlowCall<T>, std::int64_t, const std::int64_t*, double, int);
 FASTFLOW_INSTANTIATE(float)
 FASTFLOW_INSTANTIATE(double)
