@@ -105,12 +105,14 @@ def test_mix_weighs_potentials(digits):
 
 
 def test_flow_that_cannot_be_undone_goes_ahead_only(digits, monkeypatch):
-    def failing(*arguments, direction, **options):
-        if direction == "reverse":
-            raise ConvergenceError("no")
-        return ff.mixed_flow(*arguments, direction=direction, **options)
+    integrate_mix = explorer_module.integrate_mix
 
-    monkeypatch.setattr(explorer_module, "mixed_flow", failing)
+    def failing(bank, z, mix, steps, t0, integration, **options):
+        if integration.direction == "reverse":
+            raise ConvergenceError("no")
+        return integrate_mix(bank, z, mix, steps, t0, integration, **options)
+
+    monkeypatch.setattr(explorer_module, "integrate_mix", failing)
     start = digits.sample(0)
     scene = digits.show(start, None, one(), 2)
     assert scene.film.steps == range(5)
