@@ -15,8 +15,8 @@ from torch.nn.parameter import is_lazy
 
 from fastflow.core.checks import check_count, is_finite
 from fastflow.core.errors import InputError
+from fastflow.engine.integration import Integration
 from fastflow.engine.tracing import values_of
-from fastflow.engine.types import Integration
 
 Times = float | Tensor | tuple[Tensor, Tensor]
 """One time for all samples, one per sample (B,), or a grid: its distinct times (T,) and each sample's place in it

@@ -12,6 +12,7 @@ from fastflow.core.checks import check_count, is_finite
 from fastflow.core.errors import InputError
 from fastflow.engine.backends import reference
 from fastflow.engine.inputs import Index, check_index, check_integration, check_latents, check_not_empty
+from fastflow.engine.integration import Integration
 from fastflow.engine.learned_fields import DivergenceFreeField, check_companion
 from fastflow.engine.operators.flow import flow as ops_flow
 from fastflow.engine.operators.flow import stepped
@@ -20,7 +21,7 @@ from fastflow.engine.operators.residual_loss import residual_loss
 from fastflow.engine.operators.rollout_loss import rollout_loss as ops_rollout_loss
 from fastflow.engine.pde import PDE, WAVE, LinearQuadratic, residual, source_at
 from fastflow.engine.potentials import PotentialBank, check_bank
-from fastflow.engine.types import MLP, Direction, Integration, Jet, Laplacian, Method
+from fastflow.engine.types import MLP, Direction, Jet, Laplacian, Method
 
 
 def flow(

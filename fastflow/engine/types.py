@@ -1,4 +1,4 @@
-"""What the engine's operators take and give: the stacked networks, how a path is integrated, and the jet."""
+"""What the engine's operators take and give: the stacked networks and the jet."""
 
 from __future__ import annotations
 
@@ -10,15 +10,6 @@ from torch import Tensor
 Laplacian = Literal["exact", "hutchinson", "none", "row_sum"]
 Method = Literal["euler", "heun", "rk4"]
 Direction = Literal["forward", "descent", "reverse"]
-
-
-class Integration(NamedTuple):
-    """How a path is integrated; `ff.flow` says what the fields mean. What time it begins at, its bias rows know."""
-
-    dt: float = 1.0
-    method: Method = "euler"
-    direction: Direction = "forward"
-    step_length: float | None = None
 
 
 class Jet(NamedTuple):

@@ -10,10 +10,11 @@ from torch import Tensor
 from fastflow.core.checks import check_count
 from fastflow.core.errors import InputError
 from fastflow.engine.inputs import check_latents
+from fastflow.engine.integration import Integration
 from fastflow.engine.learned_fields import DivergenceFreeField
 from fastflow.engine.paths import integrate
 from fastflow.engine.potentials import PotentialBank
-from fastflow.engine.types import Direction, Integration
+from fastflow.engine.types import Direction
 from fastflow.generators import Generator
 
 TraversalDirection = Literal["forward", "descent", "reverse", "both"]

@@ -15,8 +15,8 @@ from fastflow.core.checks import is_finite
 from fastflow.core.errors import InputError
 from fastflow.core.files import read_json, write_json
 from fastflow.engine.inputs import check_latents
+from fastflow.engine.integration import Integration
 from fastflow.engine.paths import check_mix, integrate_mix
-from fastflow.engine.types import Integration
 from fastflow.latents.traversal import Traversal, decoded
 from fastflow.saved.run import SavedRun
 

@@ -8,8 +8,9 @@ from typing import Annotated, ClassVar, Literal
 from annotated_types import Ge, Gt, Lt
 
 from fastflow.core.errors import InputError
+from fastflow.engine.integration import Integration
 from fastflow.engine.potentials import TimeInput
-from fastflow.engine.types import Integration, Method
+from fastflow.engine.types import Method
 from fastflow.latents.classifiers import check_classifier
 from fastflow.training.config_file import check_settings
 from fastflow.training.schedules import Schedule, factor_at

@@ -6,9 +6,9 @@ from support.cuda_cases import case, check, cotangent, options, run
 
 from fastflow.engine.backends import cuda, reference
 from fastflow.engine.backends import selection as backends
+from fastflow.engine.integration import Integration
 from fastflow.engine.operators.flow import flow
 from fastflow.engine.operators.rollout_loss import rollout_loss
-from fastflow.engine.types import Integration
 
 pytestmark = [
     pytest.mark.gpu,

@@ -8,8 +8,8 @@ from torch import nn
 
 from fastflow.cli.main import main
 from fastflow.core.errors import InputError
+from fastflow.engine.integration import Integration
 from fastflow.engine.potentials import PotentialBank
-from fastflow.engine.types import Integration
 from fastflow.generators import from_callable
 from fastflow.latents.traversal import traverse
 from fastflow.metrics.evaluation import evaluate

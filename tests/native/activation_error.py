@@ -11,7 +11,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from native.engine import Engine
+from support.native_engine import Engine
 from support.networks import random_mlp
 
 from fastflow.engine.activations import ACTIVATIONS, derivatives

@@ -4,8 +4,8 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from native.engine import attach, check_all, rebuild
 from support import tolerances
+from support.native_engine import attach, check_all, rebuild
 from support.networks import random_mlp
 from torch import Tensor
 

@@ -15,13 +15,14 @@ from fastflow.engine.backends import reference
 from fastflow.engine.backends.memory import empty_gradients
 from fastflow.engine.backends.selection import backend_for, integrator_for
 from fastflow.engine.backends.table import PATHS
+from fastflow.engine.integration import Integration
 from fastflow.engine.operators.double_backward import differentiate_backward
 from fastflow.engine.operators.functions import quick_to_apply
 from fastflow.engine.operators.jet import jet
 from fastflow.engine.operators.settings import Settings
 from fastflow.engine.operators.vmap import map_slices, slice_by_slice
 from fastflow.engine.tracing import any_requires_grad, forward_mode, second_backward_may_follow
-from fastflow.engine.types import MLP, Integration, Jet
+from fastflow.engine.types import MLP, Jet
 
 NO_FORWARD_MODE = "the reverse flow has no forward-mode derivative: differentiate it backward, as torch.func.grad does"
 

@@ -12,6 +12,7 @@ from fastflow.engine.backends import reference
 from fastflow.engine.backends.memory import empty_gradients
 from fastflow.engine.backends.selection import backend_for
 from fastflow.engine.backends.table import ROLLOUTS
+from fastflow.engine.integration import Integration
 from fastflow.engine.operators.double_backward import differentiate_backward
 from fastflow.engine.operators.flow import flow
 from fastflow.engine.operators.functions import quick_to_apply
@@ -19,7 +20,7 @@ from fastflow.engine.operators.residual_loss import residual_loss
 from fastflow.engine.operators.settings import Settings
 from fastflow.engine.operators.vmap import map_slices, slice_by_slice
 from fastflow.engine.tracing import any_requires_grad, second_backward_may_follow
-from fastflow.engine.types import MLP, Integration
+from fastflow.engine.types import MLP
 
 
 def rollout_loss(

@@ -11,12 +11,13 @@ from torch import Tensor
 
 import fastflow as ff
 from fastflow.engine.backends import reference
+from fastflow.engine.integration import Integration
 from fastflow.engine.operators.flow import flow
 from fastflow.engine.operators.jet import jet
 from fastflow.engine.operators.residual_loss import residual_loss
 from fastflow.engine.operators.rollout_loss import rollout_loss
 from fastflow.engine.operators.settings import Settings
-from fastflow.engine.types import MLP, Integration
+from fastflow.engine.types import MLP
 
 Function = Callable[..., Sequence[Tensor]]
 

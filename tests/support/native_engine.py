@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+from support.tolerances import NATIVE
 from torch import Tensor
 
 from fastflow import _native
@@ -148,7 +149,7 @@ def relative_error(actual: Tensor, exact: Tensor) -> float:
     return deviation / scale if scale > 0 else deviation
 
 
-def check_all(actual, exact, limit: float = 1e-10) -> None:
+def check_all(actual, exact, limit: float = NATIVE) -> None:
     for a, e in zip(actual, exact, strict=True):
         # The floor is for gradients that are zero but for rounding, as the output layer's along normalised steps.
         assert (

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from native.engine import Engine, check_all
 from support.memory import extra_memory
+from support.native_engine import Engine, check_all
 from support.networks import random_mlp, random_samples
 
 from fastflow import _native
@@ -49,7 +49,7 @@ def in_fresh_process(code: str, **environment: str) -> str:
 @pytest.mark.parametrize("isa", _native.supported_instruction_sets())
 def test_instruction_sets_agree(isa, tmp_path):
     file = str(tmp_path / "results.pt")
-    code = f"from native import test_engine_machine as t; t.save_results({file!r})"
+    code = f"from native import test_machine as t; t.save_results({file!r})"
     assert in_fresh_process(code, FASTFLOW_ISA=isa).split() == [isa]
     double, single = torch.load(file)
     for activation, in_double, in_single in zip(ACTIVATIONS, double, single, strict=True):
@@ -94,7 +94,7 @@ def peak_of(batch: int, backward: bool) -> int:
 
 @pytest.mark.parametrize("backward", [False, True])
 def test_memory_of_a_million_samples(backward):
-    code = f"from native import test_engine_machine as t; print(t.peak_of(1_000_000, {backward}))"
+    code = f"from native import test_machine as t; print(t.peak_of(1_000_000, {backward}))"
     assert int(in_fresh_process(code)) <= 64 << 20
 
 
@@ -113,7 +113,7 @@ def peak_of_a_flow_backward() -> int:
 
 def test_memory_of_many_potentials_and_steps():
     """One row of bias gradients for each potential and step would take 157 MB."""
-    code = "from native import test_engine_machine as t; print(t.peak_of_a_flow_backward())"
+    code = "from native import test_machine as t; print(t.peak_of_a_flow_backward())"
     assert int(in_fresh_process(code)) <= 64 << 20
 
 

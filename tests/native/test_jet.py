@@ -1,8 +1,8 @@
-"""Jets, their backward and residual losses of the native engine against automatic differentiation in float64."""
+"""The native module's jets and their backward, against automatic differentiation in float64."""
 
 import pytest
 import torch
-from native.engine import (
+from support.native_engine import (
     Engine,
     attach,
     check_all,
@@ -19,8 +19,6 @@ from support.networks import nested_jet, random_mlp, random_samples
 from fastflow import _native
 from fastflow.engine.activations import ACTIVATIONS, OUT_ACTIVATIONS
 from fastflow.engine.backends import reference
-
-EXACT = 1e-10
 
 # (networks, dimensions, hidden widths, samples): padding, several tiles, more directions than a block of rows.
 SHAPES = {
@@ -144,30 +142,6 @@ def test_degenerate_first_weight(change, dim):
     jet, exact_jet, gradients, exact_gradients = both_float64(Engine(), mlp, *random_samples(mlp, 10))
     check_all(jet, exact_jet)
     check_all(gradients, exact_gradients)
-
-
-@pytest.mark.parametrize("out_activation", OUT_ACTIVATIONS)
-@pytest.mark.parametrize("with_gradient_term", [False, True])
-def test_residual_loss(out_activation, with_gradient_term):
-    mlp = random_mlp(3, 5, (7, 6, 8), slots=4, out_activation=out_activation)
-    z, index, slot = random_samples(mlp, 70)
-    rng = torch.Generator().manual_seed(4)
-    coefficients = torch.randn(3, 5, generator=rng, dtype=torch.float64)
-    if not with_gradient_term:
-        coefficients[:, 4] = 0
-    source = torch.randn(70, generator=rng, dtype=torch.float64)
-    inputs = attach([z, *parameters(mlp), coefficients, source])
-    jet = reference.jet(rebuild(mlp, inputs[1:-2]), inputs[0], index, slot)
-    residual = reference.residual(jet, inputs[-2][index], inputs[-1])
-    exact = torch.autograd.grad(residual.square().mean() * 0.7, inputs)
-
-    loss, residuals, gradients = Engine().residual_backward(mlp, z, index, slot, coefficients, source, 0.7)
-    assert loss == pytest.approx(residual.square().mean().item(), rel=EXACT)
-    check_all([residuals], [residual])
-    check_all(gradients, exact)
-    loss, residuals = Engine().residual(mlp, z, index, slot, coefficients, source)
-    assert loss == pytest.approx(residual.square().mean().item(), rel=EXACT)
-    check_all([residuals], [residual])
 
 
 def cast(mlp, dtype):

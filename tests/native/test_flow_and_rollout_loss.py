@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from native.engine import Engine, attach, check_all, network, parameters, rebuild
+from support.native_engine import Engine, attach, check_all, network, parameters, rebuild
 from support.networks import random_mlp
+from support.tolerances import NATIVE, REVERSE_FLOW
 
 from fastflow import _native
 from fastflow.engine.backends import reference
@@ -11,8 +12,6 @@ from fastflow.engine.types import MLP
 
 METHODS = ("euler", "heun", "rk4")
 STEPS = 4
-# The reverse flow stops when a point moves by a few roundings; what is left is that over one minus the contraction.
-REVERSE = 1e-9
 
 
 def case(method, dim=5, hidden=(7, 6), batch=30, networks=3, slots=6, dtype=torch.float64, **kwargs):
@@ -27,7 +26,7 @@ def case(method, dim=5, hidden=(7, 6), batch=30, networks=3, slots=6, dtype=torc
     return mlp, z0, index, slots_of
 
 
-def check_flow(mlp, z0, index, slots, limit=1e-10, **options):
+def check_flow(mlp, z0, index, slots, limit=NATIVE, **options):
     inputs = attach([z0, *parameters(mlp)])
     exact, _ = reference.flow(rebuild(mlp, inputs[1:]), inputs[0], index, slots, **options)
     path_bar = torch.randn(exact.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
@@ -114,7 +113,7 @@ def test_float32_where_the_first_layer_lacks_rank():
 def test_reverse_flow(method, step_length):
     arguments = case(method)
     _, error = check_flow(
-        *arguments, limit=REVERSE, dt=0.1, method=method, direction="reverse", step_length=step_length
+        *arguments, limit=REVERSE_FLOW, dt=0.1, method=method, direction="reverse", step_length=step_length
     )
     assert (error <= 1e-14).all()
 
@@ -125,7 +124,7 @@ def test_reverse_undoes_forward(method):
     options = {"dt": 0.1, "method": method, "step_length": None}
     there, _ = Engine(path={**options, "direction": "forward"}).flow(mlp, z0, index, slots, STEPS)
     back, _ = Engine(path={**options, "direction": "reverse"}).flow(mlp, there[:, -1].contiguous(), index, slots, STEPS)
-    check_all([back.flip(1)], [there], REVERSE)
+    check_all([back.flip(1)], [there], REVERSE_FLOW)
 
 
 def test_reverse_reports_where_it_fails():
@@ -165,11 +164,11 @@ def test_rollout_loss(method, step_length, dim, hidden, batch):
 
     engine = Engine(path={"direction": "forward", **options})
     loss, path, residuals = engine.rollout(mlp, z0, index, slots, coefficients, source, STEPS)
-    assert loss == pytest.approx(exact_loss.item(), rel=1e-10)
+    assert loss == pytest.approx(exact_loss.item(), rel=NATIVE)
     check_all([path, residuals], [exact, residual.unflatten(0, (STEPS, -1)).T])
     for start in (z0, None):  # in one pass with the path, and from the path
         both = engine.rollout_backward(mlp, start, index, slots, coefficients, source, path, 0.7, path_bar)
-        assert both[0] == pytest.approx(exact_loss.item(), rel=1e-10)
+        assert both[0] == pytest.approx(exact_loss.item(), rel=NATIVE)
         check_all([both[1]], [exact])
         check_all(both[2], exact_gradients)
 
