@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.gpu import __main__ as gpu
+from benchmarks.gpu import suite as gpu
 from benchmarks.gpu.parts import Part, run
 
 SECTIONS = Path(__file__).parent / "sections"

@@ -13,9 +13,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from benchmarks.cpu import flow_peers, gate, torch_peers
-from benchmarks.gpu import __main__ as gpu
 from benchmarks.gpu import profile as gpu_profile
 from benchmarks.gpu import report as gpu_report
+from benchmarks.gpu import suite as gpu
 from benchmarks.gpu import tests as gpu_tests
 from benchmarks.gpu.parts import Outcome, Part, run
 from benchmarks.problem import Case, Problem

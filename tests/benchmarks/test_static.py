@@ -78,7 +78,7 @@ FAULTS = {
 @pytest.fixture
 def module():
     # Imported late, after the kernels' tests have said whether this process interprets.
-    return pytest.importorskip("benchmarks.static", reason="triton is for Linux alone")
+    return pytest.importorskip("benchmarks.static.kernels", reason="triton is for Linux alone")
 
 
 @pytest.mark.parametrize(

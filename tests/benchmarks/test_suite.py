@@ -6,8 +6,8 @@ import json
 import pytest
 import torch
 
-from benchmarks.cpu import __main__ as cpu
 from benchmarks.cpu import gate
+from benchmarks.cpu import suite as cpu
 from benchmarks.cpu.registry import OURS, Contender, contenders
 from benchmarks.problem import Case, Problem
 from benchmarks.timing import measure, peak_memory
