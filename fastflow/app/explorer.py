@@ -172,7 +172,7 @@ class Explorer:
             note = "The flow can't be undone from here, so the film only goes ahead."
         film = self._film(latents, middle, self.title(mix), start.label)
         beside = None if baseline is None else self._baseline_film(film, baseline, number, start.label)
-        return Scene(start, before, mix, film, beside, note)
+        return Scene(start, before, mix=mix, film=film, beside=beside, note=note)
 
     def title(self, mix: Mapping[int, float]) -> str:
         """The name of a mix of potentials."""
@@ -189,7 +189,7 @@ class Explorer:
     def _path(self, z: Tensor, mix: Mapping[int, float], steps: int, t0: float, direction: Direction) -> Tensor:
         """The latents (1, steps + 1, D) along a mix of potentials."""
         integration = self.run.config.integration._replace(direction=direction)
-        return integrate_mix(self.run.bank, z, mix, steps, t0, integration, companion=self.run.companion)
+        return integrate_mix(self.run.bank, z, mix, steps, t0=t0, integration=integration, companion=self.run.companion)
 
     def _film(self, latents: Tensor, middle: int, title: str, label: int | None) -> Film:
         """The film of a path of latents (1, T, D)."""

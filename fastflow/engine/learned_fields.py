@@ -28,7 +28,9 @@ class NetworkField(nn.Module):
         time: TimeInput = "sinusoidal",
     ) -> None:
         super().__init__()
-        self.bank = PotentialBank(num_potentials, dim, hidden, activation, "identity", time)
+        self.bank = PotentialBank(
+            num_potentials, dim, hidden=hidden, activation=activation, out_activation="identity", time=time
+        )
 
     def forward(self, z: Tensor | None, t: Tensor | None, index: Tensor | None) -> Tensor:
         """The values (B,) at latents z (B, D), times t (B,) and potentials index (B,)."""
@@ -63,7 +65,9 @@ class DivergenceFreeField(nn.Module):
         if dim < 2:
             raise InputError(f"a divergence-free field needs latents of 2 dimensions or more, got {dim}")
         check_count(rank, "rank")
-        self.bank = PotentialBank(num_potentials, dim, hidden, activation, "identity", time)
+        self.bank = PotentialBank(
+            num_potentials, dim, hidden=hidden, activation=activation, out_activation="identity", time=time
+        )
         rank = min(rank, dim)
         scale = (dim * rank) ** -0.25  # w is then about as long as grad psi
         self.left = nn.Parameter(scale * torch.randn(num_potentials, dim, rank))

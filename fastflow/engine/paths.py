@@ -54,7 +54,9 @@ def flow(
         InputError: an argument that doesn't fit, by its name.
         ConvergenceError: the reverse flow's fixed-point iteration didn't converge, so the path can't be undone.
     """
-    return integrate(bank, z0, index, steps, t0, Integration(dt, method, direction, step_length), companion=companion)
+    return integrate(
+        bank, z0, index, steps, t0=t0, integration=Integration(dt, method, direction, step_length), companion=companion
+    )
 
 
 def integrate(
@@ -101,7 +103,7 @@ def mixed_flow(
     its potentials after another.
     """
     integration = Integration(dt, method, direction, step_length)
-    return integrate_mix(bank, z0, mix, steps, t0, integration, companion=companion)
+    return integrate_mix(bank, z0, mix, steps, t0=t0, integration=integration, companion=companion)
 
 
 def integrate_mix(
@@ -119,7 +121,7 @@ def integrate_mix(
     check_mix(mix, bank.num_potentials)
     if list(mix.values()) == [1.0]:  # by the engine, an order of magnitude faster
         (index,) = mix
-        return integrate(bank, z0, index, steps, t0, integration, companion=companion)
+        return integrate(bank, z0, index, steps, t0=t0, integration=integration, companion=companion)
     z0, times = _checked_start(bank, z0, steps, t0, integration, companion=companion)
     potentials = torch.tensor(list(mix), device=z0.device)
     index = Index(torch.zeros_like(z0[:, 0], dtype=torch.long), None)  # none for all, so that all networks are bound
@@ -129,7 +131,7 @@ def integrate_mix(
         beside = companion.bank.networks_along(times, index)
         jet = _joined(companion, beside.mlp, potentials.repeat_interleave(len(z0)))
     mixed = _mixed(jet, potentials, z0.new_tensor(list(mix.values())), len(times))
-    return stepped(networks.mlp, z0, index.each, networks.slot, integration, mixed)
+    return stepped(networks.mlp, z0, index=index.each, slots=networks.slot, integration=integration, jet=mixed)
 
 
 def check_mix(mix: Mapping[int, float], num_potentials: int) -> None:

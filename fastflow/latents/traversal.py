@@ -124,7 +124,7 @@ def traverse(
 
     def path(count: int, t0: float, direction: Direction) -> Tensor:
         one_way = integration._replace(direction=direction)
-        return integrate(bank, z0, potential, count, t0, one_way, companion=companion)
+        return integrate(bank, z0, potential, count, t0=t0, integration=one_way, companion=companion)
 
     # The potentials were trained at times 0 .. path_steps * dt: paths keep within them where they can.
     start = 0

@@ -141,8 +141,8 @@ def measure_residual(potentials: Potentials, run: SavedRun, samples: int, seed: 
     bank, pde, companion = potentials
     config, count = run.config, bank.num_potentials
     z0, index, place = draw_places(run.generator, count, samples, config.path_steps, seed)
-    path = integrate(bank, z0, index, config.path_steps, 0.0, config.integration, companion=companion)
+    path = integrate(bank, z0, index, config.path_steps, t0=0.0, integration=config.integration, companion=companion)
     z, t = path[torch.arange(samples, device=z0.device), place], place.to(z0) * config.dt
 
-    sums = residual_sums(pde, bank.jet(z, t, index), z, t, index, count)
+    sums = residual_sums(pde, bank.jet(z, t, index), z=z, t=t, index=index, num_potentials=count)
     return float(normalized(sums.sum(1))), normalized(sums).tolist()

@@ -149,7 +149,9 @@ def pair_log_likelihood(
         """The latents (M, D) after n (M,) steps along k (M,)."""
         if directions is not None:
             return z + (n / config.path_steps)[:, None].to(z) * directions.to(z)[k]
-        path = integrate(run.bank, z, k, config.path_steps, 0.0, config.integration, companion=run.companion)
+        path = integrate(
+            run.bank, z, k, config.path_steps, t0=0.0, integration=config.integration, companion=run.companion
+        )
         return path[torch.arange(len(z), device=z.device), n]
 
     device = next(vae.parameters()).device

@@ -162,8 +162,10 @@ class Edit:
                         points[-1][:, -1],
                         dict(part.mix),
                         count,
-                        part.t0 + before * config.dt,
-                        Integration(share * config.dt, config.method, "reverse" if back else "forward", length),
+                        t0=part.t0 + before * config.dt,
+                        integration=Integration(
+                            share * config.dt, config.method, "reverse" if back else "forward", length
+                        ),
                         companion=run.companion,
                     )
                     points.append(path[:, 1:])

@@ -102,7 +102,7 @@ def integrate_paths(
         dt, method, _, step_length = config.integration
         rolled = rollout_loss(bank, z0, index, steps, pde, dt=dt, method=method, step_length=step_length)
         return IntegratedPaths(*rolled, None)
-    path = integrate(bank, z0, index, steps, 0.0, config.integration, companion=companion)
+    path = integrate(bank, z0, index, steps, t0=0.0, integration=config.integration, companion=companion)
     visited = path[:, :-1].flatten(0, 1)  # (B * T, D), path by path
     each = index.repeat_interleave(steps)
     times = config.dt * torch.arange(steps, device=z0.device, dtype=z0.dtype)

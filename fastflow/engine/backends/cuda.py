@@ -53,7 +53,17 @@ def flow(
     steps = num_steps(slots.shape[0], method)
     points, error = z0.new_empty(z0.shape[0], steps + 1, z0.shape[1]), z0.new_empty(z0.shape[0])
     with machine.device:
-        plan = _plan(machine, mlp, z0, slots, dt, method, direction, step_length, backward=False)
+        plan = _plan(
+            machine,
+            mlp,
+            z0=z0,
+            slots=slots,
+            dt=dt,
+            method=method,
+            direction=direction,
+            step_length=step_length,
+            backward=False,
+        )
         order, offsets = _sorted(index, mlp.out_bias.shape[0])
         workspace = _workspace(plan, z0)
         machine.module.flow(
@@ -85,7 +95,17 @@ def flow_backward(
     _check(points, index, slots, points_bar, *network)
     z0_bar, *gradient = empty_gradients(points[:, 0], *network, like=points)
     with machine.device:
-        plan = _plan(machine, mlp, points[:, 0], slots, dt, method, direction, step_length, backward=True)
+        plan = _plan(
+            machine,
+            mlp,
+            z0=points[:, 0],
+            slots=slots,
+            dt=dt,
+            method=method,
+            direction=direction,
+            step_length=step_length,
+            backward=True,
+        )
         order, offsets = _sorted(index, mlp.out_bias.shape[0])
         slot_order, slot_offsets = _sorted(slots.flatten(), mlp.bias_jets[0].shape[0])
         workspace = _workspace(plan, points)

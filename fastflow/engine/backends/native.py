@@ -163,7 +163,17 @@ def rollout_loss_and_gradient(
     z0, index, slots, coefficients = plain(z0, index, slots, coefficients)
     points = _empty_path(z0, slots, method)
     path = _path_options(dt, method, "forward", step_length)
-    return _rollout_gradient(mlp, z0, points, index, slots, coefficients, 1.0, None, path)
+    return _rollout_gradient(
+        mlp,
+        z0,
+        points=points,
+        index=index,
+        slots=slots,
+        coefficients=coefficients,
+        loss_bar=1.0,
+        points_bar=None,
+        path=path,
+    )
 
 
 def rollout_loss_backward(
@@ -181,7 +191,17 @@ def rollout_loss_backward(
     """The gradients for cotangents of both loss and path, the path being one that `rollout_loss` gave."""
     points, index, slots, coefficients, points_bar = plain(points, index, slots, coefficients, points_bar)
     path = _path_options(dt, method, "forward", step_length)
-    return _rollout_gradient(mlp, None, points, index, slots, coefficients, float(loss_bar), points_bar, path)[2:]
+    return _rollout_gradient(
+        mlp,
+        None,
+        points=points,
+        index=index,
+        slots=slots,
+        coefficients=coefficients,
+        loss_bar=float(loss_bar),
+        points_bar=points_bar,
+        path=path,
+    )[2:]
 
 
 def _rollout_gradient(

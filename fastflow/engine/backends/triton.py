@@ -304,7 +304,16 @@ def _schedule(mlp: MLP, index: Tensor, slot: Tensor, launch: Launch, by_slot: bo
     max_tiles = -(-batch // samples) + min(num_potentials, batch)
     tile_potential = torch.searchsorted(tile_ends, torch.arange(max_tiles, device=index.device), right=True)
     if not by_slot:
-        return Schedule(sorted_slot, order, starts, tile_ends, tile_potential, order, order, order)
+        return Schedule(
+            sorted_slot,
+            order,
+            starts=starts,
+            tile_ends=tile_ends,
+            tile_potential=tile_potential,
+            run=order,
+            run_order=order,
+            slot_starts=order,
+        )
     place = torch.arange(batch, device=index.device)
     begins = (place - starts[sorted_index]) % samples == 0
     begins[1:] |= key[order].diff() != 0
@@ -314,7 +323,16 @@ def _schedule(mlp: MLP, index: Tensor, slot: Tensor, launch: Launch, by_slot: bo
     run_slot = torch.full((max_runs,), slots, dtype=torch.long, device=index.device).scatter_(0, run, sorted_slot)
     sorted_runs, run_order = torch.sort(run_slot, stable=True)
     slot_starts = torch.searchsorted(sorted_runs, torch.arange(slots + 1, device=index.device))
-    return Schedule(sorted_slot, order, starts, tile_ends, tile_potential, run.to(torch.int32), run_order, slot_starts)
+    return Schedule(
+        sorted_slot,
+        order,
+        starts=starts,
+        tile_ends=tile_ends,
+        tile_potential=tile_potential,
+        run=run.to(torch.int32),
+        run_order=run_order,
+        slot_starts=slot_starts,
+    )
 
 
 def _programs(z: Tensor, schedule: Schedule, size: int, num_warps: int) -> int:

@@ -37,7 +37,14 @@ def flow(mlp: MLP, z0: Tensor, index: Tensor, slots: Tensor, integration: Integr
     backend = backend_for(z0, mlp)
     integrator = integrator_for(z0, backend)
     if integrator is None:
-        return stepped(mlp, z0, index, slots, integration, reference.jet if backend == "reference" else jet)
+        return stepped(
+            mlp,
+            z0,
+            index=index,
+            slots=slots,
+            integration=integration,
+            jet=reference.jet if backend == "reference" else jet,
+        )
     settings, tensors = Settings.of(mlp, integrator), mlp.tensors()
     if any_requires_grad(z0, *tensors):
         return _Flow.apply(settings, integration, index, slots, z0, *tensors)
