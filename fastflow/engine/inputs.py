@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.parameter import is_lazy
+from torch.nn import UninitializedParameter
 
 from fastflow.core.checks import check_count, is_finite
 from fastflow.core.errors import InputError
@@ -94,7 +94,7 @@ def check_parameters(parameters: Iterable[tuple[str, Tensor]]) -> Tensor:
     """The first of these named parameters; raise InputError unless all have values, its dtype and its device."""
     first = None
     for name, parameter in parameters:
-        if is_lazy(parameter):
+        if isinstance(parameter, UninitializedParameter):
             raise InputError(f"parameter {name} isn't initialised: call the network once before")
         if first is None:
             first = name, parameter
