@@ -96,12 +96,12 @@ _LATE = {
 _ORIGIN = {name: module for module, names in _LATE.items() for name in names}
 _PACKAGES = ("baselines", "datasets", "generators", "metrics")
 
-moved.install()
-
 
 def __getattr__(name: str) -> Any:
     if name in _PACKAGES:
         return import_module(f"fastflow.{name}")
+    if name in moved.MOVED:
+        return import_module(f"fastflow.{moved.MOVED[name]}")
     if name not in _ORIGIN:
         raise AttributeError(f"module 'fastflow' has no attribute {name!r}")
     value = getattr(import_module(f"fastflow.{_ORIGIN[name]}"), name)

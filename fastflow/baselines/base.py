@@ -45,6 +45,10 @@ class Baseline(ABC):
     def path(self, z0: Tensor, index: Tensor, steps: int) -> Tensor:
         """Latents (B, steps + 1, D) from z0 (B, D) along the paths `index`: () for all latents, or (B,)."""
 
+    def walk(self, z0: Tensor, index: Tensor, steps: int) -> Tensor:
+        """The same as `path`, by its former name."""
+        return self.path(z0, index, steps)
+
     @torch.no_grad()
     def traverse(
         self,

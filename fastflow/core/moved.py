@@ -11,19 +11,26 @@ from types import ModuleType
 
 MOVED = {
     "arguments": "engine.inputs",
+    "devices": "core.devices",
     "edits": "saved.edits",
     "errors": "core.errors",
     "fields": "engine.learned_fields",
+    "files": "core.files",
     "flows": "engine.paths",
+    "importing": "core.plugins",
     "inversion": "latents.inversion",
     "likelihoods": "generators.likelihoods",
     "mlp": "engine.mlp",
+    "names": "saved.names",
+    "objectives": "engine.pde_loss",
     "ops": "engine.operators",
     "ops.backends": "engine.backends.selection",
     "ops.reference": "engine.backends.reference",
     "ops.types": "engine.types",
     "pde": "engine.pde",
+    "pieces": "engine.chunking",
     "potentials": "engine.potentials",
+    "profiling": "core.nvtx",
     "report.grids": "pictures.grids",
     "report.strips": "pictures.strips",
     "report.videos": "pictures.videos",
@@ -61,7 +68,6 @@ class _Finder(MetaPathFinder):
         return ModuleSpec(fullname, _Alias(f"fastflow.{MOVED[name]}"))
 
 
-def install() -> None:
-    """Make old paths importable, once."""
-    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Finder())  # first, or the package that replaced `ops` is searched for its modules
+# First, or the package that replaced `ops` is searched for its modules. It is done here, in the first module that the
+# package imports, because another thread may ask for an old path while the package loads.
+sys.meta_path.insert(0, _Finder())

@@ -184,6 +184,10 @@ def test_the_latent_half_comes_on_first_use():
     assert {"fastflow.training.config", "fastflow.generators.loading", "fastflow.runs.run"} <= loaded
 
 
+def test_old_module_paths_are_attributes_too():
+    loaded_by("import fastflow as ff\nff.errors.InputError, ff.flows.flow, ff.traversal.Traversal, ff.pde.Wave")
+
+
 def test_every_public_name_is_there():
     import fastflow as ff
 
