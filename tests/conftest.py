@@ -9,6 +9,10 @@ from support.runs import small_run
 
 from fastflow import generators
 
+if not torch.cuda.is_available():
+    # Kernels are interpreted. Triton reads this when it is imported, which happens as soon as tests are collected.
+    os.environ["TRITON_INTERPRET"] = "1"
+
 
 def pytest_collection_modifyitems(config, items):
     """Of every so many tests one, where FASTFLOW_TEST_SHARD is "3/8": the fourth of eight runs beside each other."""

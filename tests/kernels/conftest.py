@@ -8,8 +8,6 @@ import torch
 if torch.cuda.is_available():
     # What cuBLAS needs under torch.use_deterministic_algorithms, which fills fresh memory below.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-else:
-    os.environ["TRITON_INTERPRET"] = "1"  # read when the kernels' modules are imported, which only a call does
 
 
 ON_GPU = pytest.param("cuda", marks=pytest.mark.gpu)
