@@ -36,6 +36,12 @@ class Baseline(ABC):
         self.num_directions = num_directions
         self.step_length = step_length
 
+    def __init_subclass__(cls) -> None:
+        """A class written when `path` was called `walk` works as it did."""
+        super().__init_subclass__()
+        if "walk" in cls.__dict__ and "path" not in cls.__dict__:
+            cls.path = cls.walk
+
     @property
     def num_paths(self) -> int:
         """K, the number of paths."""

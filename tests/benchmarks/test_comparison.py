@@ -59,7 +59,7 @@ def test_digits_are_read_on_mnist_and_vary_over_a_vae(tmp_path, monkeypatch):
     """Swapped classes, images or axes would read them by chance."""
     monkeypatch.chdir(tmp_path)
     Path("mnist_lenet.pth").symlink_to(MNIST_LENET)
-    spec = f"{ROOT / 'benchmarks' / 'comparison.py'}:strokes_and_digits"
+    spec = f"{ROOT / 'benchmarks' / 'studies' / 'comparison.py'}:strokes_and_digits"
     generator = generators.load(f"mlp-vae:{MNIST_VAE},layers=fc3+fc4")
     found = varying(spec, NAMES, generator, 64, [1])
     assert found.names == NAMES
