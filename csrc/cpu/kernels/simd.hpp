@@ -53,6 +53,20 @@ inline Vec<T> broadcast(T x) {
     return x - Vec<T>{};
 }
 
+// A product that stays one: without this the compiler chooses, loop by loop, which of them become part of a fused multiply-add,
+// and with the choice change the last bits of a result. Older compilers have only the choice.
+template <class T>
+inline Vec<T> rounded(Vec<T> product) {
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_assoc_barrier)
+    return __builtin_assoc_barrier(product);
+#elif __has_builtin(__arithmetic_fence)
+    return __arithmetic_fence(product);
+#endif
+#endif
+    return product;
+}
+
 template <int... I>
 struct Indices {};
 

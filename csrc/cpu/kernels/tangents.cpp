@@ -144,7 +144,7 @@ void Tangents<T>::backward_layer(int l, int from, int count, Accumulators<T>& ac
                 const T* x = seeds ? potential.seeds + e : tangents[l - 1] + at(i, below.stride) + e;
                 block.sum_rows([&](int r, int c, Vec<T> y) { return y * load(x + tile.at(r, below.stride) + c); },
                                [&](int c, Vec<T> sum) {
-                                   const Vec<T> share = load(sigma2 + c) * sum;
+                                   const Vec<T> share = rounded<T>(load(sigma2 + c) * sum);
                                    store<T>(a_bar + c, row == 0 ? share : load(a_bar + c) + share);
                                });
                 T* x_bar = (seeds ? accumulators.seeds : tangents[l - 1] + at(i, below.stride)) + e;
