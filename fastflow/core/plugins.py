@@ -32,6 +32,11 @@ def import_function(spec: str, what: str) -> Callable[..., Any]:
     if not names_function(spec):
         raise InputError(f"{what} must be FILE.py:FUNCTION, got {spec!r}")
     file, _, name = spec.rpartition(":")
+    return function_in(file, name, what)
+
+
+def function_in(file: str, name: str, what: str) -> Callable[..., Any]:
+    """The function of this name in a Python file; see `import_function`."""
     function = getattr(_import(Path(file), what), name, None)
     if not callable(function):
         raise InputError(f"{file} has no function {name!r}: define it there, or name another")
@@ -39,9 +44,12 @@ def import_function(spec: str, what: str) -> Callable[..., Any]:
 
 
 @contextmanager
-def running(spec: str, what: str) -> Iterator[None]:
-    """Turn any error of a user's code into an InputError, and let the program of `spec` find its neighbours by name."""
-    with explaining(f"{what} {spec}"), searched(Path(spec.rpartition(":")[0]), what):
+def running(file: str, name: str, what: str) -> Iterator[None]:
+    """Turn any error of a function in a Python file into an InputError, and let it find the file's neighbours by name.
+
+    The file is one from which `function_in` has the function.
+    """
+    with explaining(f"{what} {file}:{name}"), searched(Path(file), what):
         yield
 
 

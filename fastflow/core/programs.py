@@ -26,8 +26,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-_SEARCHERS = {"importlib", "_frozen_importlib", "_frozen_importlib_external", "pickle", "torch", "joblib", "fastflow"}
-"""The packages through which a program may ask for a module by its name, as an unpickled network does."""
+_SEARCHERS = (
+    "importlib", "_frozen_importlib", "_frozen_importlib_external", "pickle", "joblib", "torch.serialization",
+    "fastflow.core.programs",
+)  # fmt: skip
+"""The modules through which a program may ask for a module by its name, as an unpickled network does."""
 
 _SHARED = {"fastflow", "torch"}
 """The packages whose objects programs and this package exchange: they are never a neighbour's."""
@@ -249,7 +252,7 @@ def _asked_by(program: Program) -> bool:
     while frame is not None:
         if frame.f_globals.get("__builtins__") is program.builtins:
             return True
-        if str(frame.f_globals.get("__name__")).partition(".")[0] not in _SEARCHERS:
+        if not f"{frame.f_globals.get('__name__')}.".startswith(tuple(f"{name}." for name in _SEARCHERS)):
             return False
         frame = frame.f_back
     return False

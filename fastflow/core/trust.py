@@ -26,10 +26,15 @@ class NamedProgram(NamedTuple):
 
     role: str
     """What it is for: generator or classifier."""
-    file: Path
-    """The Python file or the archive that is run."""
+    path: str
+    """The Python file or the archive that is run, as it was named."""
     function: str
     """The function in the file; empty for an archive."""
+
+    @property
+    def file(self) -> Path:
+        """The file, found from any working directory."""
+        return Path(os.path.realpath(self.path))
 
     def __str__(self) -> str:
         return f"{self.role} {self.file}" + (f":{self.function}" if self.function else "")
@@ -104,8 +109,8 @@ def check(run: str, program: NamedProgram, where: str) -> None:
         program: the program that would be run.
         where: what names the program, for the error.
     """
-    if not os.path.isfile(program.file):  # false for impossible names too
-        raise InputError(f"{program.role} file {str(program.file)!r} doesn't exist, and {where} names it")
+    if "\0" in program.path or not os.path.isfile(program.file):
+        raise InputError(f"{program.role} file {program.path!r} doesn't exist")
     known = _remembered(run).get(str(program))
     if known is not None and known == fingerprint(program.file):
         return

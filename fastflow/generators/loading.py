@@ -13,7 +13,7 @@ from typing import Any, cast
 from torch import nn
 
 from fastflow.core.errors import InputError
-from fastflow.core.plugins import import_function, names_function, running
+from fastflow.core.plugins import function_in, names_function, running
 from fastflow.generators.archives import archive
 from fastflow.generators.autoencoder_kl import load_autoencoder_kl
 from fastflow.generators.base import Decode, Generator, from_callable
@@ -221,8 +221,8 @@ def _forms() -> str:
 
 
 def _from_file(spec: Spec, latent_dim: int | None) -> Generator:
-    made: Any = import_function(spec.name, "generator")
-    with running(spec.name, "generator"):
+    made: Any = function_in(spec.path, spec.function, "generator")
+    with running(spec.path, spec.function, "generator"):
         if isinstance(made, Generator):
             generator = made
         elif not isinstance(made, nn.Module) and _takes_no_arguments(made):

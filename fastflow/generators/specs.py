@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
+
+from fastflow.core.trust import NamedProgram
 
 ARCHIVE, FUNCTION = "archive", "function"
 """The kinds of generators that are programs: an archive of torch, and a function in a Python file."""
@@ -36,9 +37,9 @@ class Spec:
         return ",".join([place if self.path else self.kind, *(f"{key}={text}" for key, text in self.options.items())])
 
     @property
-    def program(self) -> Path | None:
-        """The file that is run where the generator is loaded; None if nothing is."""
-        return Path(os.path.realpath(self.path)) if self.kind in (ARCHIVE, FUNCTION) else None
+    def program(self) -> NamedProgram | None:
+        """The program that is run when the generator is loaded; None if no code is."""
+        return NamedProgram("generator", self.path, self.function) if self.kind in (ARCHIVE, FUNCTION) else None
 
     def resolved(self) -> Spec:
         """The same, found from any working directory."""
@@ -60,4 +61,6 @@ class Spec:
             value["function"],
             *(options.values() if isinstance(options, dict) else [0]),
         ]
-        return cls(**value) if all(isinstance(text, str) for text in texts) else None
+        if not all(isinstance(text, str) for text in texts):
+            return None
+        return cls(**value)

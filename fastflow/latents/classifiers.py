@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +15,7 @@ from torch.nn import functional
 
 from fastflow.core import trust
 from fastflow.core.errors import InputError
-from fastflow.core.plugins import explaining, import_function, names_function, running
+from fastflow.core.plugins import explaining, function_in, names_function, running
 
 ImageShape = tuple[int, int, int]
 
@@ -135,10 +134,11 @@ def make_classifier(spec: str, image_shape: ImageShape, num_classes: int) -> nn.
     """
     if spec in CLASSIFIERS:
         return CLASSIFIERS[spec](image_shape, num_classes)
+    program = classifier_program(spec)
     if isinstance(spec, trust.FromFile):
-        trust.check(spec.run, classifier_program(spec), f"training with the settings in {spec.where!r}")
-    function = import_function(spec, "classifier")
-    with running(spec, "classifier"):
+        trust.check(spec.run, program, f"training with the settings in {spec.where!r}")
+    function = function_in(program.path, program.function, "classifier")
+    with running(program.path, program.function, "classifier"):
         module = function(image_shape, num_classes)
     if not isinstance(module, nn.Module):
         raise InputError(f"classifier {spec} returned {type(module).__name__}, expected a torch.nn.Module")
@@ -148,7 +148,7 @@ def make_classifier(spec: str, image_shape: ImageShape, num_classes: int) -> nn.
 def classifier_program(spec: str) -> trust.NamedProgram:
     """The program that a classifier's FILE.py:FUNCTION names."""
     file, _, function = spec.rpartition(":")
-    return trust.NamedProgram("classifier", Path(file).resolve(), function)
+    return trust.NamedProgram("classifier", file, function)
 
 
 def try_classifier(classifier: nn.Module, images: Tensor, num_classes: int) -> None:

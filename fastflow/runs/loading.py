@@ -137,8 +137,7 @@ def _restore_generator(record: Record, folder: Path, trust: bool) -> Generator:
             "pass it to ff.load_run as generator=, or to the command as --generator FILE.py:FUNCTION"
         )
     if spec.program is not None and not trust:
-        program = trusted.NamedProgram("generator", spec.program, spec.function)
-        trusted.check(trusted.identity(record), program, f"opening run {str(folder)!r}")
+        trusted.check(trusted.identity(record), spec.program, f"opening run {str(folder)!r}")
     return load_spec(spec, record["generator"].get("latent_dim"))
 
 

@@ -145,7 +145,7 @@ def _programs(generator: Generator, classifier: str) -> tuple[NamedProgram, ...]
     found: list[NamedProgram] = []
     spec = generator.spec  # nothing that has only the name of a file was loaded from it
     if spec is not None and spec.name == generator.name and spec.program is not None:
-        found.append(NamedProgram("generator", spec.program, spec.function))
+        found.append(spec.program)
     if names_function(classifier):
         found.append(classifier_program(classifier))
     return tuple(found)
