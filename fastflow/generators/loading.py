@@ -91,7 +91,7 @@ def load(spec: str, latent_dim: int | None = None) -> Generator:
             FILE.pt, an archive of torch.jit.save or torch.export.save;
             FILE.py:FUNCTION. The function either takes no arguments and returns a generator, or maps latents
             (B, latent_dim) to images (B, C, H, W) itself, as an nn.Module may too. FILE.py can import what lies beside
-            it.
+            it, which comes before installed packages. Archives and functions are programs, and are run.
             Options follow a path after commas: biggan:FOLDER,classes=207+208,truncation=0.4 or
             FILE.pt,latent_dim=128,range=-1:1.
         latent_dim: the width of the latents; an archive needs it, unless it is among its options, and so does a

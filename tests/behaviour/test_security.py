@@ -249,6 +249,15 @@ def test_ones_own_run_opens_where_it_was_moved_to_and_after_it_was_resumed(own, 
     assert ff.load_run(moved).step == 3
 
 
+def test_resuming_an_older_run_makes_it_ones_own(own, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    with pytest.raises(InputError, match="which you haven't trained it with"):
+        ff.load_run(own / "run")
+    settings = ["--config", str(own / "run/config.json"), "--trust", "--resume", "--out", str(own / "run")]
+    main(["discover", "--generator", f"{own}/generator.py:make", *settings])
+    assert ff.load_run(own / "run").step == 2
+
+
 def test_the_settings_of_ones_own_run_train_another(own, tmp_path):
     words = ["--config", str(own / "run/config.json"), "--out", str(tmp_path / "out")]
     main(["discover", "--generator", "digits-vae", *words])
