@@ -6,6 +6,7 @@ programs that it used, such as its generator's FILE.py, each with a digest of th
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -89,6 +90,8 @@ def remember(record: dict[str, Any], programs: Sequence[NamedProgram]) -> None:
     try:
         folder = _folder()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not _is_private(folder):
+            raise PermissionError(errno.EPERM, f"others may write to {folder}")
         write_json(
             folder / f"{identity(record)}.json", {str(program): fingerprint(program.file) for program in programs}
         )
@@ -130,13 +133,18 @@ def _remembered(run: str) -> dict[str, Any]:
     """The programs of a run with their digests; none unless the user alone can have written them."""
     try:
         folder = _folder()
-        state = folder.stat()
-        if state.st_uid != os.geteuid() or state.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        if not _is_private(folder):
             return {}
         found = read_json(folder / f"{run}.json")
     except (OSError, RuntimeError, InputError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _is_private(folder: Path) -> bool:
+    """Whether the user owns a folder and nobody else may write to it."""
+    state = folder.stat()
+    return state.st_uid == os.geteuid() and not state.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def _folder() -> Path:

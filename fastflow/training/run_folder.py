@@ -174,8 +174,8 @@ def _begin_folder(folder: Path, config: FlowConfig, description: RunDescription,
         **description.facts,
         "config": asdict(config),
     }
-    write_json(folder / "config.json", record)
     trust.remember(record, description.programs)
+    write_json(folder / "config.json", record)
 
 
 def as_folder(folder: str | Path) -> Path:

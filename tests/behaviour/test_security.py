@@ -324,6 +324,8 @@ def test_a_folder_that_others_may_write_is_not_believed(own, tmp_path, monkeypat
     small_run(own / "again", generator, steps=2)
     assert ff.load_run(own / "again").step == 2
     (state / "fastflow/runs").chmod(0o777)
+    with pytest.warns(UserWarning, match=r"others may write to .*fastflow/runs"):
+        small_run(own / "third", generator, steps=2)
     ran(own)
     with pytest.raises(InputError, match="which you haven't trained it with"):
         ff.load_run(own / "again")
