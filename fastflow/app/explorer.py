@@ -41,7 +41,8 @@ class Explorer:
 
     Args:
         run: the run whose potentials are explored.
-        generator: the expression in Python that loads the run's generator, if the run itself doesn't find it.
+        generator: a further argument of `ff.load_run`, in Python: an expression that loads the run's generator, if the
+            run itself doesn't find it, or trust=True.
     """
 
     def __init__(self, run: Run, generator: str | None = None) -> None:

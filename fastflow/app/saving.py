@@ -21,7 +21,7 @@ def python_lines(run: Run, generator: str | None, start: Start, edit: Edit | Non
 
     Args:
         run: the run.
-        generator: the expression in Python that loads the run's generator, if the run itself doesn't find it.
+        generator: a further argument of `ff.load_run`, in Python; see `fastflow.app.explorer.Explorer`.
         start: the start.
         edit: the edit; None for the start itself.
     """

@@ -28,7 +28,8 @@ def serve(run: Run, host: str = HOST, port: int = PORT, *, generator: str | None
         host: the address to listen on. Unless it is this machine's own, other machines reach the page, and there is no
             password.
         port: the port to listen on; 0 chooses a free one. The page's address is printed.
-        generator: the expression in Python that loads the run's generator, if the run itself doesn't find it.
+        generator: a further argument of `ff.load_run`, in Python: an expression that loads the run's generator, if the
+            run itself doesn't find it, or trust=True.
 
     Raises:
         InputError: the run has no potentials, the address can't be used, or gradio isn't installed.

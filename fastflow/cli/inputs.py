@@ -40,17 +40,20 @@ class RunCommand:
     """Generator that the run was trained on, such as FILE.py:FUNCTION. Needed if its recorded name can't find it."""
     latent_dim: int | None = None
     """Width of the latents, needed if FUNCTION or the archive of --generator maps latents to images itself."""
+    trust: bool = False
+    """Run the program that the run names as its generator, if it is a FILE.py:FUNCTION or an archive.
+    It has all your rights. Runs that you trained here yourself need no --trust."""
 
     def load(self) -> Run:
         """The run."""
-        return open_run(self.folder, self.generator, self.latent_dim)
+        return open_run(self.folder, self.generator, self.latent_dim, trust=self.trust)
 
 
-def open_run(folder: str, generator: str | None, latent_dim: int | None) -> Run:
+def open_run(folder: str, generator: str | None, latent_dim: int | None, *, trust: bool) -> Run:
     """The run in a folder, with the generator that the options name, or else the one that the run itself names."""
     if generator is None and latent_dim is not None:
         raise InputError("--latent-dim is the width of the latents of --generator: give both, or neither")
-    return load_run(folder, None if generator is None else generators.load(generator, latent_dim))
+    return load_run(folder, None if generator is None else generators.load(generator, latent_dim), trust=trust)
 
 
 LATENTS_SUFFIXES = (".npy", ".npz", ".safetensors")

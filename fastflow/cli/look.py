@@ -96,6 +96,9 @@ class Apply:
     """Generator that the run was trained on, such as FILE.py:FUNCTION. Needed if its recorded name can't find it."""
     latent_dim: int | None = None
     """Width of the latents, needed if FUNCTION or the archive of --generator maps latents to images itself."""
+    trust: bool = False
+    """Run the program that the edit's run names as its generator, if it is a FILE.py:FUNCTION or an archive.
+    It has all your rights. Runs that you trained here yourself need no --trust."""
     latents_format: LatentsFormat = "safetensors"
     """Format of the file that the edited latents are saved in."""
     seed: int = 0
@@ -108,7 +111,8 @@ class Apply:
         edit = load_edit(self.edit)
         if self.folder is None and not Path(edit.run.folder).is_dir():
             raise InputError(f"the edit's run {edit.run.folder!r} isn't there: say with --folder where it is")
-        run = open_run(edit.run.folder if self.folder is None else self.folder, self.generator, self.latent_dim)
+        folder = edit.run.folder if self.folder is None else self.folder
+        run = open_run(folder, self.generator, self.latent_dim, trust=self.trust)
         if self.retrained:
             edit = edit.on(run)
         edit.check(run)
@@ -229,4 +233,5 @@ class Serve(RunCommand):
     def run(self) -> None:
         """Serve the page until interrupted."""
         named = ", ".join(repr(word) for word in (self.generator, self.latent_dim) if word is not None)
-        serve(self.load(), self.host, self.port, generator=f"ff.generators.load({named})" if named else None)
+        generator = f"ff.generators.load({named})" if named else "trust=True" if self.trust else None
+        serve(self.load(), self.host, self.port, generator=generator)

@@ -17,6 +17,7 @@ from fastflow.cli.inputs import shows_progress
 from fastflow.core.devices import find_device
 from fastflow.core.errors import InputError
 from fastflow.core.files import read_json
+from fastflow.core.trust import marked
 from fastflow.runs.train import discover, train_vae
 from fastflow.training.config import DiscoverConfig
 from fastflow.training.config_file import from_dict
@@ -91,6 +92,9 @@ class Discover(_Training):
     The first potentials follow or oppose its gradient."""
     latent_dim: int | None = None
     """Width of the latents, needed if FUNCTION or the archive maps latents to images itself."""
+    trust: bool = False
+    """Run the FILE.py:FUNCTION that the file of --config names as the classifier. It has all your rights.
+    A --classifier needs no --trust, nor does the config.json of a run that you trained here yourself."""
 
     def run(self) -> None:
         """Train, and print what to do next."""
@@ -102,6 +106,7 @@ class Discover(_Training):
             overwrite=self.overwrite,
             progress=shows_progress(),
             predictor=self.predictor,
+            trust=self.trust,
         )
         if not is_follower():
             _note_clipping(run.generator)
@@ -160,11 +165,11 @@ def training_defaults(arguments: Sequence[str]) -> Discover | TrainVAE | None:
 
 def _read_settings(file: str, kind: type[Any]) -> Any:
     """The configuration in a JSON file, which may be a run's config.json."""
-    values = read_json(Path(file))
-    values = values.get("config", values) if isinstance(values, dict) else values
+    record = read_json(Path(file))
+    values = record.get("config", record) if isinstance(record, dict) else record
     if not isinstance(values, dict):
         raise InputError(f"{file!r} must hold a JSON object of settings, got a {type(values).__name__}")
-    return from_dict(kind, values, file)
+    return from_dict(kind, marked(values, file, record), file)
 
 
 def _note_clipping(generator: generators.Generator) -> None:

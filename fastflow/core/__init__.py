@@ -1,1 +1,1 @@
-"""What all other folders use: errors, files, devices, optional packages, random numbers. It imports none of them."""
+"""What all other folders use: errors, files, devices, programs, packages, random numbers. It imports none of them."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 
 from fastflow.core.errors import InputError
+from fastflow.core.programs import Program, searched
 
 
 def names_function(spec: str) -> bool:
@@ -24,22 +24,41 @@ def names_function(spec: str) -> bool:
 def import_function(spec: str, what: str) -> Callable[..., Any]:
     """The function that FILE.py:FUNCTION names; FILE.py can import the files beside it. Errors say `what` it is for.
 
+    It is run afresh each time, with neighbours of its own: see `fastflow.core.programs.Program`.
+
     Raises:
         InputError: there is no such file or function, or the file can't be run.
     """
     if not names_function(spec):
         raise InputError(f"{what} must be FILE.py:FUNCTION, got {spec!r}")
     file, _, name = spec.rpartition(":")
+    return function_in(file, name, what)
+
+
+def function_in(file: str, name: str, what: str) -> Callable[..., Any]:
+    """The function of this name in a Python file; see `import_function`."""
     function = getattr(_import(Path(file), what), name, None)
     if not callable(function):
         raise InputError(f"{file} has no function {name!r}: define it there, or name another")
     return function
 
 
+@contextmanager
+def running(file: str, name: str, what: str) -> Iterator[None]:
+    """Turn any error of a function in a Python file into an InputError, and let it find the file's neighbours by name.
+
+    The file is one from which `function_in` has the function.
+    """
+    with explaining(f"{what} {file}:{name}"), searched(Path(file), what):
+        yield
+
+
 def name_of(function: Callable[..., Any]) -> str | None:
     """MODULE:NAME of a function or an object's class; None for a lambda, as all lambdas have the same name."""
     named = function if hasattr(function, "__qualname__") else type(function)
-    name = f"{named.__module__}:{named.__qualname__}"
+    # The digits by which programs of one name are told apart say nothing to people.
+    module = re.sub(r"^(fastflow_\w+)_[0-9a-f]{8}\.\w+$", r"\1", str(named.__module__))
+    name = f"{module}:{named.__qualname__}"
     return None if "<lambda>" in name else name
 
 
@@ -79,13 +98,5 @@ def first_line(error: BaseException) -> str:
 def _import(file: Path, what: str) -> ModuleType:
     if not file.is_file():
         raise InputError(f"{what} file {str(file)!r} doesn't exist")
-    module_spec = importlib.util.spec_from_file_location(f"fastflow_{what}_{file.stem}", file)
-    assert module_spec is not None
-    assert module_spec.loader is not None
-    module = importlib.util.module_from_spec(module_spec)
-    sys.modules[module.__name__] = module  # dataclasses and pickles look their module up by its name
-    if (folder := str(file.resolve().parent)) not in sys.path:
-        sys.path.append(folder)
     with explaining(f"{what} file {str(file)!r}"):
-        module_spec.loader.exec_module(module)
-    return module
+        return Program(file, what).run()

@@ -19,7 +19,8 @@ def archive(
 ) -> Generator:
     """A generator from an archive of torch.jit.save or torch.export.save; it maps (B, latent_dim) to (B, C, H, W).
 
-    Export it with a dynamic batch dimension. An archive can run any code: load only those that you trust.
+    Export it with a dynamic batch dimension. An archive can run any code, also by pickles in it: load only those you
+    trust.
 
     Raises:
         InputError: the file is missing or isn't such an archive, or its program can't be used.

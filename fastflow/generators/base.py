@@ -16,6 +16,7 @@ from fastflow.core.devices import find_device, send
 from fastflow.core.errors import InputError
 from fastflow.core.plugins import first_line
 from fastflow.generators.change import generator_change
+from fastflow.generators.specs import Spec
 
 Decode = Callable[[Tensor], Tensor]
 Encode = Callable[[Tensor], Tensor | tuple[Tensor, ...]]
@@ -48,6 +49,7 @@ class Generator(nn.Module):
 
     Attributes:
         image_shape: (C, H, W).
+        spec: what `load` found the generator by, and will find it by again; None for a generator made in Python.
         outside: the share of pixels, in some images, that lie outside value_range by more than a twentieth of it.
 
     Raises:
@@ -91,6 +93,7 @@ class Generator(nn.Module):
         self.classes = None if classes is None else _checked_classes(classes)
         self.value_range = _checked_range(value_range)
         self.name = name
+        self.spec: Spec | None = None
         self._sample = sample
         self.module = _module_of(decode)
         self._mapping_module = None if mapping is None else _module_of(mapping)

@@ -16,6 +16,7 @@ def describe(generator: Generator) -> dict[str, Any]:
     pixels = generator.decode(generator.sample(4)).flatten()
     return {
         "name": generator.name,
+        "spec": None if generator.spec is None else generator.spec.to_json(),
         "latent_dim": generator.latent_dim,
         "image_shape": list(generator.image_shape),
         "value_range": list(generator.value_range),

@@ -13,7 +13,7 @@ from typing import Any, cast
 from torch import nn
 
 from fastflow.core.errors import InputError
-from fastflow.core.plugins import explaining, import_function, names_function
+from fastflow.core.plugins import function_in, names_function, running
 from fastflow.generators.archives import archive
 from fastflow.generators.autoencoder_kl import load_autoencoder_kl
 from fastflow.generators.base import Decode, Generator, from_callable
@@ -21,6 +21,7 @@ from fastflow.generators.biggan import load_biggan
 from fastflow.generators.dcgan import dcgan_from, faces
 from fastflow.generators.digits import DigitsVAE
 from fastflow.generators.sngan import sngan_from
+from fastflow.generators.specs import ARCHIVE, FUNCTION, Spec
 from fastflow.generators.state_dicts import read_state_dict
 from fastflow.generators.vae import conv_decoder_from, mlp_decoder_from
 
@@ -90,7 +91,7 @@ def load(spec: str, latent_dim: int | None = None) -> Generator:
             FILE.pt, an archive of torch.jit.save or torch.export.save;
             FILE.py:FUNCTION. The function either takes no arguments and returns a generator, or maps latents
             (B, latent_dim) to images (B, C, H, W) itself, as an nn.Module may too. FILE.py can import what lies beside
-            it.
+            it, which comes before installed packages. Archives and functions are programs, and are run.
             Options follow a path after commas: biggan:FOLDER,classes=207+208,truncation=0.4 or
             FILE.pt,latent_dim=128,range=-1:1.
         latent_dim: the width of the latents; an archive needs it, unless it is among its options, and so does a
@@ -101,76 +102,117 @@ def load(spec: str, latent_dim: int | None = None) -> Generator:
     """
     if not isinstance(spec, str):
         raise InputError(f"a generator's name must be a text, {_forms()}, got {spec!r}")
-    if spec in NAMED:
-        generator = NAMED[spec]()
+    found = parse(spec)
+    if found is None:
+        raise InputError(f"unknown generator {spec!r}: expected {_forms()}")
+    return load_spec(found, latent_dim)
+
+
+def load_spec(spec: Spec, latent_dim: int | None = None) -> Generator:
+    """The generator of a spec; see `load`.
+
+    Raises:
+        InputError: there is no such generator, file or function, or it can't be used.
+    """
+    if spec.kind in NAMED:
+        generator = NAMED[spec.kind]()
+    elif spec.kind in ARCHITECTURES:
+        architecture = ARCHITECTURES[spec.kind]
+        generator = architecture.build(spec.path, **_options(spec.kind, spec.options, architecture.options))
+    elif spec.kind == ARCHIVE:
+        generator = _from_archive(spec, latent_dim)
+    elif spec.kind == FUNCTION:
+        generator = _from_file(spec, latent_dim)
     else:
-        place, words = _split(spec)
-        if _kind(place) is not None:
-            generator = _from_architecture(place, words)
-        elif place.endswith(_ARCHIVES):
-            generator = _from_archive(place, words, latent_dim)
-        else:
-            generator = _from_file(spec, latent_dim)
+        raise InputError(f"unknown generator {spec.name!r}: expected {_forms()}")
+    if spec.kind not in NAMED:
+        generator.spec = spec.resolved()
+        generator.name = generator.spec.name
     if latent_dim not in (None, generator.latent_dim):
         raise InputError(
-            f"generator {spec} has latents of width {generator.latent_dim}, not {latent_dim}: leave out latent_dim"
+            f"generator {spec.name} has latents of width {generator.latent_dim}, not {latent_dim}: leave out latent_dim"
         )
     return generator
 
 
-def can_be_found(name: str | None) -> bool:
-    """Whether a generator's name has one of the forms that `load` takes."""
-    if name is None:
-        return False
-    place, _ = _split(name)
-    return name in NAMED or _kind(place) is not None or place.endswith(_ARCHIVES) or names_function(name)
+def parse(text: str) -> Spec | None:
+    """The spec that a text of one of the forms of `load` says; None if it has none of them."""
+    if text in NAMED:
+        return Spec(text)
+    if "\0" in text:
+        return None  # no file has such a name
+    kind, separator, rest = text.partition(":")
+    if separator and kind in ARCHITECTURES:
+        path, words = _split(rest)
+        return Spec(kind, path, options=words)
+    if names_function(text):
+        path, _, function = text.rpartition(":")
+        return Spec(FUNCTION, path, function)
+    path, words = _split(text)
+    return Spec(ARCHIVE, path, options=words) if path.endswith(_ARCHIVES) else None
+
+
+def spec_of(generator: Generator) -> Spec | None:
+    """The spec by which a generator is found again; None if it was made in Python and has no such name."""
+    if generator.spec is not None and generator.spec.name == generator.name:
+        return generator.spec
+    return None if generator.name is None else parse(generator.name)
+
+
+def recorded_spec(description: dict[str, Any]) -> Spec | None:
+    """The spec in a generator's description, as `fastflow.generators.identity.describe` makes it; None if none.
+
+    Descriptions of earlier versions have a name alone, and so has one whose name was changed by hand: it is parsed.
+    """
+    name, spec = description.get("name"), Spec.from_json(description.get("spec"))
+    if spec is not None and spec.name == name and "\0" not in spec.name:
+        return spec
+    return parse(name) if isinstance(name, str) else None
 
 
 def may_need_width(name: str) -> bool:
     """Whether `load` may need the latents' width for a generator of this name."""
-    place, _ = _split(name)
-    return _kind(place) is None and (place.endswith(_ARCHIVES) or names_function(name))
+    spec = parse(name)
+    return spec is not None and spec.program is not None
 
 
-def _split(spec: str) -> tuple[str, list[str]]:
-    """The part before the options, and the options."""
-    place, *words = re.split(r",(?=\w+=)", spec)
-    return place, words
+def _split(text: str) -> tuple[str, dict[str, str]]:
+    """The path and the options in PATH,NAME=VALUE,...; a comma belongs to the path if such a file or folder exists."""
+    pieces = re.split(r",(?=\w+=)", text)
+    paths = [",".join(pieces[: count + 1]) for count in range(len(pieces))]
+    # No option's value has a slash.
+    least = max((place for place, piece in enumerate(pieces) if "/" in piece), default=0)
+    last = next((place for place in reversed(range(least, len(paths))) if _exists(paths[place])), least)
+    return paths[last], {name: value for name, _, value in (word.partition("=") for word in pieces[last + 1 :])}
 
 
-def _kind(place: str) -> str | None:
-    """The architecture in KIND:PATH; None if there is none."""
-    kind, separator, _ = place.partition(":")
-    return kind if separator and kind in ARCHITECTURES else None
+def _exists(path: str) -> bool:
+    try:
+        return bool(path) and Path(path).exists()
+    except OSError:  # such as a name that is too long
+        return False
 
 
-def _from_architecture(place: str, words: list[str]) -> Generator:
-    kind, _, path = place.partition(":")
-    architecture = ARCHITECTURES[kind]
-    generator = architecture.build(path, **_options(kind, words, architecture.options))
-    generator.name = ",".join([f"{kind}:{Path(path).resolve()}", *words])
-    return generator
-
-
-def _from_archive(path: str, words: list[str], latent_dim: int | None) -> Generator:
-    options = _options("an archive", words, ("latent_dim", "range"))
+def _from_archive(spec: Spec, latent_dim: int | None) -> Generator:
+    options = _options("an archive", spec.options, ("latent_dim", "range"))
     latent_dim = options.get("latent_dim", latent_dim)
     if latent_dim is None:
-        raise InputError(f"{path} doesn't say how wide its latents are: {path},latent_dim=N or --latent-dim N")
-    return archive(path, latent_dim, options.get("range", (0.0, 1.0)), ",".join([str(Path(path).resolve()), *words]))
+        raise InputError(
+            f"{spec.path} doesn't say how wide its latents are: {spec.path},latent_dim=N or --latent-dim N"
+        )
+    return archive(spec.path, latent_dim, options.get("range", (0.0, 1.0)))
 
 
-def _options(what: str, words: list[str], allowed: tuple[str, ...]) -> dict[str, Any]:
+def _options(what: str, texts: dict[str, str], allowed: tuple[str, ...]) -> dict[str, Any]:
     options = {}
-    for word in words:
-        name, _, text = word.partition("=")
+    for name, text in texts.items():
         if name not in allowed:
             raise InputError(f"{what} has no option {name!r}; it has {', '.join(allowed) or 'none'}")
         read, example = _OPTIONS[name]
         try:
             options[name] = read(text)
         except ValueError as error:
-            raise InputError(f"option {name} must look like {name}={example}, got {word!r}") from error
+            raise InputError(f"option {name} must look like {name}={example}, got {f'{name}={text}'!r}") from error
     return options
 
 
@@ -178,26 +220,22 @@ def _forms() -> str:
     return f"{', '.join(NAMED)}, KIND:PATH (KIND one of {', '.join(ARCHITECTURES)}), FILE.pt or FILE.py:FUNCTION"
 
 
-def _from_file(spec: str, latent_dim: int | None) -> Generator:
-    if not names_function(spec):
-        raise InputError(f"unknown generator {spec!r}: expected {_forms()}")
-    file, _, function = spec.rpartition(":")
-    made: Any = import_function(spec, "generator")
-    if isinstance(made, Generator):
-        generator = made
-    elif not isinstance(made, nn.Module) and _takes_no_arguments(made):
-        with explaining(f"generator {spec}"):
+def _from_file(spec: Spec, latent_dim: int | None) -> Generator:
+    made: Any = function_in(spec.path, spec.function, "generator")
+    with running(spec.path, spec.function, "generator"):
+        if isinstance(made, Generator):
+            generator = made
+        elif not isinstance(made, nn.Module) and _takes_no_arguments(made):
             generator = made()
-        if not isinstance(generator, Generator):
-            raise InputError(
-                f"{spec} returned {type(generator).__name__}, expected a generator: "
-                "wrap it in ff.generators.from_callable"
-            )
-    elif latent_dim is None:
-        raise InputError(f"{spec} maps latents to images, so their width must be given: --latent-dim N")
-    else:
-        generator = from_callable(cast(Decode, made), latent_dim)
-    generator.name = f"{Path(file).resolve()}:{function}"
+            if not isinstance(generator, Generator):
+                raise InputError(
+                    f"{spec.name} returned {type(generator).__name__}, expected a generator: "
+                    "wrap it in ff.generators.from_callable"
+                )
+        elif latent_dim is None:
+            raise InputError(f"{spec.name} maps latents to images, so their width must be given: --latent-dim N")
+        else:
+            generator = from_callable(cast(Decode, made), latent_dim)
     return generator
 
 

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fastflow.core import trust
 from fastflow.core.errors import InputError
-from fastflow.core.plugins import explaining, import_function, names_function
+from fastflow.core.plugins import explaining, function_in, names_function, running
 
 ImageShape = tuple[int, int, int]
 
@@ -129,16 +130,25 @@ def make_classifier(spec: str, image_shape: ImageShape, num_classes: int) -> nn.
     """The classifier that `spec` names, for images (C, H, W) and K potentials.
 
     Raises:
-        InputError: FILE.py:FUNCTION can't be found, fails, or returns no module.
+        InputError: FILE.py:FUNCTION can't be found, fails, returns no module, or isn't trusted.
     """
     if spec in CLASSIFIERS:
         return CLASSIFIERS[spec](image_shape, num_classes)
-    function = import_function(spec, "classifier")
-    with explaining(f"classifier {spec}"):
+    program = classifier_program(spec)
+    if isinstance(spec, trust.FromFile):
+        trust.check(spec.run, program, f"training with the settings in {spec.where!r}")
+    function = function_in(program.path, program.function, "classifier")
+    with running(program.path, program.function, "classifier"):
         module = function(image_shape, num_classes)
     if not isinstance(module, nn.Module):
         raise InputError(f"classifier {spec} returned {type(module).__name__}, expected a torch.nn.Module")
     return module
+
+
+def classifier_program(spec: str) -> trust.NamedProgram:
+    """The program that a classifier's FILE.py:FUNCTION names."""
+    file, _, function = spec.rpartition(":")
+    return trust.NamedProgram("classifier", file, function)
 
 
 def try_classifier(classifier: nn.Module, images: Tensor, num_classes: int) -> None:

@@ -55,7 +55,7 @@ def _view(record: Record, folder: Path) -> dict[str, Any]:
         "strips": [strip for method in methods if (strip := _strip(record, folder, method)) is not None],
         "left_out": list(record["left_out"].items()),
         "settings": settings_rows(record["config"]),
-        "generator_rows": settings_rows(record["generator"]),
+        "generator_rows": settings_rows(record["generator"], leave_out="spec"),
         "versions": settings_rows(record["versions"]),
         "shell": _shell(record, folder.resolve().name),
     }

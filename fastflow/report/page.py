@@ -61,7 +61,7 @@ def _view(run: RunFiles) -> dict[str, Any]:
         "logged": logged_values(run),
         "notes": run.notes,
         "settings": settings_rows(at(run.settings, "config")),
-        "generator_rows": settings_rows(at(run.settings, "generator")),
+        "generator_rows": settings_rows(at(run.settings, "generator"), leave_out="spec"),
         "data_rows": settings_rows(at(run.settings, "data")),
         "versions": settings_rows(at(run.settings, "versions")),
         "evaluated_on": _evaluated_on(run),

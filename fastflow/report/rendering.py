@@ -46,12 +46,20 @@ def data_uri(data: bytes, kind: str) -> str:
     return f"data:{_MEDIA_TYPES[kind]};base64,{base64.b64encode(data).decode('ascii')}"
 
 
-def settings_rows(tree: object, prefix: str = "") -> list[tuple[str, str]]:
-    """The (name, text) rows of an object of settings; nested objects have dotted names, which begin with `prefix`."""
+def settings_rows(tree: object, prefix: str = "", leave_out: str = "") -> list[tuple[str, str]]:
+    """The (name, text) rows of an object of settings but for one; nested objects have dotted names.
+
+    Args:
+        tree: the object.
+        prefix: what the names begin with.
+        leave_out: the name of the setting that has no row.
+    """
     if not isinstance(tree, Mapping):
         return []
     rows = []
     for key, value in tree.items():
+        if key == leave_out:
+            continue
         if isinstance(value, Mapping) and value:
             rows += settings_rows(value, f"{prefix}{key}.")
         else:

@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from fastflow import generators
+from fastflow.core import trust as trusted
 from fastflow.core.devices import find_device
 from fastflow.core.errors import InputError
 from fastflow.generators import Generator
 from fastflow.generators.base import as_generator
 from fastflow.generators.identity import draws_alike, is_description
-from fastflow.generators.loading import can_be_found
+from fastflow.generators.loading import load_spec, recorded_spec
 from fastflow.runs.run import Run, VAERun
 from fastflow.training.checkpoint import Checkpoint, latest_checkpoint, read_checkpoint
 from fastflow.training.config import DiscoverConfig, FlowConfig
@@ -25,16 +25,26 @@ from fastflow.training.vae_data import is_data_description
 from fastflow.training.vae_models import build_vae_models
 
 
-def load_run(folder: str | Path, generator: Generator | None = None, device: str | torch.device | None = None) -> Run:
+def load_run(
+    folder: str | Path,
+    generator: Generator | None = None,
+    device: str | torch.device | None = None,
+    *,
+    trust: bool = False,
+) -> Run:
     """Load the newest checkpoint of the run in `folder`.
 
     Args:
         generator: the generator of the training; needed only if it was made from a callable in Python, which can't be
             found again by name.
         device: the device for the run and its generator; if None, the generator's.
+        trust: whether to run the program that the run names as its generator, a FILE.py:FUNCTION or an archive, which
+            has all your rights. Programs that you trained the run with on this machine, and that haven't changed, need
+            no trust; other generators run no code.
 
     Raises:
-        InputError: the folder isn't a run, has no checkpoint, is damaged, or needs another generator.
+        InputError: the folder isn't a run, has no checkpoint, is damaged, needs another generator, or names a program
+            that isn't trusted.
         BackendError: there is no such device here.
     """
     folder = as_folder(folder)
@@ -45,7 +55,7 @@ def load_run(folder: str | Path, generator: Generator | None = None, device: str
         return _load_vae(folder, record, torch.device("cpu") if device is None else find_device(device))
     if record["kind"] != "discover" or not is_description(record.get("generator")):
         raise no_run(folder)
-    return _load_discovery(folder, record, generator, device)
+    return _load_discovery(folder, record, generator, device, trust)
 
 
 def read_config(folder: Path) -> FlowConfig:
@@ -65,10 +75,10 @@ _KINDS: dict[str, type[FlowConfig]] = {"discover": DiscoverConfig, "train-vae": 
 
 
 def _load_discovery(
-    folder: Path, record: Record, generator: Generator | None, device: str | torch.device | None
+    folder: Path, record: Record, generator: Generator | None, device: str | torch.device | None, trust: bool
 ) -> Run:
     config = recorded_config(record, DiscoverConfig, folder)
-    generator = _restore_generator(record, folder) if generator is None else as_generator(generator)
+    generator = _restore_generator(record, folder, trust) if generator is None else as_generator(generator)
     if device is not None:
         generator = generator.to(find_device(device))
     check_generator(record, generator, folder)
@@ -114,19 +124,21 @@ def _read_learned(
     read_checkpoint(checkpoint, module, ignored=ignored).load(module)
 
 
-def _restore_generator(record: Record, folder: Path) -> Generator:
+def _restore_generator(record: Record, folder: Path, trust: bool) -> Generator:
     """The generator that a run's config.json names.
 
     Raises:
-        InputError: it was made from a callable in Python, or isn't found where it was.
+        InputError: it was made from a callable in Python, isn't found where it was, or isn't trusted.
     """
-    name = record["generator"].get("name")
-    if not can_be_found(name):
+    spec = recorded_spec(record["generator"])
+    if spec is None:
         raise InputError(
             f"run {str(folder)!r} was trained on a generator made in Python, which can't be found by name: "
             "pass it to ff.load_run as generator=, or to the command as --generator FILE.py:FUNCTION"
         )
-    return generators.load(name, record["generator"].get("latent_dim"))
+    if spec.program is not None and not trust:
+        trusted.check(trusted.identity(record), spec.program, f"opening run {str(folder)!r}")
+    return load_spec(spec, record["generator"].get("latent_dim"))
 
 
 def check_generator(record: Record, generator: Generator, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,11 +12,13 @@ from fastflow import datasets
 from fastflow.core.devices import find_device
 from fastflow.core.errors import InputError
 from fastflow.core.files import write_json
-from fastflow.core.plugins import import_function, name_of
+from fastflow.core.plugins import import_function, name_of, names_function
+from fastflow.core.trust import NamedProgram
 from fastflow.datasets import Sequences
 from fastflow.generators import Generator
 from fastflow.generators.base import as_generator
 from fastflow.generators.identity import describe, is_description
+from fastflow.latents.classifiers import classifier_program
 from fastflow.latents.predictors import Predictor
 from fastflow.runs.loading import check_generator
 from fastflow.runs.run import Run, VAERun
@@ -38,6 +41,7 @@ def discover(
     progress: bool = True,
     classifier: nn.Module | None = None,
     predictor: Predictor | str | None = None,
+    trust: bool = False,
 ) -> Run:
     """Train potentials on a pretrained generator (Song et al., ICML 2023) and return the run.
 
@@ -53,6 +57,8 @@ def discover(
         predictor: a differentiable function from images (B, C, H, W) in [0, 1] to values (B,) or (B, P), or its
             FILE.py:FUNCTION. The first potentials learn to raise these properties, one property each, or to lower them;
             see `guidance` in the configuration. A resumed run must have the same predictor, as far as names show.
+        trust: whether to run the classifier's FILE.py:FUNCTION if the configuration was read from a file, such as a run
+            of somebody else's. A classifier that you name yourself needs no trust, nor does that of your own run.
 
     Processes that torchrun started train together: each takes its part of every batch, and the first one writes.
 
@@ -66,6 +72,8 @@ def discover(
     config = DiscoverConfig() if config is None else config
     if not isinstance(config, DiscoverConfig):
         raise InputError(f"config must be a DiscoverConfig, got {type(config).__name__}: use DiscoverConfig(**options)")
+    if trust:
+        config = replace(config, classifier=str(config.classifier))
     folder = as_folder(out)
     predictor_name: str | bool = predictor is not None
     if isinstance(predictor, str):
@@ -75,7 +83,8 @@ def discover(
     with process_group(generator.like.device) as group:
         task = Discovery(config, generator, classifier=classifier, predictor=predictor, group=group)
         check_task(task)
-        description = _describe_discovery(generator, predictor_name)
+        programs = _programs(generator, config.classifier if classifier is None else "")
+        description = _describe_discovery(generator, predictor_name, programs)
         train_in(folder, task, config, description, group, resume=resume, overwrite=overwrite, progress=progress)
     task.module.requires_grad_(False)
     return Run(folder, task.average or task.potentials, generator, config, config.steps)
@@ -131,11 +140,26 @@ def train_vae(
     return VAERun(folder, task.average or task.learned, task.held_out, config, config.steps)
 
 
-def _describe_discovery(generator: Generator, predictor: str | bool) -> RunDescription:
+def _programs(generator: Generator, classifier: str) -> tuple[NamedProgram, ...]:
+    """The programs that a generator and a classifier of this name are from."""
+    found: list[NamedProgram] = []
+    spec = generator.spec  # nothing that has only the name of a file was loaded from it
+    if spec is not None and spec.name == generator.name and spec.program is not None:
+        found.append(spec.program)
+    if names_function(classifier):
+        found.append(classifier_program(classifier))
+    return tuple(found)
+
+
+def _describe_discovery(
+    generator: Generator, predictor: str | bool, programs: tuple[NamedProgram, ...]
+) -> RunDescription:
     """The description of a discovery.
 
     Args:
+        generator: the generator.
         predictor: the predictor's name, True if it has none, or False if there is no predictor.
+        programs: the user's programs that are run.
     """
 
     def check(record: Record, folder: Path) -> None:
@@ -150,7 +174,7 @@ def _describe_discovery(generator: Generator, predictor: str | bool) -> RunDescr
                 f"{_predictor_text(predictor)}; resume with the same one, or start again with overwrite"
             )
 
-    return RunDescription("discover", {"generator": describe(generator), "predictor": predictor}, check)
+    return RunDescription("discover", {"generator": describe(generator), "predictor": predictor}, check, programs)
 
 
 def _predictor_text(predictor: str | bool) -> str:

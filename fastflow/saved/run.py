@@ -11,7 +11,7 @@ from fastflow.engine.learned_fields import DivergenceFreeField
 from fastflow.engine.pde import PDE
 from fastflow.engine.potentials import PotentialBank
 from fastflow.generators import Generator
-from fastflow.generators.loading import can_be_found
+from fastflow.generators.loading import spec_of
 from fastflow.generators.vae import LikelihoodVAEGenerator
 from fastflow.latents.traversal import Traversal, TraversalDirection, traverse
 from fastflow.saved.names import read_names, write_name
@@ -106,7 +106,7 @@ class SavedRun:
     @property
     def needs_generator(self) -> bool:
         """Whether `ff.load_run` needs the generator, because it was made in Python and can't be found by name."""
-        return not can_be_found(self.generator.name)
+        return spec_of(self.generator) is None
 
     @property
     def names(self) -> dict[int, str]:

@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
+from fastflow.core import trust
 from fastflow.core.errors import InputError
 from fastflow.core.files import is_leftover, locked_folder, read_json, write_json
 from fastflow.training.checkpoint import latest_checkpoint, remove_leftovers
@@ -43,6 +44,8 @@ class RunDescription:
     """Further entries of config.json, such as the generator's or the data set's description."""
     check: Callable[[Record, Path], None]
     """Raises InputError unless a record, of the run in a folder, fits these entries; for resuming a run."""
+    programs: tuple[trust.NamedProgram, ...] = ()
+    """The user's programs that the training runs, which opening the run may run again."""
 
 
 def train_in(
@@ -101,7 +104,8 @@ def read_record(folder: Path) -> Record:
 
 def recorded_config(record: Record, kind: type[Config], folder: Path) -> Config:
     """The configuration that a run's config.json holds; raise InputError unless it is one of this kind."""
-    return from_dict(kind, record["config"], str(folder / "config.json"))
+    where = str(folder / "config.json")
+    return from_dict(kind, trust.marked(record["config"], where, record), where)
 
 
 def no_run(folder: Path) -> InputError:
@@ -170,6 +174,7 @@ def _begin_folder(folder: Path, config: FlowConfig, description: RunDescription,
         **description.facts,
         "config": asdict(config),
     }
+    trust.remember(record, description.programs)
     write_json(folder / "config.json", record)
 
 

@@ -1,11 +1,16 @@
 """Loading generators by name and from files, and what is refused."""
 
+import json
+
 import pytest
 import torch
 
 from fastflow import generators
 from fastflow.core.errors import InputError
 from fastflow.generators import DigitsVAE, Generator
+from fastflow.generators.identity import describe, draws_alike
+from fastflow.generators.loading import load_spec, recorded_spec
+from fastflow.generators.specs import Spec
 
 
 def write(folder, text, name="mine.py"):
@@ -124,3 +129,76 @@ def test_load_refuses(tmp_path, monkeypatch, text, spec, latent_dim, message):
 def test_bundled_generator_has_its_own_width():
     with pytest.raises(InputError, match="digits-vae has latents of width 8, not 5"):
         generators.load("digits-vae", 5)
+
+
+# Specs: what a name says, as data
+
+ODD = "lr=0.1,bs=64/a,size=32: b=c"
+
+
+@pytest.fixture
+def odd_folder(tmp_path):
+    """A folder whose path has commas, colons, spaces and equals signs, even an option's name."""
+    folder = tmp_path / ODD
+    folder.mkdir(parents=True)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["g.pt", "g,latent_dim=3.pt", "mlp-vae:g.pt"])
+def test_weights_in_an_oddly_named_folder_are_found_again(odd_folder, name, monkeypatch):
+    torch.save(generators.DCGAN(widths=(8, 4), latent_dim=6, channels=3).state_dict(), odd_folder / name)
+    monkeypatch.chdir(odd_folder)
+    generator = generators.load(f"dcgan:{name}")
+    assert generator.spec == Spec("dcgan", str(odd_folder / name))
+    monkeypatch.chdir("/")
+    for again in (
+        generators.load(generator.name),  # as it is typed
+        load_spec(recorded_spec(json.loads(json.dumps(describe(generator))))),  # as it is recorded
+    ):
+        assert again.spec == generator.spec
+        assert draws_alike(describe(generator), again)
+
+
+def test_options_follow_an_oddly_named_path(odd_folder):
+    torch.save(generators.MLPVAE((1, 4, 4), 3, (5,)).state_dict(), odd_folder / "vae.pt")
+    generator = generators.load(f"mlp-vae:{odd_folder}/vae.pt,shape=1x2x8")
+    assert generator.spec == Spec("mlp-vae", str(odd_folder / "vae.pt"), options={"shape": "1x2x8"})
+    assert generator.image_shape == (1, 2, 8)
+    assert generators.load(generator.name).spec == generator.spec
+
+
+def test_a_function_in_an_oddly_named_folder_is_found_again(odd_folder):
+    for file in (odd_folder / "mine.py", odd_folder / "net.pt,x=1.py"):
+        file.write_text(MAP)
+        generator = generators.load(f"{file}:decode", 4)
+        assert generator.spec == Spec("function", str(file), "decode")
+        assert generators.load(generator.name, 4).spec == generator.spec
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_an_archive_in_an_oddly_named_folder_is_found_again(odd_folder):
+    torch.jit.save(torch.jit.script(torch.nn.Unflatten(1, (1, 2, 2))), odd_folder / "net.pt")
+    generator = generators.load(f"{odd_folder}/net.pt,latent_dim=4,range=-9:9")
+    assert generator.spec == Spec("archive", str(odd_folder / "net.pt"), "", {"latent_dim": "4", "range": "-9:9"})
+    assert generators.load(generator.name).spec == generator.spec
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"spec": None},
+        {"spec": "dcgan:g.pt"},
+        {"spec": {"kind": "digits-vae"}},
+        {"spec": {"kind": "digits-vae", "path": 3, "function": "", "options": {}}},
+        {"spec": {"kind": "digits-vae", "path": "", "function": "", "options": [1]}},
+        {"spec": {"kind": "function", "path": "a.py", "function": "b.py:c", "options": {}}},
+        {"spec": {"kind": "dcgan", "path": "/g.pt", "function": "", "options": {}}},
+    ],
+)
+def test_a_description_without_a_spec_of_its_name_is_read_by_its_name(damage):
+    assert recorded_spec({"name": "digits-vae", **damage}) == Spec("digits-vae")
+
+
+@pytest.mark.parametrize("name", [None, 3, "my-gan", "sngan", "", "x\0.py:make", "sngan:\0", "x" * 5000])
+def test_names_of_no_form_have_no_spec(name):
+    assert recorded_spec({"name": name, "spec": None}) is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import NamedTuple
 
@@ -97,7 +97,7 @@ def chosen(names: Sequence[str], config: DiscoverConfig) -> dict[str, Chosen]:
         raise InputError(f"methods must be a list of names, got {names!r}")
     known = {FLOWS: Chosen(METHODS[FLOWS], config)}
     for name in names or METHODS:
-        base, *words = re.split(r",(?=\w+=)", name)
+        base, *words = _words(name)
         if base not in METHODS:
             raise InputError(f"methods must be among {', '.join(METHODS)}, got {base!r}")
         what, make = METHODS[base]
@@ -109,6 +109,18 @@ def chosen(names: Sequence[str], config: DiscoverConfig) -> dict[str, Chosen]:
         known[name] = Chosen(Method(what, make), own)
     order = list(METHODS)
     return dict(sorted(known.items(), key=lambda item: order.index(item[0].partition(",")[0])))
+
+
+def _words(name: str) -> list[str]:
+    """A method's name and its settings, each NAME=VALUE; the path of a classifier may have commas."""
+    known = {field.name for field in fields(DiscoverConfig)}
+    words: list[str] = []
+    for word in re.split(r",(?=\w+=)", name):
+        if words and words[-1].startswith("classifier=") and word.partition("=")[0] not in known:
+            words[-1] += f",{word}"
+        else:
+            words.append(word)
+    return words
 
 
 def _value(text: str) -> object:

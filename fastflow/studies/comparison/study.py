@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import torch
 
-from fastflow import generators
 from fastflow.core.checks import check_count, is_finite
 from fastflow.core.devices import find_device
 from fastflow.core.errors import BusyError, InputError, TrainingError
@@ -19,7 +18,8 @@ from fastflow.core.files import locked_folder, read_json, write_json
 from fastflow.generators import Generator
 from fastflow.generators.base import as_generator
 from fastflow.generators.identity import describe, draws_alike, is_description
-from fastflow.generators.loading import can_be_found
+from fastflow.generators.loading import load_spec, spec_of
+from fastflow.generators.specs import Spec
 from fastflow.latents.predictors import Predictor
 from fastflow.latents.traversal import Traverses
 from fastflow.metrics.strength import match_strength
@@ -52,7 +52,7 @@ class Job(NamedTuple):
     name: str
     chosen: Chosen
     seed: int
-    generator: Generator | str
+    generator: Generator | Spec
     latent_dim: int
     device: str
     attributes: str | Predictor
@@ -153,7 +153,7 @@ def compare(
         raise InputError(f"strength must be a positive number, or left out for that of the flows, got {strength!r}")
     check_packages()
     compared = chosen(methods, config)
-    if workers > 1 and not (can_be_found(generator.name) and isinstance(attributes, str)):
+    if workers > 1 and not (spec_of(generator) is not None and isinstance(attributes, str)):
         raise InputError(
             "several workers need a generator and attributes that are found by their names: take workers=1"
         )
@@ -179,7 +179,7 @@ def compare(
         device = str(generator.like.device)
         shared: dict[str, Any] = {
             "out": out,
-            "generator": generator if workers == 1 else generator.name,
+            "generator": generator if workers == 1 else spec_of(generator),
             "latent_dim": generator.latent_dim,
             "device": device,
             "attributes": attributes,
@@ -250,8 +250,8 @@ def _do_all(jobs: dict[tuple[str, int], Job], workers: int, progress: bool) -> d
 def do(job: Job) -> Found:
     """Make a method's paths or go on making them, measure them, and write the results to the job's file."""
     generator, config = job.generator, job.chosen.config
-    if isinstance(generator, str):
-        generator = generators.load(generator, job.latent_dim).to(find_device(job.device))
+    if isinstance(generator, Spec):
+        generator = load_spec(generator, job.latent_dim).to(find_device(job.device))
     attributes = Attributes(load_predictor(job.attributes), job.names, job.columns)
     try:
         source = _make_paths(job, generator)

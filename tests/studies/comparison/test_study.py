@@ -16,6 +16,7 @@ from fastflow.core.files import locked_folder
 from fastflow.metrics.strength import CLOSE
 from fastflow.studies.comparison import study as module
 from fastflow.studies.comparison.measures import MEASURES
+from fastflow.studies.comparison.methods import chosen
 from fastflow.studies.comparison.study import compare
 
 METHODS = ("random", "sefa", "latentclr", "flows,step_length=0.2")
@@ -245,6 +246,12 @@ def test_refuses(tmp_path, case):
     with pytest.raises(InputError, match=message):
         small(tmp_path / "out", **changes)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_methods_classifier_may_have_commas_in_its_path():
+    name = "flows,classifier=/a/lr=0.1,bs=64/c.py:f,pde_weight=2"
+    config = chosen([name], small_config())[name].config
+    assert (config.classifier, config.pde_weight) == ("/a/lr=0.1,bs=64/c.py:f", 2)
 
 
 def test_bad_input_on_the_command_line_is_one_line(tmp_path, capsys):
