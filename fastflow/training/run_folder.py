@@ -182,10 +182,10 @@ def _begin_folder(folder: Path, config: FlowConfig, description: RunDescription,
     Args:
         fresh: whether to remove the files of an earlier run.
     """
-    remove_leftovers(folder)
-    remove_unfinished(folder / "checkpoints")
     if fresh:
         remove_named(folder, _MADE_BY_RUNS)
+    remove_leftovers(folder)
+    remove_unfinished(folder / "checkpoints")
     versions = {name: version(name) for name in ("fastflow", "torch", "numpy")}
     record = {
         "kind": description.kind,
