@@ -11,6 +11,7 @@ import tyro
 from fastflow.app import HOST, PORT, serve
 from fastflow.cli.inputs import LATENTS_SUFFIXES, RunCommand, RunFolder, invert_images, open_run, read_latents
 from fastflow.core.errors import InputError
+from fastflow.core.files import check_place
 from fastflow.core.plugins import import_function
 from fastflow.latents.traversal import TraversalDirection
 from fastflow.metrics.evaluation import check_evaluation
@@ -58,9 +59,10 @@ class Traverse(RunCommand):
         if self.mp4:
             check_video()  # before the work of inverting images
         run = self.load()
+        out = run.folder / "traversals" if self.out is None else Path(self.out)
+        check_place(out)  # before that work too
         z0 = None if self.latents is None else read_latents(Path(self.latents), run)
         z0 = z0 if self.images is None else invert_images(run, self.images, self.seed)
-        out = run.folder / "traversals" if self.out is None else Path(self.out)
         files = write_traversals(
             run,
             out,
@@ -116,6 +118,7 @@ class Apply:
         if self.retrained:
             edit = edit.on(run)
         edit.check(run)
+        check_place(Path(self.out))  # before the work of inverting images
         files = [Path(file) for file in self.to]
         if any(file.suffix in LATENTS_SUFFIXES for file in files):
             if len(files) > 1:

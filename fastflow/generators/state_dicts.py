@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file
 from torch import Tensor, nn
 
+from fastflow.core.digests import read_digests, read_whole
 from fastflow.core.errors import InputError
 
 StateDict = Mapping[str, Tensor]
@@ -34,7 +35,7 @@ def read_state_dict(file: str | Path) -> StateDict:
         raise InputError(f"weights file {str(file)!r} doesn't exist")
     if file.suffix == ".safetensors":
         try:
-            return load_file(file)
+            return _read_safetensors(file)
         except (SafetensorError, OSError) as error:
             raise InputError(f"weights file {str(file)!r} can't be read: {error}") from error
     try:
@@ -57,6 +58,12 @@ def read_state_dict(file: str | Path) -> StateDict:
         keys = ", ".join(map(repr, list(found)[:4])) if isinstance(found, Mapping) else type(found).__name__
         raise InputError(f"weights file {str(file)!r} holds no state dict, a dict from names to tensors; got {keys}")
     return state
+
+
+def _read_safetensors(file: Path) -> StateDict:
+    """The tensors in a safetensors file. One in a run's checkpoint must be as it was written."""
+    digests = read_digests(file.parent) if file.parent.match("step-*") else None
+    return load_file(file) if digests is None else load(read_whole(file, digests)[0])
 
 
 def load_weights(module: nn.Module, state: StateDict, where: str, *, prefix: str | None = None) -> None:

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from fastflow.core.errors import InputError
-from fastflow.core.files import write_json
+from fastflow.core.files import write_sealed
 from fastflow.core.plugins import name_of
 from fastflow.latents.predictors import Predictor, predicted
 from fastflow.latents.traversal import Traverses, check_source
 from fastflow.metrics.held_out import held_out_paths
 from fastflow.saved.run import SavedRun
+from fastflow.training.run_folder import begin_writing
 
 
 @dataclass(frozen=True)
@@ -117,14 +118,16 @@ def correlate(
     seed: int = 1,
 ) -> AttributeCorrelation:
     """Do `attribute_correlation` for a run, and write the result to its attributes.json."""
+    begin_writing(run.folder / "attributes.json")
     found = attribute_correlation(run, predictor, attributes, samples=samples, seed=seed)
     record: dict[str, Any] = {
         **asdict(found),
         "predictor": name_of(predictor),
         "seed": seed,
         "training_steps": run.step,
+        "weights": run.weights,
     }
-    write_json(run.folder / "attributes.json", record)
+    write_sealed(run.folder / "attributes.json", record)
     return found
 
 

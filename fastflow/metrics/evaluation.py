@@ -13,7 +13,7 @@ from tqdm import tqdm
 from fastflow.baselines import Random
 from fastflow.core.checks import check_seed
 from fastflow.core.errors import InputError
-from fastflow.core.files import write_json
+from fastflow.core.files import write_sealed
 from fastflow.engine.paths import integrate
 from fastflow.engine.pde import normalized, residual_sums
 from fastflow.generators import Generator
@@ -23,6 +23,7 @@ from fastflow.metrics.ranking import score
 from fastflow.metrics.strength import nearest_strength
 from fastflow.saved.run import SavedRun
 from fastflow.training.potentials import Potentials, untrained_potentials
+from fastflow.training.run_folder import begin_writing
 
 TARGETS = {"strength": [0.01, 0.1], "distinctness": 0.95, "residual": 0.05, "speed": 0.3}
 """The targets of a healthy run.
@@ -49,7 +50,7 @@ def evaluate(run: SavedRun, samples: int = 4096, seed: int = 1, progress: bool =
         The contents of evaluation.json.
 
     Raises:
-        InputError: too few samples for the number of potentials, or a negative seed.
+        InputError: too few samples for the number of potentials, a negative seed, or a folder that can't be written.
     """
     begun = time.perf_counter()
     check_evaluation(run, samples, seed)
@@ -76,6 +77,7 @@ def evaluate(run: SavedRun, samples: int = 4096, seed: int = 1, progress: bool =
         "seed": seed,
         "path_steps": run.config.path_steps,
         "training_steps": run.step,
+        "weights": run.weights,
         "strength": {
             "mean": mean_strength,
             "per_potential": each_strength,
@@ -108,18 +110,18 @@ def evaluate(run: SavedRun, samples: int = 4096, seed: int = 1, progress: bool =
         },
         "seconds": time.perf_counter() - begun,
     }
-    write_json(run.folder / "evaluation.json", result)
-    return result
+    return write_sealed(run.folder / "evaluation.json", result)
 
 
 def check_evaluation(run: SavedRun, samples: int, seed: int) -> None:
-    """Raise InputError unless `evaluate` can use these arguments."""
+    """Raise InputError unless `evaluate` can use these arguments, and can write its result."""
     least = 2 * run.bank.num_potentials
     if not isinstance(samples, int) or isinstance(samples, bool) or samples < least:
         raise InputError(
             f"samples must be a whole number of at least {least}, two for every potential, got {samples!r}"
         )
     check_seed(seed)
+    begin_writing(run.folder / "evaluation.json")
 
 
 def _smoothness(pairs: Pairs, count: int) -> list[float | None]:

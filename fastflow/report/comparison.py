@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from fastflow.core.files import read_json
+from fastflow.core.files import read_sealed
 from fastflow.generators.loading import may_need_width
 from fastflow.report.rendering import data_uri, settings_rows, write_page
 from fastflow.training.config import DiscoverConfig
@@ -30,7 +30,7 @@ def write_comparison(folder: Path) -> Path:
     Raises:
         InputError: there is no results.json, or it can't be read.
     """
-    record = read_json(folder / "results.json")
+    record = read_sealed(folder / "results.json")
     return write_page("comparison.html", _view(record, folder), folder / "compare.html")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-from fastflow.core.files import replacing_folder, write_json
+from fastflow.core.files import replacing_folder, write_sealed
 from fastflow.latents.inversion import Inversion
 from fastflow.pictures.strips import save_gif, save_strip
 from fastflow.report.traversals import LatentsFormat, check_target, save_inversion, write_latents
@@ -67,9 +67,14 @@ def write_edited(
         written = {"start": applied.latents[:, 0], "edited": applied.latents[:, -1], "path": applied.latents}
         write_latents(temporary / f"latents.{latents_format}", written)
         edit.save(temporary / "edit.json")
-        index = {"edit": str(edit), "starts": len(latents), "steps": applied.latents.shape[1] - 1}
+        index = {
+            "edit": str(edit),
+            "starts": len(latents),
+            "steps": applied.latents.shape[1] - 1,
+            "weights": run.weights,
+        }
         if isinstance(z0, Inversion):
             save_inversion(z0, run, temporary / "inverted.png")
             index["images"] = z0.summary()
-        write_json(temporary / "index.json", index)
+        write_sealed(temporary / "index.json", index)
     return sorted(folder.iterdir())

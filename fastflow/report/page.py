@@ -99,6 +99,7 @@ def _evaluated_on(run: RunFiles) -> list[tuple[str, str]]:
         "path_steps": "steps of a path",
         "seed": "seed",
         "training_steps": "training steps before",
+        "weights": "SHA-256 of the weights",
     }
     found = ((label, at(run.evaluation, key)) for key, label in labels.items())
     return [(label, text_of(value)) for label, value in found if value is not None]

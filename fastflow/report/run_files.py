@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fastflow.core.digests import unsealed
 from fastflow.core.errors import InputError
+from fastflow.training.checkpoint import latest_checkpoint, weights_digest
+from fastflow.training.run_folder import check_unchanged
 
 
 @dataclass
@@ -42,9 +45,10 @@ def read_run(run_folder: str | os.PathLike[str]) -> RunFiles:
         raise InputError(
             f"{folder} is not a run: it has no config.json; give the folder that `fastflow discover --out` wrote"
         )
-    settings, problem = _json_object(file)
+    settings, problem = _json_object(file, None)
     if settings is None:
         raise InputError(f"{file} {problem}: expected the JSON object that a run writes; train the run again")
+    check_unchanged(settings, folder)
 
     notes: dict[str, list[str]] = {}
     metrics = _metrics(folder / "metrics.jsonl", notes)
@@ -58,15 +62,19 @@ def read_run(run_folder: str | os.PathLike[str]) -> RunFiles:
         if problem not in ("", "is missing"):
             notes.setdefault("traversals/index.json", []).append(f"This run folder’s {name} {problem}.")
     trained = number(metrics[-1] if metrics else None, "step")
+    present = _present_weights(folder)
     for name, what, section in (
-        ("evaluation.json", "these numbers", "evaluation.json"),
-        ("attributes.json", "the attributes", "traversals/index.json"),
+        ("evaluation.json", "these numbers were measured", "evaluation.json"),
+        ("attributes.json", "the attributes were measured", "traversals/index.json"),
+        ("traversals/index.json", "these pictures were drawn", "traversals/index.json"),
     ):
-        measured = number(optional[name], "training_steps")
+        measured, weights = number(optional[name], "training_steps"), at(optional[name], "weights")
         if measured is not None and trained is not None and measured < trained:
             notes.setdefault(section, []).append(
-                f"Training has gone on to step {trained:.0f} since {what} were measured at step {measured:.0f}."
+                f"Training has gone on to step {trained:.0f} since {what} at step {measured:.0f}."
             )
+        elif isinstance(weights, str) and present not in (None, weights):
+            notes.setdefault(section, []).append(f"The run’s weights have changed since {what}.")
     return RunFiles(
         folder=folder,
         settings=settings,
@@ -113,8 +121,22 @@ def whole(tree: object, *keys: str) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def _json_object(file: Path) -> tuple[dict[str, Any] | None, str]:
-    """The object in a JSON file, or None and what is wrong with the file."""
+def _present_weights(folder: Path) -> str | None:
+    """The digest of the newest weights that a run has saved; None if there are none, or they can't be read."""
+    try:
+        newest = latest_checkpoint(folder / "checkpoints")
+        return None if newest is None else weights_digest(newest)
+    except InputError:
+        return None
+
+
+def _json_object(file: Path, without: Collection[str] | None = ()) -> tuple[dict[str, Any] | None, str]:
+    """The object in a JSON file, or None and what is wrong with the file.
+
+    Args:
+        file: the file.
+        without: the entries that the object's digest doesn't cover; None if the digest is checked elsewhere.
+    """
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -124,7 +146,12 @@ def _json_object(file: Path) -> tuple[dict[str, Any] | None, str]:
     # A JSON error is a ValueError, and so is text that is not UTF-8.
     except (ValueError, RecursionError):
         return None, "is not valid JSON"
-    return (value, "") if isinstance(value, dict) else (None, "does not hold a JSON object")
+    if not isinstance(value, dict):
+        return None, "does not hold a JSON object"
+    try:
+        return (value if without is None else unsealed(value, file, without)), ""
+    except InputError:
+        return None, "has changed since it was written"
 
 
 def _metrics(file: Path, notes: dict[str, list[str]]) -> list[dict[str, Any]]:

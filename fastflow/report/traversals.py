@@ -14,7 +14,8 @@ from torch import Tensor
 
 from fastflow.core.checks import check_seed
 from fastflow.core.errors import ConvergenceError, InputError
-from fastflow.core.files import replacing_folder, write_json, write_tensors
+from fastflow.core.files import check_place, replacing_folder, write_sealed, write_tensors
+from fastflow.core.leftovers import remove_leftovers
 from fastflow.latents.inversion import Inversion
 from fastflow.latents.traversal import Traversal, TraversalDirection, decoded
 from fastflow.pictures.grids import save_grid
@@ -84,6 +85,8 @@ def write_traversals(
         raise InputError(f"starts must be at least 1, got {starts}")
     check_seed(seed)
     check_target(folder, run, _FILES, "traversals", overwrite)
+    if folder.resolve().parent == run.folder.resolve():
+        remove_leftovers(run.folder)
     if latents_format not in get_args(LatentsFormat):
         raise InputError(f"latents_format must be one of {', '.join(get_args(LatentsFormat))}, got {latents_format!r}")
     if mp4:
@@ -118,11 +121,12 @@ def write_traversals(
             "direction": direction,
             "seed": seed,
             "training_steps": run.step,
+            "weights": run.weights,
         }
         if inversion is not None:
             save_inversion(inversion, run, temporary / "inverted.png")
             index["images"] = inversion.summary()
-        write_json(temporary / "index.json", index)
+        write_sealed(temporary / "index.json", index)
     return sorted(folder.iterdir())
 
 
@@ -245,6 +249,7 @@ def check_target(folder: Path, run: SavedRun, ours: re.Pattern[str], what: str, 
     target = folder.resolve()
     if (run.folder / "checkpoints").resolve() in (target, *target.parents):
         raise InputError(f"{str(folder)!r} lies among the run's checkpoints: choose another folder")
+    check_place(folder)
     if not folder.exists():
         return
     if not folder.is_dir() or not all(ours.fullmatch(file.name) for file in folder.iterdir()):

@@ -84,8 +84,8 @@ def _load_discovery(
     check_generator(record, generator, folder)
     checkpoint = _newest(folder)
     potentials = untrained_potentials(config, generator)
-    _read_learned(checkpoint, config, potentials.modules(), ignored=("classifier.",))
-    return Run(folder, potentials, generator, config, checkpoint.step)
+    digest = _read_learned(checkpoint, config, potentials.modules(), ignored=("classifier.",))
+    return Run(folder, potentials, generator, config, checkpoint.step, saved_as=digest)
 
 
 def _load_vae(folder: Path, record: Record, device: torch.device) -> VAERun:
@@ -97,8 +97,8 @@ def _load_vae(folder: Path, record: Record, device: torch.device) -> VAERun:
     learned = build_vae_models(config, shape)
     held_out = HeldOutImages(torch.zeros(record["data"]["kept"], *shape))
     nn.ModuleDict({**learned.modules(), "kept": held_out}).to(device)
-    _read_learned(checkpoint, config, learned.modules(), others={"kept": held_out})
-    return VAERun(folder, learned, held_out, config, checkpoint.step)
+    digest = _read_learned(checkpoint, config, learned.modules(), others={"kept": held_out})
+    return VAERun(folder, learned, held_out, config, checkpoint.step, saved_as=digest)
 
 
 def _newest(folder: Path) -> Checkpoint:
@@ -115,13 +115,19 @@ def _read_learned(
     *,
     others: dict[str, nn.Module] | None = None,
     ignored: tuple[str, ...] = (),
-) -> None:
-    """Load the weights of learned modules, from their moving average if the run has one, and of other modules."""
+) -> str:
+    """Load the weights of learned modules, from their moving average if the run has one, and of other modules.
+
+    Returns:
+        The digest of the weights' file.
+    """
     modules = learned
     if config.ema:
         modules, ignored = {"average": nn.ModuleDict(learned)}, (*ignored, *(f"{name}." for name in learned))
     module = nn.ModuleDict({**modules, **(others or {})})
-    read_checkpoint(checkpoint, module, ignored=ignored).load(module)
+    contents = read_checkpoint(checkpoint, module, ignored=ignored)
+    contents.load(module)
+    return contents.digest
 
 
 def _restore_generator(record: Record, folder: Path, trust: bool) -> Generator:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from fastflow.core.errors import InputError
-from fastflow.core.files import read_json
+from fastflow.core.files import read_json, read_sealed
 from fastflow.core.plugins import name_of
 from fastflow.latents.predictors import Predictor
 from fastflow.metrics.attributes import AttributeCorrelation, correlate
@@ -18,6 +18,7 @@ from fastflow.metrics.strokes import STROKE_ATTRIBUTES, looks_drawn, stroke_attr
 from fastflow.report import write_report, write_traversals
 from fastflow.saved.edits import Along, Edit, make_edit
 from fastflow.saved.run import SavedRun, SavedVAE
+from fastflow.training.run_folder import begin_writing
 
 
 class Run(SavedRun):
@@ -55,10 +56,9 @@ class Run(SavedRun):
 
         See `fastflow.metrics.ranking.score`. The run is evaluated on `samples` latents first, if it wasn't yet.
         """
-        if not self._is_current("evaluation.json"):
-            self.evaluate(samples, progress=progress)
+        evaluation = self._current("evaluation.json") or self.evaluate(samples, progress=progress)
         try:
-            ranking = read_json(self.folder / "evaluation.json")["ranking"]
+            ranking = evaluation["ranking"]
             return [(k, ranking["scores"][k]) for k in ranking["order"]]
         except (KeyError, IndexError, TypeError) as error:
             raise InputError(
@@ -81,20 +81,21 @@ class Run(SavedRun):
     def report(self, samples: int = 4096, progress: bool = True) -> Path:
         """Write report.html, one page of pictures, numbers and curves, and return its path.
 
-        The run is evaluated on `samples` latents and its traversals are drawn first, unless both were done at its
-        training step. If the images look like drawn strokes, and the paths weren't correlated with attributes yet, the
-        strokes are measured, so that the page can suggest names.
+        The run is evaluated on `samples` latents and its traversals are drawn first, unless both were done with its
+        present weights. If the images look like drawn strokes, and the paths weren't correlated with attributes yet,
+        the strokes are measured, so that the page can suggest names.
         """
-        if not self._is_current("evaluation.json"):
+        begin_writing(self.folder / "report.html")
+        if self._current("evaluation.json") is None:
             self.evaluate(samples, progress=progress)
-        if not self._is_current("traversals/index.json"):
+        if self._current("traversals/index.json") is None:
             write_traversals(self, self.folder / "traversals", overwrite=True)
         if self._needs_strokes():
             self.correlate(stroke_attributes, STROKE_ATTRIBUTES)
         return write_report(self.folder)
 
     def _needs_strokes(self) -> bool:
-        """Whether to measure strokes: no attributes were measured yet, or the strokes of an earlier step were."""
+        """Whether to measure strokes: no attributes were measured yet, or the strokes of other weights were."""
         file = self.folder / "attributes.json"
         if file.exists():
             try:
@@ -102,20 +103,20 @@ class Run(SavedRun):
             except InputError:
                 return False
             ours = isinstance(record, dict) and record.get("predictor") == name_of(stroke_attributes)
-            return ours and record.get("training_steps") != self.step
+            return ours and self._current("attributes.json") is None
         generator = self.generator
         if self.config.path_steps < 2 or generator.image_shape[0] != 1:
             return False
         with torch.no_grad():
             return looks_drawn(generator.eight_bit(generator.decode(generator.sample(64))))
 
-    def _is_current(self, name: str) -> bool:
-        """Whether a JSON file of the folder exists, can be read, and describes the present weights."""
+    def _current(self, name: str) -> dict[str, Any] | None:
+        """The record in a JSON file of the folder; None unless it is whole and describes the present weights."""
         try:
-            record = read_json(self.folder / name)
+            record = read_sealed(self.folder / name)
         except InputError:
-            return False
-        return isinstance(record, dict) and record.get("training_steps") == self.step
+            return None
+        return record if record.get("weights") == self.weights else None
 
 
 class VAERun(Run, SavedVAE):

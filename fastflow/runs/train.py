@@ -85,9 +85,11 @@ def discover(
         check_task(task)
         programs = _programs(generator, config.classifier if classifier is None else "")
         description = _describe_discovery(generator, predictor_name, programs)
-        train_in(folder, task, config, description, group, resume=resume, overwrite=overwrite, progress=progress)
+        digest = train_in(
+            folder, task, config, description, group, resume=resume, overwrite=overwrite, progress=progress
+        )  # fmt: skip
     task.module.requires_grad_(False)
-    return Run(folder, task.average or task.potentials, generator, config, config.steps)
+    return Run(folder, task.average or task.potentials, generator, config, config.steps, saved_as=digest)
 
 
 def train_vae(
@@ -134,10 +136,12 @@ def train_vae(
     description = _describe_vae({**data_description, "root": _absolute(data_root), "kept": len(images)})
     with process_group(where) as group:
         task = VAETraining(config, data, images, where, group)
-        train_in(folder, task, config, description, group, resume=resume, overwrite=overwrite, progress=progress)
+        digest = train_in(
+            folder, task, config, description, group, resume=resume, overwrite=overwrite, progress=progress
+        )  # fmt: skip
         if config.flows and config.supervision == "full":
             group.on_leader(lambda: _name_potentials(folder, config.transformations))
-    return VAERun(folder, task.average or task.learned, task.held_out, config, config.steps)
+    return VAERun(folder, task.average or task.learned, task.held_out, config, config.steps, saved_as=digest)
 
 
 def _programs(generator: Generator, classifier: str) -> tuple[NamedProgram, ...]:

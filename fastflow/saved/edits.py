@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fastflow.core.checks import is_finite
+from fastflow.core.digests import state_digest
 from fastflow.core.errors import InputError
 from fastflow.core.files import read_json, write_json
 from fastflow.engine.inputs import check_latents
@@ -265,12 +265,7 @@ def load_edit(file: str | Path) -> Edit:
 
 def fingerprint(run: SavedRun) -> str:
     """A hash of the weights of a run's potentials and their companion, 16 hexadecimal digits."""
-    digest = hashlib.sha256()
-    for module in (run.bank, run.companion):
-        for name, tensor in {} if module is None else module.state_dict().items():
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    return state_digest(module.state_dict() for module in (run.bank, run.companion) if module is not None)[:16]
 
 
 def _part(run: EditedRun, along: Along, steps: float, t0: float) -> Part:

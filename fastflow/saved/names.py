@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fastflow.core.errors import InputError
 from fastflow.core.files import read_json, write_json
+from fastflow.training.run_folder import begin_writing
 
 _LONGEST = 60
 
@@ -43,6 +44,7 @@ def write_name(folder: Path, count: int, potential: int, name: str | None) -> No
         name = name.strip()
         if name.isdecimal():
             raise InputError(f"a potential's name must be more than a number, got {name!r}")
+    begin_writing(folder / "names.json")
     with _one_writer(folder):
         names = read_names(folder, count)
         names.pop(potential, None)

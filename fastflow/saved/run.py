@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from fastflow.core.digests import state_digest
 from fastflow.core.errors import InputError
 from fastflow.engine.learned_fields import DivergenceFreeField
 from fastflow.engine.pde import PDE
@@ -31,17 +32,47 @@ class SavedRun:
             gradients if the configuration asked for one; together `potentials`.
         step_length: the length in latent space of the steps that `traverse` takes, or None for the flow's own speed;
             initially the configuration's.
+
+    Args:
+        saved_as: the SHA-256 of the weights' file in the checkpoint that holds these weights.
     """
 
     def __init__(
-        self, folder: Path, potentials: Potentials | None, generator: Generator, config: FlowConfig, step: int
+        self,
+        folder: Path,
+        potentials: Potentials | None,
+        generator: Generator,
+        config: FlowConfig,
+        step: int,
+        *,
+        saved_as: str,
     ) -> None:
         self.folder = folder
         self._potentials = potentials
+        self._saved_as = saved_as
+        self._as_saved = self._in_memory()
         self.generator = generator
         self.config = config
         self.step = step
         self.step_length = config.step_length
+
+    @property
+    def weights(self) -> str:
+        """The digest by which figures name the weights that they were measured on.
+
+        It is the SHA-256 of weights.safetensors in the checkpoint, as `sha256sum` prints it. If the weights were
+        changed in memory since, it is a digest of these.
+        """
+        found = self._in_memory()
+        return self._saved_as if found == self._as_saved else found
+
+    def _modules(self) -> list[nn.Module]:
+        """The modules that were learned."""
+        return [] if self._potentials is None else list(self._potentials.modules().values())
+
+    def _in_memory(self) -> str:
+        """A digest of the weights as they are in memory."""
+        return state_digest(module.state_dict() for module in self._modules())
 
     @property
     def potentials(self) -> Potentials:
@@ -152,13 +183,25 @@ class SavedVAE(SavedRun):
 
     config: VAEConfig
 
-    def __init__(self, folder: Path, learned: VAEModels, held_out: HeldOutImages, config: VAEConfig, step: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        learned: VAEModels,
+        held_out: HeldOutImages,
+        config: VAEConfig,
+        step: int,
+        *,
+        saved_as: str,
+    ) -> None:
         for module in (*learned.modules().values(), held_out):
             module.requires_grad_(False)
-        generator = LikelihoodVAEGenerator(learned.vae, held_out.images)
-        super().__init__(folder, learned.potentials, generator, config, step)
         self.learned, self.vae = learned, learned.vae
+        generator = LikelihoodVAEGenerator(learned.vae, held_out.images)
+        super().__init__(folder, learned.potentials, generator, config, step, saved_as=saved_as)
         self.transformations = config.transformations
+
+    def _modules(self) -> list[nn.Module]:
+        return list(self.learned.modules().values())
 
     @property
     def needs_generator(self) -> bool:

@@ -21,7 +21,9 @@ import torch
 from tqdm import tqdm
 
 from fastflow.core.errors import InputError
-from fastflow.core.files import is_leftover, read_json, write_json
+from fastflow.core.files import read_json, write_json
+from fastflow.core.leftovers import is_leftover, remove_leftovers
+from fastflow.training.checkpoint import latest_checkpoint, weights_digest
 
 Key = TypeVar("Key")
 Job = TypeVar("Job")
@@ -42,6 +44,7 @@ def begin_folder(out: Path, settings: Found, *, name: str, resume: bool, growing
     Raises:
         InputError: `out` holds something else, a study that isn't to be resumed, or a study with other settings.
     """
+    remove_leftovers(out)
     file = out / f"{name}.json"
     settings = json.loads(json.dumps(settings))  # tuples become lists, as in the file
     if not file.exists():
@@ -63,6 +66,21 @@ def begin_folder(out: Path, settings: Found, *, name: str, resume: bool, growing
         )
     if growing:
         write_json(file, {**settings, growing: {**known, **now}})
+
+
+def saved_weights(run: Path) -> str | None:
+    """The digest of the newest weights that the training in a folder has saved; None if it hasn't saved any."""
+    newest = latest_checkpoint(run / "checkpoints")
+    return None if newest is None else weights_digest(newest)
+
+
+def is_current(found: Found, run: Path) -> bool:
+    """Whether results were measured on the newest weights that their training in a folder has saved.
+
+    So are results of earlier versions, which don't name their weights, and results whose training was removed.
+    """
+    weights = saved_weights(run)
+    return weights is None or found.get("weights", weights) == weights
 
 
 def all_found(do: Callable[[Job], Found], jobs: Mapping[Key, Job], workers: int) -> Iterator[tuple[Key, Found]]:

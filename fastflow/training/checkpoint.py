@@ -1,7 +1,12 @@
-"""Checkpoints: folders such as step-000123 with safetensors and JSON files. Each is either complete or absent."""
+"""Checkpoints: folders such as step-000123 with safetensors and JSON files. Each is either complete or absent.
+
+A list of the files' digests is written with them. Each file is read once, its digest is compared with the list's, and
+the same bytes are parsed. Checkpoints of earlier versions have no list and are read without this check.
+"""
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -9,11 +14,16 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import Tensor, nn
 
+from fastflow.core.digests import LIST, read_digests, read_whole, write_digests
 from fastflow.core.errors import InputError
-from fastflow.core.files import read_json, replacing_folder, write_json, write_tensors
+from fastflow.core.files import replacing_folder, write_json, write_tensors
+
+_WEIGHTS, _OPTIMIZER, _STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
+
+_Digests = dict[str, str] | None
 
 
 class Checkpoint(NamedTuple):
@@ -32,6 +42,8 @@ class CheckpointContents(NamedTuple):
     """The optimizer's state of each parameter, by the parameter's number; empty if it wasn't read."""
     facts: dict[str, Any]
     """The contents of state.json."""
+    digest: str
+    """The SHA-256 of weights.safetensors."""
 
     def load(self, module: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Load the weights into the module, and the state into the optimizer."""
@@ -46,23 +58,25 @@ def save_checkpoint(
     """Write the checkpoint `step-NNNNNN` under `folder`.
 
     Args:
-        facts: what state.json holds besides the step.
+        facts: what state.json holds besides the step and the name of the list of digests.
     """
     checkpoint = Checkpoint(folder / f"step-{step:06d}", step)
-    remove_leftovers(folder)
+    remove_unfinished(folder)
     with replacing_folder(checkpoint.folder) as temporary:
-        write_tensors(temporary / "weights.safetensors", module.state_dict())
+        digests = {_WEIGHTS: write_tensors(temporary / _WEIGHTS, module.state_dict())}
         state = {
             f"{parameter}.{name}": torch.as_tensor(value)
             for parameter, values in optimizer.state_dict()["state"].items()
             for name, value in values.items()
         }
-        write_tensors(temporary / "optimizer.safetensors", state)
-        write_json(temporary / "state.json", {"step": step, **(facts or {})})
+        digests[_OPTIMIZER] = write_tensors(temporary / _OPTIMIZER, state)
+        # With the list's name, a list that was lost is told from one that an earlier version didn't write.
+        digests[_STATE] = write_json(temporary / _STATE, {"step": step, **(facts or {}), "digests": LIST})
+        write_digests(temporary, digests)
     return checkpoint
 
 
-def remove_leftovers(folder: Path) -> None:
+def remove_unfinished(folder: Path) -> None:
     """Remove the unfinished checkpoints of a process that was killed while it wrote or removed one."""
     for leftover in folder.glob(".step-*"):  # no other process is writing: a run has one writer
         shutil.rmtree(leftover)
@@ -88,13 +102,10 @@ def read_checkpoint(
     Raises:
         InputError: a file is missing, damaged, or belongs to another model.
     """
-    try:
-        facts = read_json(checkpoint.folder / "state.json")
-    except InputError as error:
-        raise _damaged(checkpoint, str(error)) from error
-    if not isinstance(facts, dict) or facts.get("step") != checkpoint.step:
-        raise _damaged(checkpoint, "its state.json doesn't name its step")
-    weights = _load(checkpoint, "weights.safetensors")
+    digests = _digests(checkpoint)
+    facts = _facts(checkpoint, digests)
+    data, digest = _read(checkpoint, _WEIGHTS, digests)
+    weights = _tensors(checkpoint, _WEIGHTS, data)
     weights = {name: value for name, value in weights.items() if not name.startswith(ignored)}
     expected = module.state_dict()
     wrong = sorted(weights.keys() ^ expected.keys()) or sorted(
@@ -104,15 +115,35 @@ def read_checkpoint(
         raise InputError(
             f"checkpoint {str(checkpoint.folder)!r} is of another model: {wrong[0]!r} doesn't fit the configuration"
         )
-    states = {} if optimizer is None else _optimizer_states(checkpoint, optimizer)
-    return CheckpointContents(checkpoint.step, weights, states, facts)
+    states = {} if optimizer is None else _optimizer_states(checkpoint, optimizer, digests)
+    return CheckpointContents(checkpoint.step, weights, states, facts, digest)
 
 
-def _optimizer_states(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Tensor]]:
+def read_facts(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The contents of a checkpoint's state.json; raise InputError if it is missing or damaged."""
+    return _facts(checkpoint, _digests(checkpoint))
+
+
+def weights_digest(checkpoint: Checkpoint) -> str:
+    """The SHA-256 of a checkpoint's weights.safetensors, by which figures name the weights that they were measured on.
+
+    It is read from the list of digests where there is one, and the weights aren't read.
+
+    Raises:
+        InputError: the list is damaged; or there is none, and no weights either.
+    """
+    digests = _digests(checkpoint)
+    return _read(checkpoint, _WEIGHTS, None)[1] if digests is None else digests[_WEIGHTS]
+
+
+def _optimizer_states(
+    checkpoint: Checkpoint, optimizer: torch.optim.Optimizer, digests: _Digests
+) -> dict[int, dict[str, Tensor]]:
     """The optimizer's state of each parameter, by the parameter's number."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     states: dict[int, dict[str, Tensor]] = {}
-    for key, value in _load(checkpoint, "optimizer.safetensors").items():
+    data, _ = _read(checkpoint, _OPTIMIZER, digests)
+    for key, value in _tensors(checkpoint, _OPTIMIZER, data).items():
         number, _, name = key.partition(".")
         known = number.isdecimal() and int(number) < len(parameters)
         if not known or value.shape not in ((), parameters[int(number)].shape):
@@ -123,18 +154,55 @@ def _optimizer_states(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) 
     return states
 
 
-def _load(checkpoint: Checkpoint, name: str) -> dict[str, Tensor]:
-    """The tensors of one of the checkpoint's files, all of them finite."""
+def _digests(checkpoint: Checkpoint) -> _Digests:
+    """The digests of the checkpoint's files; None if an earlier version wrote it."""
     try:
-        tensors = load_file(checkpoint.folder / name)
+        return read_digests(checkpoint.folder)
+    except InputError as error:
+        raise _changed(checkpoint, LIST, error) from error
+
+
+def _facts(checkpoint: Checkpoint, digests: _Digests) -> dict[str, Any]:
+    """The contents of state.json."""
+    data, _ = _read(checkpoint, _STATE, digests)
+    try:
+        facts = json.loads(data.decode())
+    except (ValueError, RecursionError) as error:
+        raise _damaged(checkpoint, f"its {_STATE} isn't JSON: {error}") from error
+    if not isinstance(facts, dict) or facts.get("step") != checkpoint.step:
+        raise _damaged(checkpoint, f"its {_STATE} doesn't name its step")
+    if digests is None and "digests" in facts:
+        raise _damaged(checkpoint, f"its {LIST} is missing")
+    return facts
+
+
+def _read(checkpoint: Checkpoint, name: str, digests: _Digests) -> tuple[bytes, str]:
+    """The bytes of one of the checkpoint's files, which are those that were written, and their digest."""
+    try:
+        return read_whole(checkpoint.folder / name, digests)
     except FileNotFoundError as error:
         raise _damaged(checkpoint, f"its {name} is missing") from error
-    except (SafetensorError, OSError) as error:
+    except OSError as error:
+        raise _damaged(checkpoint, f"its {name} can't be read: {error.strerror}") from error
+    except InputError as error:
+        raise _changed(checkpoint, name, error) from error
+
+
+def _tensors(checkpoint: Checkpoint, name: str, data: bytes) -> dict[str, Tensor]:
+    """The tensors in the bytes of one of the checkpoint's files, all of them finite."""
+    try:
+        tensors = load(data)
+    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
         raise _damaged(checkpoint, f"its {name} can't be read: {error}") from error
     for key, value in tensors.items():
         if not bool(value.isfinite().all()):
             raise _damaged(checkpoint, f"{key!r} in its {name} holds NaN or infinity")
     return tensors
+
+
+def _changed(checkpoint: Checkpoint, name: str, error: InputError) -> InputError:
+    """The error for a file that is refused by an error with its whole path."""
+    return _damaged(checkpoint, str(error).replace(repr(str(checkpoint.folder / name)), f"its {name}"))
 
 
 def _damaged(checkpoint: Checkpoint, what: str) -> InputError:

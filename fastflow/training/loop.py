@@ -21,7 +21,13 @@ from fastflow.core.errors import InputError, TrainingError
 from fastflow.core.files import remove_folder
 from fastflow.core.nvtx import profiled
 from fastflow.core.rng import step_seed
-from fastflow.training.checkpoint import CheckpointContents, latest_checkpoint, read_checkpoint, save_checkpoint
+from fastflow.training.checkpoint import (
+    CheckpointContents,
+    latest_checkpoint,
+    read_checkpoint,
+    save_checkpoint,
+    weights_digest,
+)
 from fastflow.training.distributed import SINGLE_PROCESS, ProcessGroup
 from fastflow.training.metrics_log import MetricsLog
 from fastflow.training.schedules import SchedulePoints, factor_at
@@ -143,11 +149,13 @@ class Trainer:
     Attributes:
         step: the number of steps done. restarts: how often training has diverged and was restarted.
         rate_factor: the factor of the learning rate after these restarts.
+        saved_as: in the leader, the digest of the weights' file in the newest checkpoint, once there is one.
     """
 
     def __init__(self, task: Task, config: LoopConfig, folder: Path, group: ProcessGroup = SINGLE_PROCESS) -> None:
         self.task, self.config, self.folder, self.group = task, config, folder, group
         self.step, self.restarts, self.rate_factor = 0, 0, 1.0
+        self.saved_as = ""
         self._parameters = [parameter for parameter in task.module.parameters() if parameter.requires_grad]
         self._optimizer = self._fresh_optimizer()
         self._objective: nn.Module = _Objective(task)
@@ -173,7 +181,7 @@ class Trainer:
         saved = self.group.on_leader(read)
         if saved is not None:
             saved.load(self.task.module, self._optimizer)
-            self.step = saved.step
+            self.step, self.saved_as = saved.step, saved.digest
             self.restarts = int(saved.facts.get("restarts", 0))
             self.rate_factor = float(saved.facts.get("rate_factor", 1.0))
 
@@ -286,7 +294,8 @@ class Trainer:
         self._check_weights()
         if self.group.is_leader:
             facts = {"restarts": self.restarts, "rate_factor": self.rate_factor}
-            save_checkpoint(self.folder / "checkpoints", self.step, self.task.module, self._optimizer, facts)
+            saved = save_checkpoint(self.folder / "checkpoints", self.step, self.task.module, self._optimizer, facts)
+            self.saved_as = weights_digest(saved)
 
     def _check(self, rows: Tensor) -> Tensor:
         """The rows on the CPU; raise Diverged for the first value that isn't finite, or is too large."""

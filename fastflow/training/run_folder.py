@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -13,9 +12,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fastflow.core import trust
+from fastflow.core.digests import unsealed
 from fastflow.core.errors import InputError
-from fastflow.core.files import is_leftover, locked_folder, read_json, write_json
-from fastflow.training.checkpoint import latest_checkpoint, remove_leftovers
+from fastflow.core.files import check_place, locked_folder, read_json, remove_named, write_sealed
+from fastflow.core.leftovers import is_leftover, remove_leftovers
+from fastflow.training.checkpoint import latest_checkpoint, remove_unfinished
 from fastflow.training.config import CHANGEABLE, FlowConfig
 from fastflow.training.config_file import from_dict
 from fastflow.training.distributed import ProcessGroup
@@ -27,6 +28,10 @@ _MADE_BY_RUNS = (
     "metrics.jsonl", "evaluation.json", "report.html", "checkpoints", "traversals", "tensorboard",
     "names.json", "attributes.json",
 )  # fmt: skip
+
+_COMPARED = ("generator", "predictor")
+"""The entries of config.json that its digest doesn't cover: the generator and the predictor in use are compared with
+them."""
 
 Config = TypeVar("Config", bound=FlowConfig)
 
@@ -58,8 +63,11 @@ def train_in(
     resume: bool,
     overwrite: bool,
     progress: bool,
-) -> None:
+) -> str:
     """Train a task in a folder, which becomes a new run, a resumed one, or one that replaces another.
+
+    Returns:
+        The digest of the weights' file in the last checkpoint.
 
     Raises:
         InputError: the folder holds another run or other files, or is in use; it is left as it was.
@@ -81,6 +89,7 @@ def train_in(
             trainer.restore()  # before anything is written: a damaged checkpoint leaves the folder as it was
         group.on_leader(lambda: _begin_folder(folder, config, description, fresh=not resume))
         trainer.run(progress)
+        return group.on_leader(lambda: trainer.saved_as)
 
 
 def read_record(folder: Path) -> Record:
@@ -103,9 +112,26 @@ def read_record(folder: Path) -> Record:
 
 
 def recorded_config(record: Record, kind: type[Config], folder: Path) -> Config:
-    """The configuration that a run's config.json holds; raise InputError unless it is one of this kind."""
+    """The configuration that a run's config.json holds; raise InputError unless it is one of this kind, unchanged."""
     where = str(folder / "config.json")
-    return from_dict(kind, trust.marked(record["config"], where, record), where)
+    config = from_dict(kind, trust.marked(record["config"], where, record), where)
+    check_unchanged(record, folder)
+    return config
+
+
+def check_unchanged(record: Record, folder: Path) -> None:
+    """Raise InputError if a run's config.json has changed since it was written."""
+    unsealed(record, folder / "config.json", _COMPARED)
+
+
+def begin_writing(file: Path) -> None:
+    """Before the work of making a file of a run: check that it can be written, and remove what killed commands left.
+
+    Raises:
+        InputError: the run's folder is read-only.
+    """
+    check_place(file)
+    remove_leftovers(file.parent)
 
 
 def no_run(folder: Path) -> InputError:
@@ -160,13 +186,10 @@ def _begin_folder(folder: Path, config: FlowConfig, description: RunDescription,
     Args:
         fresh: whether to remove the files of an earlier run.
     """
-    for leftover in filter(is_leftover, folder.iterdir()):
-        leftover.unlink()
-    remove_leftovers(folder / "checkpoints")
     if fresh:
-        for name in _MADE_BY_RUNS:
-            path = folder / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        remove_named(folder, _MADE_BY_RUNS)
+    remove_leftovers(folder)
+    remove_unfinished(folder / "checkpoints")
     versions = {name: version(name) for name in ("fastflow", "torch", "numpy")}
     record = {
         "kind": description.kind,
@@ -175,7 +198,7 @@ def _begin_folder(folder: Path, config: FlowConfig, description: RunDescription,
         "config": asdict(config),
     }
     trust.remember(record, description.programs)
-    write_json(folder / "config.json", record)
+    write_sealed(folder / "config.json", record, _COMPARED)
 
 
 def as_folder(folder: str | Path) -> Path:

@@ -46,8 +46,8 @@ DAMAGES = {
     "empty": (lambda file: file.write_bytes(b""), "can't be read"),
     "random": (lambda file: file.write_bytes(bytes(range(256)) * 4), "can't be read"),
     "missing": (lambda file: file.unlink(), "is missing"),
-    "nan": (nan_weights, "holds NaN or infinity"),
-    "foreign": (foreign_weights, "is of another model"),
+    "nan": (nan_weights, "can't be read: it has changed since it was written"),
+    "foreign": (foreign_weights, "can't be read: it has changed since it was written"),
 }
 
 

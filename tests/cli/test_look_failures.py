@@ -1,10 +1,17 @@
 """Runs that can't be looked at as asked: one line on stderr, exit status 2, nothing half-written, nothing lost."""
 
+import multiprocessing
+import os
+
 import pytest
 from support.commands import failed_line, fails, process
-from support.runs import contents
+from support.runs import contents, options
 
 from fastflow.cli.main import main
+from fastflow.core import leftovers
+from fastflow.metrics import evaluation
+from fastflow.runs.loading import load_run
+from fastflow.runs.run import Run
 
 TRAVERSE_REFUSES = {
     "potential": (["--potential", "3"], "potential must be one or more of 0..2, got 3"),
@@ -93,3 +100,81 @@ def test_no_space_for_the_evaluation(digits_folder):
     assert "File too large" in result.stderr
     assert "evaluation.json'" in result.stderr
     assert contents(digits_folder) == before
+
+
+# Before the work
+
+WORK = {
+    "name": (["name", "run", "0", "x"], "run/names.json", "run"),
+    "evaluate": (["evaluate", "run"], "run/evaluation.json", "run"),
+    "report": (["report", "run"], "run/report.html", "run"),
+    "traverse": (["traverse", "run"], "run/traversals", "run"),
+    "traverse-images": (["traverse", "run", "--out", "new/er", "--images", "absent.png"], "new/er", "."),
+    "apply": (["apply", "edit.json", "--to", "absent.png", "--out", "out"], "out", "."),
+}
+
+
+@pytest.mark.parametrize(("words", "file", "folder"), WORK.values(), ids=WORK)
+def test_read_only_folder_is_named_as_the_user_named_it_and_before_the_work(
+    digits_folder, tmp_path, capsys, monkeypatch, words, file, folder
+):
+    monkeypatch.chdir(tmp_path)
+    load_run(digits_folder).edit(0, 1).save("edit.json")
+    monkeypatch.setattr(os, "access", lambda place, mode: False)
+    monkeypatch.setattr(Run, "traverse", None)  # no work is done
+    monkeypatch.setattr(evaluation, "path_pairs", None)
+    before = contents(tmp_path)
+    said = fails(capsys, *words)
+    assert said.startswith(f"{file!r} can't be written: the folder {folder!r} may not be written to")
+    assert contents(tmp_path) == before
+
+
+def test_read_only_file_system_is_said_without_a_temporary_file(digits_folder, capsys, monkeypatch):
+    """Also where the check before the work couldn't foresee it."""
+
+    def fail(path, *rest):
+        raise OSError(30, "Read-only file system", str(path))
+
+    before = contents(digits_folder)
+    monkeypatch.setattr(leftovers.os, "open", fail)
+    assert fails(capsys, "name", digits_folder, 0, "x") == f"Read-only file system: '{digits_folder}/names.json'"
+    assert contents(digits_folder) == before
+
+
+# After a command that was killed
+
+
+@pytest.fixture
+def gone():
+    """The number of a process that has ended."""
+    child = multiprocessing.get_context("fork").Process(target=int)
+    child.start()
+    child.join()
+    return child.pid
+
+
+COMMANDS = {
+    "name": ["name", "run", "0", "x"],
+    "evaluate": ["evaluate", "run", "--samples", "6"],
+    "traverse": ["traverse", "run", "--starts", "1", "--potential", "0"],
+    "resume": ["discover", "--generator", "digits-vae", "--out", "run", *options(steps=7), "--resume"],
+    "overwrite": ["discover", "--generator", "digits-vae", "--out", "run", *options(steps=1), "--overwrite"],
+}
+
+
+@pytest.mark.parametrize("words", COMMANDS.values(), ids=COMMANDS)
+def test_each_command_removes_what_killed_ones_left_in_the_run(digits_folder, tmp_path, monkeypatch, words, gone):
+    monkeypatch.chdir(tmp_path)
+    files = [f".{name}.{gone}.tmp" for name in ("names.json", "evaluation.json", "config.json", "report.html")]
+    folders = [f".traversals.{gone}.tmp", f".traversals.{gone}.old", f"checkpoints/.step-000003.{gone}.tmp"]
+    alive = f".attributes.json.{os.getppid()}.tmp"
+    for name in (*files, alive):
+        (digits_folder / name).write_text("half")
+    for name in folders:
+        (digits_folder / name).mkdir()
+        (digits_folder / name / "a.png").write_text("half")
+    (digits_folder / "traversals").mkdir()
+    main(words)
+    assert [path.name for path in digits_folder.glob(".*")] == [alive]
+    if "discover" in words:
+        assert not list((digits_folder / "checkpoints").glob(".*"))

@@ -1,14 +1,18 @@
 """Trainings that can't start or go on: one line on stderr, exit status 2, nothing half-written, nothing lost."""
 
 import json
+import os
 
 import pytest
 import torch
 from support.commands import failed_line, fails, process
-from support.runs import contents, options, saved
+from support.runs import contents, options, saved, sigmoid_generator, small_config
 
 from fastflow.cli.main import main
+from fastflow.core.errors import InputError
 from fastflow.core.files import read_json
+from fastflow.studies.comparison.study import compare
+from fastflow.training.loop import Trainer
 
 DISCOVER = ("discover", "--generator", "digits-vae", "--out", "out")
 VAE = ("train-vae", "--data", "digits", "--out", "out")
@@ -135,8 +139,63 @@ def fails_after_a_word(capsys, *arguments):
 def test_folder_that_can_not_be_made(tmp_path, capsys):
     (tmp_path / "cwd" / "file").write_text("mine")
     said = fails(capsys, *DISCOVER[:3], "--out", "file/run", *options())
-    assert said == "Not a directory: 'file/run'"
+    assert said == "'file/run' can't be written: 'file' is a file, expected a folder; choose another one"
     assert contents(tmp_path / "cwd") == {"file": b"mine"}
+
+
+@pytest.mark.parametrize("command", ["discover", "demo", "train-vae", "compare", "study"])
+@pytest.mark.parametrize("out", ["link", "link/run"])
+def test_link_that_leads_nowhere_is_no_folder_to_write_to(tmp_path, capsys, command, out):
+    (tmp_path / "cwd" / "link").symlink_to("/mnt/scratch/gone")
+    words = {
+        "discover": [*DISCOVER[:3], *options()],
+        "demo": ["demo", "--steps", "2"],
+        "train-vae": ["train-vae", "--preset", "vae-digits", "--steps", "2"],
+        "compare": ["compare", "--generator", "digits-vae", *options()],
+        "study": ["study", "likelihood", "--data", "dsprites"],
+    }[command]
+    said = fails_after_a_word(capsys, *words, "--out", out)
+    assert f"{out!r} can't be written: 'link' is a link to '/mnt/scratch/gone', which doesn't exist" in said
+    assert [path.name for path in (tmp_path / "cwd").iterdir()] == ["link"]
+
+
+@pytest.mark.parametrize("mode", [[], ["--resume"], ["--overwrite"]], ids=["new", "resume", "overwrite"])
+def test_read_only_folder_is_named_before_the_training(tmp_path, digits_folder, capsys, monkeypatch, mode):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Trainer, "run", None)
+    monkeypatch.setattr(os, "access", lambda place, mode: False)
+    before = contents(tmp_path)
+    out = "run" if mode else "cwd/new"
+    said = fails(capsys, *DISCOVER[:3], "--out", out, *options(steps=9), *mode)
+    assert f"{out!r} can't be written: the folder '{out.removesuffix('/new')}' may not be written to" in said
+    assert contents(tmp_path) == before
+
+
+def test_overwriting_removes_nothing_where_the_checkpoints_are_a_link(tmp_path, digits_folder, capsys):
+    (digits_folder / "checkpoints").rename(tmp_path / "scratch")
+    (digits_folder / "checkpoints").symlink_to(tmp_path / "scratch")
+    (digits_folder / "evaluation.json").write_text("{}")
+    before = contents(tmp_path)
+    said = fails(capsys, *DISCOVER[:3], "--out", digits_folder, *options(steps=2), "--overwrite")
+    assert f"'{digits_folder}/checkpoints' is a link to the folder '{tmp_path}/scratch'" in said
+    assert contents(tmp_path) == before
+    main([*DISCOVER[:3], "--out", str(digits_folder), *options(steps=9), "--resume"])  # which removes nothing
+    assert (tmp_path / "scratch" / "step-000009").is_dir()
+
+
+def test_overwriting_a_comparison_removes_nothing_where_its_runs_are_a_link(tmp_path):
+    out = tmp_path / "comparison"
+    for name in ("jobs", "strips"):
+        (out / name).mkdir(parents=True)
+    (out / "jobs" / "a").write_text("old")
+    (out / "comparison.json").write_text("{}")
+    (tmp_path / "scratch").mkdir()
+    (out / "runs").symlink_to(tmp_path / "scratch")
+    before = contents(tmp_path)
+    words = {"methods": ("random",), "pairs": 60, "starts": 6, "overwrite": True, "progress": False}
+    with pytest.raises(InputError, match="comparison/runs' is a link to the folder"):
+        compare(sigmoid_generator(), out, small_config(), **words)
+    assert contents(tmp_path) == before
 
 
 def test_no_space_for_the_configuration(tmp_path):

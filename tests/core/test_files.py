@@ -1,13 +1,25 @@
 """Files that are whole or absent."""
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from fastflow.core import files
 from fastflow.core.errors import InputError
-from fastflow.core.files import naming, read_json, replacing, replacing_folder, write_json, write_tensors
+from fastflow.core.files import (
+    check_place,
+    naming,
+    read_json,
+    remove_named,
+    replacing,
+    replacing_folder,
+    write_json,
+    write_tensors,
+)
 
 
 def names(folder):
@@ -93,6 +105,111 @@ def test_errors_without_a_file_get_one(tmp_path):
 def test_errors_name_the_file_and_not_its_temporary(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"absent/a\.json'"):
         write_json(tmp_path / "absent" / "a.json", 1)
+
+
+def test_errors_in_a_folder_name_it_as_the_user_did(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    for name in ("new", "link"):
+        folder = Path(name)
+        with pytest.raises(FileNotFoundError, match=rf"'{name}'$"), replacing_folder(folder) as temporary:
+            (temporary / "absent" / "file").write_text("x")
+        with pytest.raises(FileNotFoundError, match=rf"'{name}'$"), replacing_folder(folder) as temporary:
+            (temporary / "absent").rename(temporary / "file")
+        with (
+            pytest.raises(InputError, match=rf"^ffmpeg couldn't write '{name}/a\.mp4'"),
+            replacing_folder(folder) as temporary,
+        ):
+            raise InputError(f"ffmpeg couldn't write {str(temporary / 'a.mp4')!r}")
+    assert names(tmp_path) == ["link", "real"]
+
+
+def test_errors_that_clean_up_say_nothing_of_their_own(tmp_path, monkeypatch):
+    """Removing what isn't there is another error on a read-only file system."""
+
+    def fail(path, missing_ok=False):
+        raise OSError(30, "Read-only file system", str(path))
+
+    monkeypatch.setattr(Path, "unlink", fail)
+    with pytest.raises(FileNotFoundError, match=r"absent/a\.json'"):
+        write_json(tmp_path / "absent" / "a.json", 1)
+
+
+# The check before the work
+
+
+def test_places_that_can_be_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "link").symlink_to("folder")
+    for name in ("new", "folder", "file", "folder/new", "deep/er/new", "link", "link/new", "."):
+        check_place(Path(name))
+    assert names(tmp_path) == ["file", "folder", "link"]
+
+
+@pytest.mark.parametrize("name", ["run/a.json", "run/deep/a.json"])
+def test_read_only_folder_is_named_before_the_work(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    monkeypatch.setattr(files.os, "access", lambda place, mode: False)
+    with pytest.raises(InputError, match=rf"^'{name}' can't be written: the folder 'run' may not be written to"):
+        check_place(Path(name))
+    read_only = SimpleNamespace(f_flag=files.os.ST_RDONLY)
+    monkeypatch.setattr(files.os, "statvfs", lambda place: read_only)
+    with pytest.raises(InputError, match="'mine' can't be written: the folder 'run' lies on a read-only file system"):
+        check_place(Path(name), Path("mine"))
+
+
+@pytest.mark.parametrize("name", ["link", "link/a.json", "link/b/a.json"])
+def test_link_that_leads_nowhere_is_named(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to("/mnt/scratch/gone")
+    with pytest.raises(
+        InputError, match=rf"^'{name}' can't be written: 'link' is a link to '/mnt/scratch/gone', which"
+    ):
+        check_place(Path(name))
+
+
+def test_file_in_the_place_of_a_folder_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match=r"^'file/a' can't be written: 'file' is a file, expected a folder"):
+        check_place(Path("file/a"))
+
+
+# Removing
+
+
+def test_what_is_named_is_removed_and_links_to_files_too(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a").write_text("x")
+    (tmp_path / "folder" / "inner").symlink_to(tmp_path)  # a link inside goes, and not what it leads to
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "mine").write_text("x")
+    (tmp_path / "link").symlink_to("mine")
+    (tmp_path / "nowhere").symlink_to("absent")
+    remove_named(tmp_path, ["absent", "folder", "file", "link", "nowhere"])
+    assert names(tmp_path) == ["mine"]
+
+
+def test_nothing_is_removed_where_a_folder_is_a_link(tmp_path):
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "checkpoints").symlink_to("scratch")
+    with pytest.raises(InputError, match="checkpoints' is a link to the folder 'scratch', whose files aren't removed"):
+        remove_named(tmp_path, ["file", "checkpoints"])
+    assert names(tmp_path) == ["checkpoints", "file", "scratch"]
+
+
+def test_nothing_is_removed_where_a_folder_is_read_only(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    monkeypatch.setattr(files.os, "access", lambda place, mode: not str(place).endswith("er"))
+    with pytest.raises(InputError, match=r"the files in '.*deep/er' can't be removed"):
+        remove_named(tmp_path, ["file", "deep"])
+    assert names(tmp_path) == ["deep", "file"]
 
 
 def test_json_round_trip(tmp_path):

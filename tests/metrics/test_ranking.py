@@ -103,7 +103,7 @@ def test_ranking_evaluates_first_where_that_is_not_done(tmp_path):
     assert contents(tmp_path / "run") == before
 
     record = json.loads((tmp_path / "run" / "evaluation.json").read_text())
-    del record["ranking"]
+    del record["ranking"], record["digest"]
     (tmp_path / "run" / "evaluation.json").write_text(json.dumps(record))
     with pytest.raises(InputError, match="holds no ranking: evaluate the run again"):
         run.ranking()

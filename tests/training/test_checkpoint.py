@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 
 import pytest
 import torch
@@ -10,9 +11,17 @@ from support.runs import contents
 from torch import nn
 
 from fastflow.core import files
+from fastflow.core.digests import digest_of, write_digests
 from fastflow.core.errors import InputError
 from fastflow.training import checkpoint as checkpoints
-from fastflow.training.checkpoint import Checkpoint, latest_checkpoint, read_checkpoint, save_checkpoint
+from fastflow.training.checkpoint import (
+    Checkpoint,
+    latest_checkpoint,
+    read_checkpoint,
+    read_facts,
+    save_checkpoint,
+    weights_digest,
+)
 
 
 def trained(seed=0, steps=3, width=4):
@@ -39,7 +48,7 @@ def test_saved_and_loaded_training_goes_on_alike(tmp_path):
     module, optimizer = trained()
     saved = save_checkpoint(tmp_path, 3, module, optimizer)
     assert saved == Checkpoint(tmp_path / "step-000003", 3)
-    names = ("optimizer.safetensors", "state.json", "weights.safetensors")
+    names = ("digests.sha256", "optimizer.safetensors", "state.json", "weights.safetensors")
     assert sorted(contents(tmp_path)) == [f"step-000003/{name}" for name in names]
 
     other, other_optimizer = trained(seed=1, steps=1)
@@ -70,7 +79,7 @@ def test_latest_goes_by_number_and_ignores_what_is_none(tmp_path):
 @pytest.mark.parametrize(
     "error", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=["disk", "interrupt"]
 )
-@pytest.mark.parametrize("written", [0, 1, 2])
+@pytest.mark.parametrize("written", [0, 1, 2, 3])
 def test_failure_while_saving_leaves_the_old_checkpoint(tmp_path, monkeypatch, error, written):
     module, optimizer = trained()
     save_checkpoint(tmp_path, 3, module, optimizer)
@@ -81,15 +90,16 @@ def test_failure_while_saving_leaves_the_old_checkpoint(tmp_path, monkeypatch, e
     def fail_after(write):
         def wrapped(file, value):
             if len(calls) == written:
-                file.write_bytes(b"half")
+                (file / "half" if file.is_dir() else file).write_bytes(b"half")
                 raise error
             calls.append(file)
-            write(file, value)
+            return write(file, value)
 
         return wrapped
 
     monkeypatch.setattr(checkpoints, "write_tensors", fail_after(checkpoints.write_tensors))
     monkeypatch.setattr(checkpoints, "write_json", fail_after(checkpoints.write_json))
+    monkeypatch.setattr(checkpoints, "write_digests", fail_after(checkpoints.write_digests))
     step(module, optimizer)
     for number in (3, 4):  # in the old one's place, and beside it
         calls.clear()
@@ -138,6 +148,20 @@ def truncate(name):
     return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:-7])
 
 
+def make_old(folder):
+    """Make a checkpoint one of a version that wrote no digests."""
+    (folder / "digests.sha256").unlink()
+    state = json.loads((folder / "state.json").read_text())
+    assert state.pop("digests") == "digests.sha256"
+    (folder / "state.json").write_text(json.dumps(state))
+
+
+def sign_again(folder):
+    """Make the digests those of the files."""
+    names = ("weights.safetensors", "optimizer.safetensors", "state.json")
+    write_digests(folder, {name: digest_of((folder / name).read_bytes()) for name in names})
+
+
 DAMAGES = {
     "weights-missing": (lambda folder: (folder / "weights.safetensors").unlink(), "its weights.safetensors is missing"),
     "weights-truncated": (truncate("weights.safetensors"), "its weights.safetensors can't be read"),
@@ -158,8 +182,10 @@ DAMAGES = {
         rewrite("weights.safetensors", lambda tensors: tensors.update(more=torch.zeros(1))),
         "of another model: 'more'",
     ),
-    "state-missing": (lambda folder: (folder / "state.json").unlink(), "state.json' can't be read"),
-    "state-no-json": (lambda folder: (folder / "state.json").write_text('{"step": '), "state.json' isn't JSON"),
+    "state-missing": (lambda folder: (folder / "state.json").unlink(), "its state.json is missing"),
+    "state-no-json": (lambda folder: (folder / "state.json").write_text('{"step": '), "its state.json isn't JSON"),
+    "state-no-text": (lambda folder: (folder / "state.json").write_bytes(b"\xff"), "its state.json isn't JSON"),
+    "state-deep": (lambda folder: (folder / "state.json").write_text("[" * 100_000), "its state.json isn't JSON"),
     "state-list": (lambda folder: (folder / "state.json").write_text("[3]"), "doesn't name its step"),
     "state-of-another-step": (
         lambda folder: (folder / "state.json").write_text(json.dumps({"step": 4})),
@@ -189,10 +215,14 @@ DAMAGES = {
 }
 
 
+@pytest.mark.parametrize("version", ["old", "signed-again"])
 @pytest.mark.parametrize(("damage", "message"), DAMAGES.values(), ids=DAMAGES)
-def test_damaged_checkpoint_is_refused_and_loads_nothing(tmp_path, damage, message):
+def test_checkpoint_without_sense_is_refused_whatever_its_digests_say(tmp_path, damage, message, version):
     saved = save_checkpoint(tmp_path, 3, *trained())
+    make_old(saved.folder)
     damage(saved.folder)
+    if version == "signed-again" and len(list(saved.folder.iterdir())) == 3:
+        sign_again(saved.folder)
     module, optimizer = trained(seed=1, steps=1)
     untouched, _ = trained(seed=1, steps=1)
     with pytest.raises(InputError) as error:
@@ -207,3 +237,90 @@ def test_checkpoint_of_another_size_is_refused(tmp_path):
     saved = save_checkpoint(tmp_path, 3, *trained(width=5))
     with pytest.raises(InputError, match=r"of another model: '0.bias' doesn't fit the configuration"):
         read_checkpoint(saved, trained()[0])
+
+
+# Digests
+
+
+def read_all(saved):
+    """Read a checkpoint as a resumed training does."""
+    module, optimizer = trained(seed=1, steps=1)
+    return read_checkpoint(saved, module, optimizer)
+
+
+def test_each_flipped_bit_is_noticed_by_the_name_of_its_file(tmp_path):
+    """One bit of each byte, in turn: every reader of the file refuses it."""
+    saved = save_checkpoint(tmp_path, 3, *trained())
+    readers = {
+        "digests.sha256": (read_all, read_facts, weights_digest),
+        "state.json": (read_all, read_facts),
+        "weights.safetensors": (read_all,),
+        "optimizer.safetensors": (read_all,),
+    }
+    assert set(readers) == {file.name for file in saved.folder.iterdir()}
+    for name, read_by in readers.items():
+        file = saved.folder / name
+        whole = file.read_bytes()
+        for place in range(len(whole)):
+            data = bytearray(whole)
+            data[place] ^= 1 << place % 8
+            file.write_bytes(data)
+            for read in read_by:
+                with pytest.raises(InputError) as error:
+                    read(saved)
+                message = str(error.value)
+                assert f"is damaged: its {name} can't be read: it has changed since it was written" in message
+                assert str(saved.folder) in message
+                assert "\n" not in message
+        file.write_bytes(whole)
+    assert read_all(saved).step == 3
+
+
+@pytest.mark.parametrize("name", ["digests.sha256", "state.json", "weights.safetensors", "optimizer.safetensors"])
+def test_each_missing_file_is_noticed(tmp_path, name):
+    saved = save_checkpoint(tmp_path, 3, *trained())
+    (saved.folder / name).unlink()
+    with pytest.raises(InputError, match=f"is damaged: its {name} is missing"):
+        read_all(saved)
+
+
+def test_file_of_another_checkpoint_is_noticed(tmp_path):
+    """As a copy that was stopped and went on later leaves it."""
+    saved = save_checkpoint(tmp_path, 3, *trained())
+    other = save_checkpoint(tmp_path, 4, *trained(seed=2))
+    shutil.copy(other.folder / "optimizer.safetensors", saved.folder)
+    with pytest.raises(InputError, match=r"optimizer\.safetensors can't be read: it has changed"):
+        read_all(saved)
+
+
+def test_checkpoint_without_digests_is_read_as_before(tmp_path):
+    saved = save_checkpoint(tmp_path, 3, *trained())
+    expected = read_all(saved)
+    make_old(saved.folder)
+    found = read_all(saved)
+    assert (found.step, found.digest) == (3, expected.digest)
+    assert all(torch.equal(value, expected.weights[name]) for name, value in found.weights.items())
+    assert weights_digest(saved) == expected.digest
+
+
+def test_sha256sum_reads_the_digests_too(tmp_path):
+    saved = save_checkpoint(tmp_path, 3, *trained())
+    command = ["sha256sum", "--check", "--strict", "digests.sha256"]
+    found = subprocess.run(command, cwd=saved.folder, capture_output=True, text=True, check=True)
+    names = ("optimizer.safetensors", "state.json", "weights.safetensors")
+    assert found.stdout.splitlines() == [f"{name}: OK" for name in names]
+    assert found.stderr == ""
+
+
+def test_each_file_is_read_once(tmp_path, monkeypatch):
+    """What is parsed is what was checked, and a large checkpoint isn't read twice."""
+    saved = save_checkpoint(tmp_path, 3, *trained())
+    read, names = files.Path.read_bytes, []
+
+    def counted(file):
+        names.append(file.name)
+        return read(file)
+
+    monkeypatch.setattr(files.Path, "read_bytes", counted)
+    read_all(saved)
+    assert sorted(names) == ["digests.sha256", "optimizer.safetensors", "state.json", "weights.safetensors"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -14,7 +13,7 @@ import torch
 from fastflow.core.checks import check_count, is_finite
 from fastflow.core.devices import find_device
 from fastflow.core.errors import BusyError, InputError, TrainingError
-from fastflow.core.files import locked_folder, read_json, write_json
+from fastflow.core.files import check_place, locked_folder, read_json, read_sealed, remove_named, write_sealed
 from fastflow.generators import Generator
 from fastflow.generators.base import as_generator
 from fastflow.generators.identity import describe, draws_alike, is_description
@@ -34,7 +33,16 @@ from fastflow.studies.comparison.attributes import (
 from fastflow.studies.comparison.measures import draw_strip, measure
 from fastflow.studies.comparison.methods import FLOWS, Chosen, chosen
 from fastflow.studies.comparison.table import summarise, write_table
-from fastflow.studies.jobs import Found, advance, all_found, begin_folder, job_bar, termination_interrupts
+from fastflow.studies.jobs import (
+    Found,
+    advance,
+    all_found,
+    begin_folder,
+    is_current,
+    job_bar,
+    saved_weights,
+    termination_interrupts,
+)
 from fastflow.studies.statistics import check_packages
 from fastflow.training.checkpoint import latest_checkpoint
 from fastflow.training.config import DiscoverConfig
@@ -145,6 +153,7 @@ def compare(
         KeyboardInterrupt: a signal stopped the comparison. Nothing is lost: `resume` goes on from the last checkpoints.
     """
     generator, out = as_generator(generator), as_folder(out)
+    check_place(out / "comparison.json", out)
     config = DiscoverConfig() if config is None else config
     _check_sizes(config, seeds=seeds, workers=workers, starts=starts, pairs=pairs)
     if resume and overwrite:
@@ -192,7 +201,7 @@ def compare(
         done = _do_all(_jobs(compared, all_seeds, shared), workers, progress)
         record = summarise(settings, {name: method.method.what for name, method in compared.items()}, all_seeds, done)
         record["device"] = device
-        write_json(out / "results.json", record)
+        write_sealed(out / "results.json", record)
         write_table(record, out / "table.md")
         return write_comparison(out)
 
@@ -215,8 +224,7 @@ def _check_sizes(config: DiscoverConfig, *, seeds: int, workers: int, starts: in
 def _remove_comparison(out: Path) -> None:
     """Remove the comparison that a folder holds, if it holds one."""
     if (out / "comparison.json").exists():
-        for path in (out / name for name in _FILES):
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        remove_named(out, _FILES)
 
 
 def _jobs(compared: dict[str, Chosen], seeds: list[int], shared: dict[str, Any]) -> dict[tuple[str, int], Job]:
@@ -236,7 +244,7 @@ def _jobs(compared: dict[str, Chosen], seeds: list[int], shared: dict[str, Any])
 
 def _do_all(jobs: dict[tuple[str, int], Job], workers: int, progress: bool) -> dict[tuple[str, int], Found]:
     """Do the jobs that aren't done yet, and return the results of all."""
-    done = {key: read_json(job.file) for key, job in jobs.items() if job.file.exists()}
+    done = _done(jobs)
     with job_bar(len(jobs), len(done), "job", progress) as bar, termination_interrupts("comparison"):
         # The flows come first: their strength may be the one that the other methods have to match.
         for flows in (True, False):
@@ -245,6 +253,17 @@ def _do_all(jobs: dict[tuple[str, int], Job], workers: int, progress: bool) -> d
                 done[key] = found
                 advance(bar, key)
     return done
+
+
+def _done(jobs: dict[tuple[str, int], Job]) -> dict[tuple[str, int], Found]:
+    """The results of the jobs that were measured on the weights that their trainings have now.
+
+    If that isn't so for the flows of a seed, it isn't so for any method that has to match their strength either.
+    """
+    done = {key: read_sealed(job.file) for key, job in jobs.items() if job.file.exists()}
+    stale = {key for key, found in done.items() if not is_current(found, jobs[key].folder)}
+    seeds = [seed for name, seed in stale if name == FLOWS and jobs[name, seed].strength is None]
+    return {key: found for key, found in done.items() if key not in stale and key[1] not in seeds}
 
 
 def do(job: Job) -> Found:
@@ -265,7 +284,7 @@ def do(job: Job) -> Found:
         found: Found = {"left_out": str(error)}
     else:
         found = measure(source, config.path_steps, attributes, pairs=job.pairs, starts=job.starts, seed=job.seed + 1)
-        found |= read_json(job.timing)
+        found |= {**read_sealed(job.timing), "weights": saved_weights(job.folder)}
         found["step_length"] = source.step_length
         if job.drawn:
             file = job.out / "strips" / f"{job.name}.png"
@@ -273,7 +292,7 @@ def do(job: Job) -> Found:
         found["measuring_cpu_s"] = time.process_time() - begun
     found["threads"] = torch.get_num_threads()
     job.file.parent.mkdir(parents=True, exist_ok=True)
-    write_json(job.file, found)
+    write_sealed(job.file, found)
     return found
 
 
@@ -284,7 +303,7 @@ def _make_paths(job: Job, generator: Generator) -> Traverses:
     source = job.chosen.method.make(generator, job.chosen.config, job.folder)
     if not job.timing.exists():
         job.timing.parent.mkdir(parents=True, exist_ok=True)
-        write_json(job.timing, {} if resumed else {"training_cpu_s": time.process_time() - begun})
+        write_sealed(job.timing, {} if resumed else {"training_cpu_s": time.process_time() - begun})
     return source
 
 
@@ -294,7 +313,7 @@ def _match_strength(source: Traverses, job: Job) -> Traverses:
     if strength is None:
         if job.name == FLOWS:
             return source
-        strength = read_json(job_file(job.out, FLOWS, job.seed))["strength"]
+        strength = read_sealed(job_file(job.out, FLOWS, job.seed))["strength"]
     return match_strength(
         source, strength, path_steps=job.chosen.config.path_steps, samples=4 * job.starts, seed=job.seed + 1
     )

@@ -16,16 +16,16 @@ import torch
 from fastflow import datasets
 from fastflow.core.checks import check_count
 from fastflow.core.errors import InputError, TrainingError
-from fastflow.core.files import locked_folder, read_json, write_json
+from fastflow.core.files import check_place, locked_folder, read_sealed, write_sealed
 from fastflow.datasets import Sequences
 from fastflow.runs.train import train_vae
-from fastflow.studies.jobs import advance, all_found, begin_folder, job_bar, termination_interrupts
+from fastflow.studies.jobs import advance, all_found, begin_folder, is_current, job_bar, termination_interrupts
 from fastflow.studies.likelihood.measures import measure
 from fastflow.studies.likelihood.picture import draw
 from fastflow.studies.likelihood.table import Results, write_summary
 from fastflow.studies.likelihood.variants import PLAIN, SIZES, VARIANTS, Size
 from fastflow.studies.statistics import check_packages
-from fastflow.training.checkpoint import latest_checkpoint
+from fastflow.training.checkpoint import latest_checkpoint, read_facts
 from fastflow.training.vae_config import VAEConfig
 
 
@@ -83,6 +83,7 @@ def study_likelihood(
         KeyboardInterrupt: a signal stopped the study. Nothing is lost: `resume` goes on from the last checkpoints.
     """
     out, size_name = Path(out), size if isinstance(size, str) else "own"
+    check_place(out / "study.json", out)
     check_count(seeds, "seeds")
     check_count(workers, "workers")
     check_packages()
@@ -106,7 +107,8 @@ def study_likelihood(
             for name in data
             for variant in chosen
         }
-        done = {key: read_json(job.file) for key, job in jobs.items() if job.file.exists()}
+        done = {key: read_sealed(job.file) for key, job in jobs.items() if job.file.exists()}
+        done = {key: found for key, found in done.items() if is_current(found, jobs[key].folder)}
         results = Results(size_name, seeds, settings["data"], done)
         with job_bar(len(jobs), len(done), "run", progress) as bar, termination_interrupts("study"):
             waiting = {key: job for key, job in jobs.items() if key not in done}
@@ -166,7 +168,7 @@ def do(job: Job) -> dict[str, Any]:
     except InputError as error:
         return {"failed": str(error)}
     found["threads"] = torch.get_num_threads()
-    write_json(job.file, found)
+    write_sealed(job.file, found)
     return found
 
 
@@ -179,6 +181,7 @@ def _train_and_measure(job: Job) -> dict[str, Any]:
     found = measure(run, train, test, job.size)
     modules = run.learned.modules()
     found["parameters"] = {name: sum(p.numel() for p in m.parameters()) for name, m in modules.items()}
+    found["weights"] = run.weights
     found["restarts"] = _restarts(job.folder)
     found["training_cpu_s"] = trained - started
     found["measuring_cpu_s"] = time.process_time() - trained
@@ -196,4 +199,4 @@ def _restarts(folder: Path) -> int:
     """How often a run diverged and went on with a smaller learning rate."""
     newest = latest_checkpoint(folder / "checkpoints")
     assert newest is not None
-    return int(read_json(newest.folder / "state.json").get("restarts", 0))
+    return int(read_facts(newest).get("restarts", 0))

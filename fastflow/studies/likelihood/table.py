@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fastflow.core.files import replacing, write_json
+from fastflow.core.files import replacing, write_sealed
 from fastflow.studies.likelihood.variants import PLAIN, VARIANTS
 from fastflow.studies.statistics import (
     SIGNIFICANT,
@@ -123,7 +123,7 @@ def write_summary(results: Results, out: Path, *, drawn: bool = False) -> Path:
         "data": results.data,
         "runs": runs,
     }
-    write_json(out / "results.json", record)
+    write_sealed(out / "results.json", record)
     with replacing(out / "table.md") as file:
         file.write_text(table(results, drawn=drawn), encoding="utf-8")
     return out / "table.md"

@@ -2,7 +2,9 @@
 
 import html
 import json
+import shutil
 import time
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -128,6 +130,54 @@ def test_resumed_it_does_only_what_is_missing(done, monkeypatch):
 
 
 do = module.do
+
+
+def test_every_result_names_the_weights_that_it_was_measured_on(done):
+    found = {(run["method"], run["seed"]): run["weights"] for run in results(done)["runs"] if "left_out" not in run}
+    for (method, seed), weights in found.items():
+        files = sorted((done / "runs" / method / f"seed-{seed}" / "checkpoints").glob("step-*/weights.safetensors"))
+        assert weights == (sha256(files[-1].read_bytes()).hexdigest() if files else None)
+    assert sum(weights is not None for weights in found.values()) == 6
+
+
+@pytest.mark.parametrize(
+    ("changed", "again"),
+    [
+        ("latentclr", [("latentclr", 1)]),
+        # The others of its seed had to match their strength.
+        ("flows", [("flows", 1), ("flows,step_length=0.2", 1), ("random", 1), ("sefa", 1), ("latentclr", 1)]),
+    ],
+)
+def test_results_of_weights_that_have_changed_are_measured_again(done, tmp_path, monkeypatch, changed, again):
+    out = shutil.copytree(done, tmp_path / "out")
+    seeds = [out / "runs" / changed / f"seed-{seed}" / "checkpoints" for seed in (0, 1)]
+    shutil.rmtree(seeds[1])
+    shutil.copytree(seeds[0], seeds[1])
+    asked = []
+
+    def stop(job):
+        asked.append((job.name, job.seed))
+        return module.read_sealed(job.file)
+
+    monkeypatch.setattr(module, "do", stop)
+    small(out, resume=True)
+    assert sorted(asked) == sorted(again)
+
+
+def test_results_whose_trainings_were_removed_stay(done, tmp_path, monkeypatch):
+    out = shutil.copytree(done, tmp_path / "out")
+    shutil.rmtree(out / "runs")
+    monkeypatch.setattr(module, "do", None)
+    small(out, resume=True)
+    assert untimed(out) == untimed(done)
+
+
+def test_damaged_result_is_named(done, tmp_path):
+    out = shutil.copytree(done, tmp_path / "out")
+    file = out / "jobs" / "random" / "seed-1.json"
+    file.write_text(file.read_text().replace("0.", "1.", 1))
+    with pytest.raises(InputError, match=r"random/seed-1\.json' has changed since it was written"):
+        small(out, resume=True)
 
 
 LOOK = """

@@ -2,11 +2,13 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from hashlib import sha256
 
 import pytest
 import torch
@@ -66,6 +68,23 @@ def test_every_variant_has_every_seed(done):
     plain, flows = runs[2]["parameters"], runs[0]["parameters"]
     assert plain == {"vae": flows["vae"]}  # equal encoders and decoders
     assert "of which the first 20" in (done / "table.md").read_text()
+
+
+def test_every_result_names_the_weights_that_it_was_measured_on(done):
+    for run in measured(done):
+        file = done / "runs" / "digits" / run["variant"] / f"seed-{run['seed']}" / "checkpoints" / "step-000004"
+        assert run["weights"] == sha256((file / "weights.safetensors").read_bytes()).hexdigest()
+
+
+def test_results_of_weights_that_have_changed_are_measured_again(done, tmp_path, monkeypatch):
+    out = shutil.copytree(done, tmp_path / "out")
+    seeds = [out / "runs" / "digits" / "flows" / f"seed-{seed}" / "checkpoints" for seed in (0, 1)]
+    shutil.rmtree(seeds[1])
+    shutil.copytree(seeds[0], seeds[1])
+    asked = []
+    monkeypatch.setattr(module, "do", lambda job: asked.append(job.folder) or module.read_sealed(job.file))
+    study(out, resume=True)
+    assert asked == [seeds[1].parent]
 
 
 def test_a_table_and_a_picture_follow(done):
