@@ -97,8 +97,8 @@ def test_gradcheck(method, direction, step_length):
         moved = mlp._replace(weights=(weight,), bias_jets=(bias_jet,), out_weight=out_weight)
         return reference.flow(moved, z0, index, slots, 0.5, method, direction, step_length)[0]
 
-    # The reverse flow iterates at every evaluation: a random projection of its Jacobian is enough.
-    assert torch.autograd.gradcheck(path, inputs, fast_mode=direction == "reverse")
+    # Where a step is evaluated several times, a random projection of the Jacobian is enough.
+    assert torch.autograd.gradcheck(path, inputs, fast_mode=method != "euler" or direction == "reverse")
 
 
 @pytest.mark.parametrize("method", METHODS)
