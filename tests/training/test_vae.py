@@ -290,9 +290,9 @@ def test_people_name_potentials_for_good(tmp_path):
 
 
 @pytest.mark.slow
-def test_training_learns_the_flows(tmp_path):
+def test_training_learns_the_flows(learned_bars):
     """After some hundred steps the flow leads where the images do, and the bound has risen."""
-    run = small_vae(tmp_path / "run", steps=300, batch_size=24, learning_rate=5e-3, log_every=50)
+    run = learned_bars
     rows, k = torch.arange(24).repeat(2), torch.arange(2).repeat_interleave(24)
     images = Bars().frames(rows, k, torch.linspace(0, 1, 4).repeat(48, 1))
     z0 = run.vae.encode(images[:, 0])[0]
