@@ -185,12 +185,21 @@ def loaded() -> dict[str, set[str]]:
     return {name: set(modules.split()) for name, modules in zip(programs, printed, strict=True)}
 
 
+@pytest.mark.slow
 def test_importing_fastflow_loads_the_engine(loaded):
     ours = {name.split(".")[1] for name in loaded["fastflow"] if name.startswith("fastflow.")}
     assert ours - {"_cuda"} == {"core", "engine", "_native"}
     assert not (loaded["fastflow"] - loaded["torch"]) & set(ENGINE_NEEDS_NOT)
 
 
+@pytest.mark.slow
+def test_importing_fastflow_loads_no_kernels(loaded):
+    ours = {name for name in loaded["fastflow"] if name.startswith("fastflow.")}
+    assert "triton" not in loaded["fastflow"]
+    assert not {name for name in ours if "kernels" in name}
+
+
+@pytest.mark.slow
 def test_the_engine_needs_no_package_of_the_latent_half():
     """Not only doesn't it import them: it works where they aren't installed."""
     program = (
@@ -205,11 +214,13 @@ def test_the_engine_needs_no_package_of_the_latent_half():
     subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
 
 
+@pytest.mark.slow
 def test_the_latent_half_comes_on_first_use(loaded):
     modules = {"fastflow.training.config", "fastflow.generators.loading", "fastflow.runs.run"}
     assert modules <= loaded["latent half"]
 
 
+@pytest.mark.slow
 def test_old_module_paths_are_attributes_too(loaded):
     assert {"fastflow.engine.pde", "fastflow.latents.traversal"} <= loaded["attributes"]
 
@@ -223,6 +234,7 @@ def test_every_public_name_is_there():
         _ = ff.nothing
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("old", "new"), [(old, new) for old, _, new in OLD])
 def test_old_module_paths_lead_to_the_new_modules(loaded, old, new):
     assert new in loaded[old]
