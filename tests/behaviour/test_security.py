@@ -32,6 +32,7 @@ def test_opening_a_run_runs_the_generator_that_it_names(strange):
     assert (strange / "ran").exists()
 
 
+@pytest.mark.slow
 def test_opening_a_run_with_a_generator_of_ones_own_runs_nothing_of_it(strange, capsys):
     ff.load_run(strange, ff.generators.load("digits-vae"))
     main(["evaluate", str(strange), "--generator", "digits-vae", "--samples", "64"])

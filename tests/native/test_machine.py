@@ -5,6 +5,7 @@ import os
 import threading
 from pathlib import Path
 
+import pytest
 import torch
 from support.memory import extra_memory
 from support.native_engine import Engine, check_all
@@ -42,6 +43,7 @@ def in_fresh_processes(*programs: str) -> list[str]:
     return in_forks(*(f"{find}; {program}" for program in programs))
 
 
+@pytest.mark.slow
 def test_instruction_sets_agree(tmp_path):
     programs = {
         isa: f"os.environ['FASTFLOW_ISA'] = {isa!r}; {IMPORT}; t.save_results({str(tmp_path / isa)!r})"
@@ -103,6 +105,7 @@ def peak_of_a_flow_backward() -> int:
     return extra_memory(lambda: engine.flow_backward(mlp, path, index, slots, path))
 
 
+@pytest.mark.slow
 def test_memory():
     """However many samples there are, and however many potentials and steps.
 

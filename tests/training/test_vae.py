@@ -248,6 +248,7 @@ def test_loaded_run_is_the_trained_one(trained):
     assert bounds[0] == bounds[1]
 
 
+@pytest.mark.slow
 def test_same_seed_gives_the_same_bits_and_resuming_does(tmp_path):
     changes = {"supervision": "weak", "prior": "diffusion", "ema": 0.5, "likelihood": "gaussian"}
     small_vae(tmp_path / "whole", **changes)
@@ -265,6 +266,7 @@ def test_same_seed_gives_the_same_bits_and_resuming_does(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_evaluation_and_report_take_it(trained):
     assert trained.evaluate(24, progress=False)["training_steps"] == 6
     page = trained.report(24, progress=False).read_text()

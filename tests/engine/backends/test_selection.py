@@ -31,6 +31,7 @@ def card(monkeypatch):
     return pretend
 
 
+@pytest.mark.slow
 def test_an_instruction_set_that_is_not_there_is_an_error_in_one_line():
     call = "ff.PotentialBank(1, 2).jet(torch.zeros(1, 2), 0.0, 0)"
     program = f"""

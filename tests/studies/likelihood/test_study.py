@@ -56,6 +56,7 @@ def measured(out):
     return [{key: value for key, value in run.items() if key not in timed} for run in runs]
 
 
+@pytest.mark.slow
 def test_every_variant_has_every_seed(done):
     runs = measured(done)
     assert [(run["variant"], run["seed"]) for run in runs] == [("flows", 0), ("flows", 1), ("plain", 0), ("plain", 1)]
@@ -68,6 +69,7 @@ def test_every_variant_has_every_seed(done):
     assert "of which the first 20" in (done / "table.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_table_and_a_picture_follow(done):
     text = (done / "table.md").read_text()
     assert text.count("| `flows`") == 2
@@ -79,6 +81,7 @@ def test_a_table_and_a_picture_follow(done):
         assert (done / "table.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_resumed_it_measures_only_what_is_missing(done, monkeypatch):
     files = sorted((done / "runs").rglob("seed-*.json"))
     times = {file: file.stat().st_mtime_ns for file in files}
@@ -101,6 +104,7 @@ def test_a_training_that_diverges_is_a_finding(tmp_path):
     assert "`flows` with seed 0 failed: training stopped at step 1" in text
 
 
+@pytest.mark.slow
 def test_bad_input_in_a_measurement_ends_that_run_alone(done, tmp_path, monkeypatch):
     def refuse(run, *others):
         if run.config.flows and run.config.seed == 0:
@@ -128,6 +132,7 @@ STOPS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", STOPS)
 def test_however_it_is_stopped_its_workers_leave_checkpoints(tmp_path, how):
     out = tmp_path / "out"
@@ -138,6 +143,7 @@ def test_however_it_is_stopped_its_workers_leave_checkpoints(tmp_path, how):
     assert 0 < max(steps) < LONG.configs["digits"].steps
 
 
+@pytest.mark.slow
 def test_stopped_it_goes_on_to_the_same_results(done, tmp_path):
     out = tmp_path / "out"
     stopped(out, "SIZE", "config.json", lambda process: process.terminate())
@@ -216,6 +222,7 @@ def test_refuses_data_that_it_has_no_settings_for(tmp_path):
         study_likelihood(tmp_path / "out", {"faces": None}, size=SIZE)
 
 
+@pytest.mark.slow
 def test_refuses_a_folder_with_something_else(done, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="holds a study already: resume it"):
         study(done)
