@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from support.moving import small_vae
 from support.runs import small_run
 
 from fastflow import generators
@@ -14,8 +15,18 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 
+def pytest_configure(config):
+    # pytest-xdist would begin with the files that have the most tests, which are seldom those that take the longest.
+    config.option.loadscopereorder = False
+
+
 def pytest_collection_modifyitems(config, items):
-    """Of every so many tests one, where FASTFLOW_TEST_SHARD is "3/8": the fourth of eight runs beside each other."""
+    """Files with slow tests come first, so that no process is left with a long one when the others have ended.
+
+    And of every so many tests one, where FASTFLOW_TEST_SHARD is "3/8": the fourth of eight runs beside each other.
+    """
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
     shard = os.environ.get("FASTFLOW_TEST_SHARD")
     if shard:
         this, count = map(int, shard.split("/"))
@@ -55,3 +66,10 @@ def _digits_folder(tmp_path_factory):
 def digits_folder(_digits_folder, tmp_path):
     """A folder of its own with a small finished run on the digits VAE."""
     return shutil.copytree(_digits_folder, tmp_path / "run")
+
+
+@pytest.fixture(scope="session")
+def learned_bars(tmp_path_factory):
+    """A VAE whose flows have learned how the bars of support/moving.py move; no test may change it."""
+    folder = tmp_path_factory.mktemp("learned") / "run"
+    return small_vae(folder, steps=300, batch_size=24, learning_rate=5e-3, log_every=50)

@@ -20,6 +20,8 @@ if CHROMIUM is None:
 pytest.importorskip("gradio", reason="needs the extra app: pip install 'fastflow[app]'")
 playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install playwright")
 
+pytestmark = pytest.mark.slow  # a server, a browser, and a page that takes seconds to load for every test
+
 # The command in a process that writes down whom it calls: nobody, but itself.
 SERVE = """
 import sys

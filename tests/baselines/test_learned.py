@@ -89,6 +89,7 @@ def test_penalty_is_the_variance_of_the_hessians_off_diagonal():
     assert float(penalty.detach()) == pytest.approx(float(second.var(0).mean()), rel=2e-3)
 
 
+@pytest.mark.slow
 def test_linear_classifier_learns_to_tell_directions_apart(generator, tmp_path):
     config = budget(steps=100, batch_size=24, learning_rate=5e-3, log_every=25, checkpoint_every=100)
     LinearClassifier(generator, 3, config=config, folder=tmp_path)

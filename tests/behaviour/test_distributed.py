@@ -73,6 +73,7 @@ def test_torchrun_with_two_processes_gives_the_curve_of_one(tmp_path, alone):
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["checkpoints", "config.json", "metrics.jsonl"]
 
 
+@pytest.mark.slow
 def test_processes_stop_together_and_resumes_to_the_curve_of_one(tmp_path, alone):
     folder = tmp_path / "run"
     children = train_group(2, folder, {**SETTINGS, "steps": 10_000})
@@ -90,6 +91,7 @@ def test_processes_stop_together_and_resumes_to_the_curve_of_one(tmp_path, alone
     assert [line["step"] for line in metrics(folder)] == list(range(1, end + 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("supervision", ["full", "weak"])
 def test_processes_train_a_vae_along_the_curve_of_one(tmp_path, supervision):
     settings = {**moving.SMALL, "log_every": 1, "supervision": supervision, "prior": "diffusion", "ema": 0.5}
@@ -100,6 +102,7 @@ def test_processes_train_a_vae_along_the_curve_of_one(tmp_path, supervision):
     assert_alike(tmp_path / "two", tmp_path / "one", 6)
 
 
+@pytest.mark.slow
 def test_error_of_the_leader_ends_all(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.tex").write_text("mine")
@@ -107,6 +110,7 @@ def test_error_of_the_leader_ends_all(tmp_path):
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.tex"]
 
 
+@pytest.mark.slow
 def test_latents_that_one_process_alone_refuses_end_all(tmp_path):
     """The other waits in that step's sums, where no restart would find it."""
     settings = {**SETTINGS, "companion": False, "restarts": 3}

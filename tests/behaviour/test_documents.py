@@ -59,6 +59,7 @@ GIVEN = {"docs/datasets.md": _mnist, "docs/paths.md": _run}
 WITH_PYTHON = [page for page in PAGES if any(block.language == "python" for block in blocks(page))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if any(b.language == "python" for b in blocks(page))], ids=name
 )
@@ -91,6 +92,7 @@ def test_every_block_says_what_it_is():
             assert block.language in ("python", "bash", "text"), f"{name(page)}:{block.line}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=name)
 def test_commands_exist(page, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT))

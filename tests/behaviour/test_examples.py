@@ -20,6 +20,7 @@ def _elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_network_learns_a_wave(capsys):
     assert example("pinn_wave.py")(dims=2, steps=400) < 0.2
     printed = capsys.readouterr().out
@@ -27,6 +28,7 @@ def test_a_network_learns_a_wave(capsys):
     assert float(re.search(r"gradients (\S+) of their length apart", printed)[1]) < 1e-5
 
 
+@pytest.mark.slow
 def test_a_decoder_of_scikit_learn_is_traversed(capsys, tmp_path):
     example("own_generator.py")(steps=4, epochs=3, samples=24)
     printed = capsys.readouterr().out
@@ -34,12 +36,14 @@ def test_a_decoder_of_scikit_learn_is_traversed(capsys, tmp_path):
     assert "the best" in (tmp_path / "runs/own/report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_vae_with_flows_stands_beside_one_without(capsys, tmp_path):
     example("vae_flows.py")(steps=4, images=16)
     assert re.findall(r"^(\w+): log p\(x\) -\d+", capsys.readouterr().out, re.MULTILINE) == ["flows", "plain"]
     assert (tmp_path / "runs/vae-flows/flows/report.html").is_file()
 
 
+@pytest.mark.slow
 def test_the_notebook_runs(tmp_path):
     notebook = nbformat.read(EXAMPLES / "tour.ipynb", as_version=4)
     (settings,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ()))

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.processes import in_forks
 
 ROOT = Path(__file__).parents[2]
 ENGINE_NEEDS_NOT = ("numpy", "PIL", "jinja2", "safetensors", "tqdm", "tyro", "matplotlib", "sklearn", "gradio")
@@ -104,18 +105,23 @@ def test_nothing_lies_flat_at_the_root():
     assert tracked == {"__init__.py", "__main__.py", "_native.pyi", "_cuda.pyi", "py.typed"}
 
 
-def test_no_import_leads_upward():
-    arrows = graph(ROOT / "fastflow")
+@pytest.fixture(scope="module")
+def arrows() -> dict[str, set[str]]:
+    """What each module of the package imports."""
+    return graph(ROOT / "fastflow")
+
+
+def test_no_import_leads_upward(arrows):
     assert len(arrows) > 100
     assert upward(arrows, floors()) == []
 
 
-def test_no_circle():
-    assert circles(graph(ROOT / "fastflow")) == []
+def test_no_circle(arrows):
+    assert circles(arrows) == []
 
 
-def test_the_root_loads_the_engine_alone():
-    targets = graph(ROOT / "fastflow")["fastflow"]
+def test_the_root_loads_the_engine_alone(arrows):
+    targets = arrows["fastflow"]
     assert {target.split(".")[1] for target in targets} == {"core", "engine"}
 
 
@@ -127,16 +133,12 @@ def test_the_root_loads_the_engine_alone():
         ("saved/names.py", "import fastflow.baselines", "fastflow.saved.names imports fastflow.baselines"),
     ],
 )
-def test_a_planted_import_is_found(tmp_path, module, line, fault):
-    package = tmp_path / "fastflow"
-    for name, file in modules(ROOT / "fastflow").items():
-        copy = package / file.relative_to(ROOT / "fastflow")
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_text(file.read_text(encoding="utf-8"), encoding="utf-8")
-        assert name
-    planted = package / module
-    planted.write_text(f"{planted.read_text(encoding='utf-8')}\n\ndef _planted():\n    {line}\n", encoding="utf-8")
-    assert upward(graph(package), floors()) == [fault]
+def test_a_planted_import_is_found(tmp_path, arrows, module, line, fault):
+    planted = tmp_path / "planted.py"
+    source = (ROOT / "fastflow" / module).read_text(encoding="utf-8")
+    planted.write_text(f"{source}\n\ndef _planted():\n    {line}\n", encoding="utf-8")
+    found = imports(fault.split()[0], planted, modules(ROOT / "fastflow"))
+    assert upward({**arrows, fault.split()[0]: found}, floors()) == [fault]
 
 
 def test_a_planted_circle_is_found(tmp_path):
@@ -152,40 +154,75 @@ def test_a_planted_circle_is_found(tmp_path):
     assert sorted(circle) == ["fastflow.a", "fastflow.b", "fastflow.c"]
 
 
-def loaded_by(code: str) -> set[str]:
-    """The modules that a fresh interpreter has after running this code."""
-    script = f"{code}\nimport sys\nprint(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    return set(done.stdout.split())
+PROGRAMS = {
+    "torch": "import torch",
+    "fastflow": "import fastflow",
+    "latent half": "import fastflow as ff\nff.DiscoverConfig, ff.generators.load, ff.Run",
+    "attributes": "import fastflow as ff\nff.errors.InputError, ff.flows.flow, ff.traversal.Traversal, ff.pde.Wave",
+}
+OLD = [
+    ("fastflow.pde", "Wave", "fastflow.engine.pde"),
+    ("fastflow.arguments", "Times", "fastflow.engine.inputs"),
+    ("fastflow.potentials", "PotentialBank", "fastflow.engine.potentials"),
+    ("fastflow.ops.types", "Jet", "fastflow.engine.types"),
+    ("fastflow.traversal", "Traversal", "fastflow.latents.traversal"),
+    ("fastflow.report.strips", "save_strip", "fastflow.pictures.strips"),
+]
+# As in a pickle of a bank, for example, which names its class by its module.
+FOLLOWED = {
+    old: f"import {old}, sys\nfrom {old} import {name} as old\nfrom {new} import {name} as new\nassert old is new\n"
+    f"import {new}\nassert sys.modules[{old!r}] is sys.modules[{new!r}]\n"
+    f"assert sys.modules[{new!r}].__spec__.name == {new!r}"
+    for old, name, new in OLD
+}
 
 
-def test_importing_fastflow_loads_torch_and_the_engine():
-    loaded = loaded_by("import fastflow")
-    ours = {name.split(".")[1] for name in loaded if name.startswith("fastflow.")}
-    assert "torch" in loaded
+@pytest.fixture(scope="module")
+def loaded() -> dict[str, set[str]]:
+    """The modules that a process has which has imported torch and then run a program."""
+    programs = {**PROGRAMS, **FOLLOWED}
+    printed = in_forks(*(f"{program}\nimport sys\nprint(*sys.modules)" for program in programs.values()))
+    return {name: set(modules.split()) for name, modules in zip(programs, printed, strict=True)}
+
+
+@pytest.mark.slow
+def test_importing_fastflow_loads_the_engine(loaded):
+    ours = {name.split(".")[1] for name in loaded["fastflow"] if name.startswith("fastflow.")}
     assert ours - {"_cuda"} == {"core", "engine", "_native"}
-    assert not (loaded - loaded_by("import torch")) & set(ENGINE_NEEDS_NOT)
+    assert not (loaded["fastflow"] - loaded["torch"]) & set(ENGINE_NEEDS_NOT)
 
 
+@pytest.mark.slow
+def test_importing_fastflow_loads_no_kernels(loaded):
+    ours = {name for name in loaded["fastflow"] if name.startswith("fastflow.")}
+    assert "triton" not in loaded["fastflow"]
+    assert not {name for name in ours if "kernels" in name}
+
+
+@pytest.mark.slow
 def test_the_engine_needs_no_package_of_the_latent_half():
     """Not only doesn't it import them: it works where they aren't installed."""
-    loaded_by(
+    program = (
         "import sys\n"
         f"for name in {ENGINE_NEEDS_NOT}: sys.modules[name] = None\n"
-        "import torch\nfrom fastflow.engine import PotentialBank, flow, pde_loss\n"
+        "from fastflow.engine import PotentialBank, flow, pde_loss\n"
+        "torch = sys.modules['torch']\n"  # which the engine has imported
         "bank = PotentialBank(2, 3, (8, 8))\nz = torch.randn(4, 3)\n"
         "pde_loss(bank, z, 0.0, 1).backward()\n"
         "assert flow(bank, z, 0, 3).shape == (4, 4, 3)\n"
     )
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
 
 
-def test_the_latent_half_comes_on_first_use():
-    loaded = loaded_by("import fastflow as ff\nff.DiscoverConfig, ff.generators.load, ff.Run")
-    assert {"fastflow.training.config", "fastflow.generators.loading", "fastflow.runs.run"} <= loaded
+@pytest.mark.slow
+def test_the_latent_half_comes_on_first_use(loaded):
+    modules = {"fastflow.training.config", "fastflow.generators.loading", "fastflow.runs.run"}
+    assert modules <= loaded["latent half"]
 
 
-def test_old_module_paths_are_attributes_too():
-    loaded_by("import fastflow as ff\nff.errors.InputError, ff.flows.flow, ff.traversal.Traversal, ff.pde.Wave")
+@pytest.mark.slow
+def test_old_module_paths_are_attributes_too(loaded):
+    assert {"fastflow.engine.pde", "fastflow.latents.traversal"} <= loaded["attributes"]
 
 
 def test_every_public_name_is_there():
@@ -197,22 +234,7 @@ def test_every_public_name_is_there():
         _ = ff.nothing
 
 
-@pytest.mark.parametrize(
-    ("old", "name", "new"),
-    [
-        ("fastflow.pde", "Wave", "fastflow.engine.pde"),
-        ("fastflow.arguments", "Times", "fastflow.engine.inputs"),
-        ("fastflow.potentials", "PotentialBank", "fastflow.engine.potentials"),
-        ("fastflow.ops.types", "Jet", "fastflow.engine.types"),
-        ("fastflow.traversal", "Traversal", "fastflow.latents.traversal"),
-        ("fastflow.report.strips", "save_strip", "fastflow.pictures.strips"),
-    ],
-)
-def test_old_module_paths_lead_to_the_new_modules(old, name, new):
-    """In a pickle of a bank, for example, which names its class by its module."""
-    loaded = loaded_by(
-        f"import {old}\nfrom {old} import {name} as old\nfrom {new} import {name} as new\nassert old is new\n"
-        f"import {new}\nassert sys.modules[{old!r}] is sys.modules[{new!r}]\n"
-        f"assert sys.modules[{new!r}].__spec__.name == {new!r}".replace("assert sys", "import sys\nassert sys", 1)
-    )
-    assert new in loaded
+@pytest.mark.slow
+@pytest.mark.parametrize(("old", "new"), [(old, new) for old, _, new in OLD])
+def test_old_module_paths_lead_to_the_new_modules(loaded, old, new):
+    assert new in loaded[old]

@@ -70,6 +70,7 @@ def test_digits_are_read_on_mnist_and_vary_over_a_vae(tmp_path, monkeypatch):
     assert right.double().mean() > 0.97
 
 
+@pytest.mark.slow
 @needs_mnist
 def test_digits_that_paths_lead_to(tmp_path):
     lenet = comparison.LeNet()

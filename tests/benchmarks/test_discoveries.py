@@ -28,6 +28,7 @@ def test_a_checkpoint_is_a_run_of_its_own(run, tmp_path):
         discoveries.checkpoint_as_run(run.folder, 3, tmp_path / "none")
 
 
+@pytest.mark.slow
 def test_table_and_pictures(run, tmp_path, capsys):
     words = ["--steps", "2", "4", "--samples", "64", "--pictures", str(tmp_path / "p"), "--json", str(tmp_path / "j")]
     discoveries.main([str(run.folder), *words])

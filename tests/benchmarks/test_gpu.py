@@ -28,6 +28,7 @@ def part(name, program, seconds=20.0):
     return Part(name, "something", [sys.executable, "-c", program, "{result}"], seconds)
 
 
+@pytest.mark.slow
 def test_a_part_that_ends_badly_loses_neither_its_rows_nor_the_others(tmp_path, capfd):
     parts = [
         part("good", WRITE + "print('said')"),
@@ -57,6 +58,7 @@ def test_a_part_that_ends_badly_loses_neither_its_rows_nor_the_others(tmp_path, 
     assert (tmp_path / "logs" / "good.log").read_text() == "said\n"
 
 
+@pytest.mark.slow
 def test_the_children_of_a_part_that_hangs_are_stopped(tmp_path):
     file = tmp_path / "pid"
     child = f"import os, time, pathlib; pathlib.Path({str(file)!r}).write_text(str(os.getpid())); time.sleep(60)"
@@ -71,12 +73,14 @@ def test_the_children_of_a_part_that_hangs_are_stopped(tmp_path):
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_what_there_is_no_time_for_is_left_out(tmp_path):
     slow, late = run([part("slow", "import time; time.sleep(60)", 2.0), part("late", "pass", 5.0)], tmp_path, 4.0)
     assert slow.status == "timed out"
     assert (late.status, late.message) == ("left out", "no time was left")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("module", "target"), [("gpu", "make gpu"), ("gpu_profile", "make profile")])
 def test_without_a_gpu_it_is_refused_in_a_line(module, target, tmp_path):
     command = [sys.executable, "-m", f"benchmarks.{module}", "--out", tmp_path / "out"]
@@ -105,6 +109,7 @@ def test_what_is_missing_or_too_old_is_named(monkeypatch, name, found, reason):
     assert gpu.missing().startswith(reason)
 
 
+@pytest.mark.slow
 def test_what_only_the_command_line_or_a_profile_needs_may_be_missing(monkeypatch):
     monkeypatch.setattr(gpu, "_version", lambda name: None if name in ("tyro", "nvtx") else "9.0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -164,6 +169,7 @@ def test_every_file_with_a_test_for_a_gpu_is_found():
     assert "cli/test_main.py" not in found
 
 
+@pytest.mark.slow
 def test_tests_are_shared_among_processes(tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # where none can run, all are skipped, and counted
     result = tmp_path / "result.json"
@@ -315,6 +321,7 @@ def test_results_as_markdown():
     assert "4 kernels, 1 of them the integrator's" in text
 
 
+@pytest.mark.slow
 def test_results_are_drawn_and_written(tmp_path):
     assert gpu_report.draw(RESULTS, tmp_path / "results.png")
     assert (tmp_path / "results.png").read_bytes().startswith(b"\x89PNG")

@@ -3,12 +3,14 @@
 from functools import partial
 
 import numpy as np
+import pytest
 
 import fastflow as ff
 from benchmarks.studies import metrics
 from fastflow.metrics import predictability
 
 
+@pytest.mark.slow
 def test_a_line_for_each_metric(monkeypatch, capsys):
     monkeypatch.setattr(predictability, "SMALL", predictability.SMALL._replace(epochs=1))
     monkeypatch.setattr(ff.metrics, "vp_score_fast", partial(ff.metrics.vp_score_fast, samples=200))

@@ -13,6 +13,7 @@ from fastflow.baselines import Random
 from fastflow.metrics.held_out import held_out_starts
 
 
+@pytest.mark.slow
 def test_a_row_for_each_method_with_the_worst_residual_of_flows(tmp_path, capsys):
     options = {"methods": ["random"], "seeds": 2, "pairs": 60, "starts": 4, "progress": False}
     ff.compare(ff.generators.load("digits-vae"), tmp_path / "found", small_config(), attributes="strokes", **options)

@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from benchmarks.cpu import gate
+from benchmarks.cpu import gate, scaling
 from benchmarks.cpu import suite as cpu
 from benchmarks.cpu.registry import OURS, Contender, contenders
 from benchmarks.problem import Case, Problem
@@ -109,6 +109,7 @@ def test_errors_that_seem_large_are_averaged_over_seeds(monkeypatch):
     assert gate.settled_errors(problem, {"u": problem.z}) == (one, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case", [Case("training", 256, 12, 16, 2), Case("training", 64, 64, 16, 2)], ids=lambda c: c.name
 )
@@ -120,6 +121,7 @@ def test_single_precision_is_as_exact_as_in_plain_torch(case):
         assert squares["float32"] < gate.ALLOWED**2 * squares["float32 torch"], output
 
 
+@pytest.mark.slow
 def test_contenders_take_turns():
     order = []
     calls = {name: lambda name=name: order.append(name) for name in "ab"}
@@ -135,7 +137,9 @@ def test_peak_memory_sees_what_a_call_takes():
     assert 60 * 2**20 < peak < 100 * 2**20
 
 
-def test_the_driver_writes_its_files(tmp_path, capsys):
+@pytest.mark.slow
+def test_the_driver_writes_its_files(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(scaling, "SHAPES", ((24, 5, 7, 2),))
     plan = cpu.QUICK._replace(
         cases=CASES[4:6],
         case_seconds=0,

@@ -107,6 +107,7 @@ for columns in {WIDTHS}:
 """
 
 
+@pytest.mark.slow
 def test_help_is_written_for_40_to_120_columns_in_any_terminal():
     # In a process of its own, as in a terminal of one column tyro would work for minutes.
     done = subprocess.run(

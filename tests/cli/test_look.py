@@ -17,6 +17,7 @@ from support.runs import sigmoid_generator, sigmoid_images
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [("sigmoid_generator",), ("sigmoid_images", "--latent-dim", "4")], ids=" ".join)
 def test_run_of_a_generator_made_in_python_is_shown_with_its_function(tmp_path, monkeypatch, capsys, words):
     (tmp_path / "mine.py").write_text(MINE)
@@ -88,6 +89,7 @@ def test_evaluate_prints_a_table_of_its_file(digits_folder, capsys):
     assert output.err == ""
 
 
+@pytest.mark.slow
 def test_report_measures_and_draws_what_is_missing(digits_folder, capsys, quick_evaluation):
     main(["report", str(digits_folder)])
     assert f"look at {digits_folder / 'report.html'}" in capsys.readouterr().out
@@ -99,6 +101,7 @@ def test_report_measures_and_draws_what_is_missing(digits_folder, capsys, quick_
     assert [name for name in first if first[name] != again[name]] in ([], ["report.html"])
 
 
+@pytest.mark.slow
 def test_report_of_a_run_that_went_on_is_new(digits_folder, quick_evaluation):
     main(["report", str(digits_folder)])
     main([*DISCOVER, "--out", str(digits_folder), *options(steps=8), "--resume"])
@@ -107,6 +110,7 @@ def test_report_of_a_run_that_went_on_is_new(digits_folder, quick_evaluation):
         assert json.loads((digits_folder / name).read_text())["training_steps"] == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "damage"),
     [

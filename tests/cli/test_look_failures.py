@@ -4,7 +4,7 @@ import multiprocessing
 import os
 
 import pytest
-from support.commands import failed_line, fails, process
+from support.commands import fails, fails_after_a_word, files_up_to
 from support.runs import contents, options
 
 from fastflow.cli.main import main
@@ -65,11 +65,13 @@ def test_traversals_never_replace_other_files(digits_folder, tmp_path, capsys, n
     assert contents(tmp_path / "cwd") == before
 
 
-def test_no_space_for_traversals(tmp_path, digits_folder):
+def test_no_space_for_traversals(digits_folder, capsys):
     main(["traverse", str(digits_folder), "--starts", "1"])
+    capsys.readouterr()
     before = contents(digits_folder)
-    line = failed_line(process("traverse", digits_folder, "--starts", "6", "--overwrite", largest_file=4_000))
-    assert "run/traversals'" in line
+    with files_up_to(4_000):
+        said = fails(capsys, "traverse", digits_folder, "--starts", "6", "--overwrite")
+    assert said == f"File too large: '{digits_folder}/traversals'"
     assert contents(digits_folder) == before
 
 
@@ -92,13 +94,11 @@ def test_attributes_need_a_predictor(digits_folder, capsys):
     assert "--attributes are the names" in fails(capsys, "evaluate", digits_folder, "--attributes", "smile")
 
 
-def test_no_space_for_the_evaluation(digits_folder):
+def test_no_space_for_the_evaluation(digits_folder, capsys):
     before = contents(digits_folder)
-    result = process("evaluate", digits_folder, "--samples", "24", largest_file=200)
-    assert result.returncode == 2
-    assert result.stderr.count("\n") == 1
-    assert "File too large" in result.stderr
-    assert "evaluation.json'" in result.stderr
+    with files_up_to(200):
+        said = fails_after_a_word(capsys, "evaluate", digits_folder, "--samples", "24")
+    assert said == f"File too large: '{digits_folder}/evaluation.json'"
     assert contents(digits_folder) == before
 
 

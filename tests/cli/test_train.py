@@ -14,6 +14,7 @@ DISCOVER = ("discover", "--generator", "digits-vae")
 VAE = ("train-vae", "--data", "digits", "--latent-dim", "3", "--widths", "16", *options(num_potentials=0))
 
 
+@pytest.mark.slow
 def test_demo_writes_a_page(tmp_path, monkeypatch, capsys, quick_evaluation):
     monkeypatch.chdir(tmp_path)
     main(["demo", "--steps", "2"])
@@ -35,6 +36,7 @@ def test_discover_is_the_same_as_in_python(tmp_path, capsys):
     assert saved(tmp_path / "cli", 6) == saved(tmp_path / "python", 6)
 
 
+@pytest.mark.slow
 def test_discover_on_a_file_of_ones_own(tmp_path, monkeypatch, capsys):
     (tmp_path / "mine.py").write_text("def decode(z):\n    return z.sigmoid().reshape(-1, 1, 2, 3)\n")
     monkeypatch.chdir(tmp_path)
@@ -60,6 +62,7 @@ def test_discover_takes_settings_from_a_plain_file(tmp_path):
     assert (config.hidden, config.steps, config.num_potentials) == ((5,), 2, 8)
 
 
+@pytest.mark.slow
 def test_discover_starts_from_a_preset(tmp_path):
     main([*DISCOVER, "--out", str(tmp_path / "run"), "--preset", "stylegan2", *options(), "--pde-weight", "2"])
     config = load_run(tmp_path / "run").config
@@ -87,6 +90,7 @@ def test_discover_resumes_and_overwrites(tmp_path):
     assert load_run(tmp_path / "run").step == 2
 
 
+@pytest.mark.slow
 def test_train_vae_is_the_same_as_in_python_and_its_run_is_shown_like_any(tmp_path, capsys):
     folder = tmp_path / "cli"
     main([*VAE, "--out", str(folder), "--seed", "3"])

@@ -5,7 +5,7 @@ import os
 
 import pytest
 import torch
-from support.commands import failed_line, fails, process
+from support.commands import fails, fails_after_a_word, files_up_to
 from support.runs import contents, options, saved, sigmoid_generator, small_config
 
 from fastflow.cli.main import main
@@ -126,16 +126,6 @@ def test_occupied_run_folders(digits_folder, capsys, command):
     assert contents(digits_folder) == before
 
 
-def fails_after_a_word(capsys, *arguments):
-    """The demo says what it does before it starts."""
-    with pytest.raises(SystemExit) as exit_:
-        main([str(argument) for argument in arguments])
-    output = capsys.readouterr()
-    assert exit_.value.code == 2
-    assert output.err.count("\n") == 1
-    return output.err
-
-
 def test_folder_that_can_not_be_made(tmp_path, capsys):
     (tmp_path / "cwd" / "file").write_text("mine")
     said = fails(capsys, *DISCOVER[:3], "--out", "file/run", *options())
@@ -198,16 +188,16 @@ def test_overwriting_a_comparison_removes_nothing_where_its_runs_are_a_link(tmp_
     assert contents(tmp_path) == before
 
 
-def test_no_space_for_the_configuration(tmp_path):
-    line = failed_line(process(*DISCOVER, *options(), largest_file=100))
-    assert "out/config.json'" in line
+def test_no_space_for_the_configuration(tmp_path, capsys):
+    with files_up_to(100):
+        assert fails(capsys, *DISCOVER, *options()) == "File too large: 'out/config.json'"
     assert not list((tmp_path / "cwd").iterdir())
 
 
-def test_no_space_for_a_checkpoint(tmp_path):
+def test_no_space_for_a_checkpoint(tmp_path, capsys):
     folder = tmp_path / "cwd" / "out"
-    line = failed_line(process(*DISCOVER, *options(), largest_file=20_000))
-    assert "checkpoints/step-000003'" in line
+    with files_up_to(20_000):
+        assert fails(capsys, *DISCOVER, *options()) == "File too large: 'out/checkpoints/step-000003'"
     assert sorted(contents(folder)) == ["config.json", "metrics.jsonl"]
     # With room again, the run goes on as if nothing had been.
     main([*DISCOVER, *options(), "--resume"])
@@ -215,18 +205,17 @@ def test_no_space_for_a_checkpoint(tmp_path):
     assert saved(folder, 6) == saved(tmp_path / "cwd" / "whole", 6)
 
 
-def test_no_space_for_metrics(tmp_path):
+def test_no_space_for_metrics(tmp_path, capsys):
     folder = tmp_path / "cwd" / "out"
-    line = failed_line(process(*DISCOVER, *options(log_every=1, steps=500, checkpoint_every=500), largest_file=6_000))
-    assert "out/metrics.jsonl'" in line
+    with files_up_to(6_000):
+        words = [*DISCOVER, *options(log_every=1, steps=500, checkpoint_every=500)]
+        assert fails(capsys, *words) == "File too large: 'out/metrics.jsonl'"
     steps = [json.loads(text)["step"] for text in (folder / "metrics.jsonl").read_text().splitlines()]
     assert steps == list(range(1, len(steps) + 1))
     assert len(steps) > 10
 
 
-def test_diverging_training_is_one_line_and_keeps_its_checkpoints(tmp_path):
-    result = process(*DISCOVER, *options(learning_rate=1e37, steps=50, checkpoint_every=1))
-    assert result.returncode == 2
-    assert result.stderr.count("\n") == 1
-    assert "training stopped at step 2: the latents on the paths: z must be finite" in result.stderr
+def test_diverging_training_is_one_line_and_keeps_its_checkpoints(tmp_path, capsys):
+    said = fails(capsys, *DISCOVER, *options(learning_rate=1e37, steps=50, checkpoint_every=1))
+    assert "training stopped at step 2: the latents on the paths: z must be finite" in said
     assert read_json(tmp_path / "cwd" / "out" / "config.json")["kind"] == "discover"

@@ -40,6 +40,7 @@ def plan(mlp, z0, slots, path, backward, **arguments):
     return cuda._plan(machine(emulated, **arguments), mlp, z0, slots, *path.values(), backward=backward)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step_length", [None, 0.05])
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("method", METHODS)
@@ -66,6 +67,7 @@ def test_depths(on, hidden, out_activation):
     check(run(*arguments, options("heun")), *arguments, options("heun"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize(
     ("shared_bytes", "resident", "in_shared"),
@@ -100,6 +102,7 @@ def test_more_networks_than_samples(on):
     check(run(*arguments, options()), *arguments, options())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
 def test_one_block_for_many_networks(on, direction):
     """The blocks of a device with one multiprocessor walk over several potentials, each with its own gradients."""
@@ -117,6 +120,7 @@ def test_one_block_for_many_networks(on, direction):
     assert all(map(torch.equal, *results))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
 def test_as_many_threads_as_on_a_device(on, direction):
     on(order=3, multiprocessors=1)

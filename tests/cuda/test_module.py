@@ -11,6 +11,7 @@ import pytest
 from support.cuda_cases import case, options
 
 import fastflow as ff
+from fastflow.cli.main import main
 from fastflow.core.errors import BackendError, InputError
 from fastflow.engine.backends import cuda
 from fastflow.engine.backends import selection as backends
@@ -25,9 +26,9 @@ def test_the_reason_is_told(monkeypatch):
         cuda.flow(*case(), **options())
 
 
-def test_info_tells_of_the_module():
-    command = [sys.executable, "-m", "fastflow", "info"]
-    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+def test_info_tells_of_the_module(capsys):
+    main(["info"])
+    output = capsys.readouterr().out
     (line, *_) = (line for line in output.splitlines() if line.startswith("cuda flow integrator"))
     assert ("missing" in line) == (backends.cuda_module is None)
 
@@ -57,6 +58,7 @@ def launch() -> None:
     backends.cuda_module.flow(plan=plan, workspace=0, stream=0, **layers, **addresses)
 
 
+@pytest.mark.slow
 @built
 def test_launching_without_a_device_is_an_error():
     program = f"import sys; sys.path.insert(0, {str(TESTS)!r}); from cuda.test_module import launch; launch()"

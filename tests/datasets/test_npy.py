@@ -51,6 +51,7 @@ def test_header_that_is_no_header_is_one_line(tmp_path, content, version):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_long_header_takes_no_memory(tmp_path):
     file = archive_of(tmp_path / OFFICIAL_FILE, imgs=npy_text(" " * 200_000_000, b"\2\0"))
     assert file.stat().st_size < 1 << 20

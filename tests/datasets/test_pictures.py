@@ -105,6 +105,7 @@ def test_other_formats_cut_off_are_refused(tmp_path, suffix, share):
         read_picture(file, 8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("width", "height", "message"),
     [

@@ -158,6 +158,7 @@ def test_coloured_images_turn_as_images_coloured_later():
     torch.testing.assert_close(moved(datasets.color(images, 180.0), "hue", 0.3), moved(images, "hue", 0.3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*COMPONENTS, "scale+translation-y+rotation+hue"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_derivatives_in_image_and_place(name, channels):

@@ -257,6 +257,7 @@ def test_bad_times_are_refused(t, message):
         ff.mlp_jet(network(inputs=4), points()[0], t)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("laplacian", ["exact", "hutchinson", "none"])
 def test_a_time_for_each_sample_takes_no_memory_for_each(laplacian):
     """Its biases would be a quarter of a gigabyte."""

@@ -81,6 +81,7 @@ def test_reverse_says_when_a_path_cannot_be_undone():
         ff.flow(bank, z0, index, steps=3, dt=50.0, direction="reverse")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step_length", [None, 0.05])
 @pytest.mark.parametrize("direction", ["forward", "descent", "reverse"])
 @pytest.mark.parametrize("method", METHODS)
@@ -97,8 +98,8 @@ def test_gradcheck(method, direction, step_length):
         moved = mlp._replace(weights=(weight,), bias_jets=(bias_jet,), out_weight=out_weight)
         return reference.flow(moved, z0, index, slots, 0.5, method, direction, step_length)[0]
 
-    # The reverse flow iterates at every evaluation: a random projection of its Jacobian is enough.
-    assert torch.autograd.gradcheck(path, inputs, fast_mode=direction == "reverse")
+    # Where a step is evaluated several times, a random projection of the Jacobian is enough.
+    assert torch.autograd.gradcheck(path, inputs, fast_mode=method != "euler" or direction == "reverse")
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -145,6 +146,7 @@ def test_rollout_loss_uses_each_potentials_own_constants():
     torch.testing.assert_close(one, ff.pde_loss(bank, z0, 0.0, 2, ff.pde.Wave(2.0)))
 
 
+@pytest.mark.slow
 def test_long_rollouts_round_no_more_than_plain_torch():
     """Each sample's tangents add to the gradient of a hidden layer's weights at each of forty steps."""
     squares = torch.zeros(2, dtype=torch.float64)

@@ -116,6 +116,7 @@ def test_a_bank_whose_output_saturates_still_has_a_direction(dtype):
     torch.testing.assert_close(*paths, rtol=1e-4 if dtype == torch.float32 else 1e-9, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("graph", [False, True], ids=["no graph", "graph"])
 @pytest.mark.parametrize("index", [1, "each its own"])
 def test_a_time_for_each_of_many_samples_takes_little_memory(index, graph):

@@ -74,6 +74,7 @@ SMALL_NETS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("make", "kind", "image_shape"), SMALL_NETS.values(), ids=SMALL_NETS)
 def test_state_dict_is_loaded_and_found_again(tmp_path, make, kind, image_shape):
     net = settled(make())
@@ -167,6 +168,7 @@ class Net(nn.Module):
         return torch.tanh(self.layers(z)).view(-1, 3, 2, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 @pytest.mark.parametrize("kind", ["torchscript", "traced", "exported"])
 def test_archive(tmp_path, kind):

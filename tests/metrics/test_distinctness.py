@@ -1,5 +1,6 @@
 """Distinctness: a new classifier names changes that differ, and only those."""
 
+import pytest
 import torch
 
 from fastflow.metrics.distinctness import measure_distinctness
@@ -17,11 +18,13 @@ def moved_blobs(same):
     return Pairs(images, images + change, index)
 
 
+@pytest.mark.slow
 def test_classifier_names_distinct_changes_and_only_those():
     assert measure_distinctness(moved_blobs(same=False), 3, seed=0).accuracy == 1
     assert measure_distinctness(moved_blobs(same=True), 3, seed=0, epochs=5).accuracy < 0.5
 
 
+@pytest.mark.slow
 def test_classifier_is_tested_on_pairs_that_it_was_not_trained_on():
     """Labels that are noise can be learned by heart, but not predicted."""
     pairs = moved_blobs(same=True)

@@ -105,13 +105,12 @@ def test_a_straight_direction_is_the_one_that_looks_best(known):
 
 
 @pytest.mark.slow
-def test_straight_directions_have_converged(tmp_path, monkeypatch):
-    run = small_vae(tmp_path / "run", steps=300, batch_size=24, learning_rate=5e-3)
+def test_straight_directions_have_converged(learned_bars, monkeypatch):
     error = {}
     for steps in (0, 300, 1200):
         monkeypatch.setattr(equivariance, "_FIT_STEPS", steps)
-        directions = ff.metrics.straight_directions(run, Bars())
-        error[steps] = ff.metrics.equivariance_error(run, Bars(), directions=directions).error
+        directions = ff.metrics.straight_directions(learned_bars, Bars())
+        error[steps] = ff.metrics.equivariance_error(learned_bars, Bars(), directions=directions).error
     assert error[300] < 0.98 * error[0]
     assert error[300] == pytest.approx(error[1200], rel=0.01)
 
@@ -152,9 +151,8 @@ def test_assignment_is_the_best_of_all():
 
 
 @pytest.mark.slow
-def test_trained_flows_beat_not_moving(tmp_path):
-    run = small_vae(tmp_path / "run", steps=300, batch_size=24, learning_rate=5e-3)
-    found = ff.metrics.equivariance_error(run, Bars())
+def test_trained_flows_beat_not_moving(learned_bars):
+    found = ff.metrics.equivariance_error(learned_bars, Bars())
     assert found.floor < found.error < 0.5 * found.still
     assert found.accuracy > 0.9
 

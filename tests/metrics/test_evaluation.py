@@ -24,6 +24,7 @@ def result(run):
     return evaluate(run, 120, progress=False)
 
 
+@pytest.mark.slow
 def test_result_is_the_file_and_finite_json(run, result):
     text = (run.folder / "evaluation.json").read_text()
     assert json.loads(text) == result
@@ -57,6 +58,7 @@ def test_random_directions_are_compared_at_equal_strength(result):
     assert 0 <= random["accuracy"] <= 1
 
 
+@pytest.mark.slow
 def test_same_seed_same_result_and_other_seed_other(run, result):
     again, other = (evaluate(run, 120, seed=seed, progress=False) for seed in (1, 2))
     assert {**again, "seconds": 0} == {**result, "seconds": 0}

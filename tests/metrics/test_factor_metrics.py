@@ -40,6 +40,7 @@ def score(metric, codes, factors, seed=0, **options):
 # Ends of the scale
 
 
+@pytest.mark.slow
 @by_name
 def test_a_perfect_code_scores_the_maximum_in_any_order_scale_and_sign(metric):
     factors, _ = drawn(4000)
@@ -48,6 +49,7 @@ def test_a_perfect_code_scores_the_maximum_in_any_order_scale_and_sign(metric):
     assert 0.98 < score(metric, codes, factors) <= 1
 
 
+@pytest.mark.slow
 @by_name
 def test_a_rotated_code_scores_low(metric):
     """With much noise, where metrics classify: a rotation without noise can be undone. Modularity hardly minds."""
@@ -99,6 +101,7 @@ def test_a_code_of_two_factors_is_entangled_yet_complete():
     assert score(modularity, codes, factors) < 0.9
 
 
+@pytest.mark.slow
 @by_name
 def test_the_codes_scales_do_not_matter(metric):
     factors, rng = drawn(600)
@@ -249,6 +252,7 @@ def test_accuracies_are_those_of_other_packages_up_to_their_draws(metric, expect
 # Splits, seeds, selection
 
 
+@pytest.mark.slow
 @by_name
 def test_the_same_seed_gives_the_same_and_the_worlds_random_numbers_are_left_alone(metric):
     factors, rng = drawn(600)
@@ -278,6 +282,7 @@ def spoiled(factors, part, seed=0):
     return factors
 
 
+@pytest.mark.slow
 def test_nothing_is_chosen_on_the_test_part():
     """Where the test part alone is spoiled, all is as it was but what is measured on it."""
     factors, rng = drawn(1500)
@@ -295,6 +300,7 @@ def test_nothing_is_chosen_on_the_test_part():
     assert thresholds[1].table[0][0] < 0.3 < thresholds[0].table[0][0]
 
 
+@pytest.mark.slow
 def test_choices_are_made_on_the_validation_part():
     factors, rng = drawn(1500)
     codes = peer_codes(factors, rng)

@@ -151,6 +151,7 @@ def test_cosines_are_averaged_over_pairs_of_different_starts(generator):
 # All of them
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("measure", [ff.metrics.path_length, ff.metrics.curvature, ff.metrics.consistency])
 def test_measures_are_seeded_and_refuse_what_cannot_be(measure, generator, tmp_path):
     run = small_run(tmp_path / "run")

@@ -42,6 +42,7 @@ def found():
     return {k: ff.metrics.log_likelihood(LinearGaussian(), X, num_samples=k) for k in (1, 4, 32, 512, 4096)}
 
 
+@pytest.mark.slow
 def test_linear_gaussian_model_is_approached_from_below(found):
     truth = TRUTH.log_prob(X)
     means = [found[k].mean for k in found]

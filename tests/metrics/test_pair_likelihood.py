@@ -88,6 +88,7 @@ def vae(tmp_path_factory):
     return small_vae(tmp_path_factory.mktemp("vae"), latent_dim=2, companion=True, steps=2)
 
 
+@pytest.mark.slow
 def test_a_flow_is_integrated_over_its_latents(vae):
     place = torch.tensor([1, 3, 2])
     k = torch.tensor([0, 1, 1])

@@ -34,6 +34,7 @@ def brief(monkeypatch):
     monkeypatch.setattr(predictability, "SMALL", SMALL._replace(epochs=15))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("brief")
 @pytest.mark.parametrize("measure", [ff.metrics.vp_score, ff.metrics.vp_score_fast])
 def test_paths_are_told_apart_as_far_as_they_differ(axes, measure):
@@ -48,6 +49,7 @@ def test_paths_are_told_apart_as_far_as_they_differ(axes, measure):
     assert found.strength == pytest.approx(ff.metrics.pixel_change(axes, path_steps=3), rel=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("brief")
 def test_same_seed_same_result_whatever_the_worlds_random_numbers(axes):
     torch.manual_seed(0)
@@ -63,6 +65,7 @@ def test_same_seed_same_result_whatever_the_worlds_random_numbers(axes):
     assert one.standard_error is None
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("brief")
 def test_runs_are_measured_on_their_own_paths(tmp_path):
     run = small_run(tmp_path / "run", sigmoid_generator())
@@ -87,6 +90,7 @@ def told(pairs, recipe=SMALL, seed=0):
         return train_and_measure(pairs, 2, recipe._replace(epochs=12), seed, bar)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", [PUBLISHED, SMALL], ids=lambda recipe: recipe.name)
 def test_nothing_is_learned_from_or_chosen_on_the_test_part(recipe):
     pairs = noise(same=False)

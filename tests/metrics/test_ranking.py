@@ -60,6 +60,7 @@ def test_each_share_counts():
     assert score(1.0, 1.0, 0.03, 1, BAND) == 1.0
 
 
+@pytest.mark.slow
 def test_evaluation_ranks_by_what_it_measured(tmp_path):
     run = small_run(tmp_path / "run", steps=3)
     run.bank.out_weight[1] *= 1e-6  # a dead potential
@@ -77,6 +78,7 @@ def test_evaluation_ranks_by_what_it_measured(tmp_path):
     assert 0.5 < result["smoothness"]["random_directions"] <= 1
 
 
+@pytest.mark.slow
 def test_smoothness_in_the_evaluation_is_that_of_the_potentials_own_paths(tmp_path):
     run = small_run(tmp_path / "run", steps=3, path_steps=5)
     result = run.evaluate(60, progress=False)
@@ -87,6 +89,7 @@ def test_smoothness_in_the_evaluation_is_that_of_the_potentials_own_paths(tmp_pa
         )
 
 
+@pytest.mark.slow
 def test_paths_of_one_step_are_ranked_without_smoothness(tmp_path):
     run = small_run(tmp_path / "run", steps=2, path_steps=1)
     result = run.evaluate(60, progress=False)
@@ -94,6 +97,7 @@ def test_paths_of_one_step_are_ranked_without_smoothness(tmp_path):
     assert all(math.isfinite(value) for value in result["ranking"]["scores"])
 
 
+@pytest.mark.slow
 def test_ranking_evaluates_first_where_that_is_not_done(tmp_path):
     run = small_run(tmp_path / "run")
     ranking = run.ranking(samples=60, progress=False)
@@ -109,6 +113,7 @@ def test_ranking_evaluates_first_where_that_is_not_done(tmp_path):
         run.ranking()
 
 
+@pytest.mark.slow
 def test_evaluate_prints_the_best_first_with_names_and_attributes(tmp_path, capsys, digits_folder):
     load_run(digits_folder).name(2, "slant")
     (tmp_path / "look.py").write_text("def brightness(images):\n    return images.mean((1, 2, 3))\n")

@@ -38,6 +38,7 @@ def regressor(data):
     return ff.metrics.factor_regressor(data, epochs=40, progress=False)
 
 
+@pytest.mark.slow
 def test_factors_are_told_as_far_as_images_show_them(regressor):
     assert regressor.told["shape"] > 0.9
     assert regressor.told["x"] > 0.9
@@ -46,6 +47,7 @@ def test_factors_are_told_as_far_as_images_show_them(regressor):
     assert regressor.samples == 49  # of 490 starting images
 
 
+@pytest.mark.slow
 def test_values_are_shares_of_their_range_and_probabilities(regressor, data):
     assert regressor.names == ["shape 0", "shape 1", "shape 2", "x", "light", "hidden"]
     rows = torch.arange(0, len(data), 3)
@@ -64,6 +66,7 @@ def test_starting_images_have_their_own_factors(data):
     assert torch.equal(data.starts(rows), same)
 
 
+@pytest.mark.slow
 def test_purity_of_paths_in_known_factors(regressor):
     """A path that moves the spot is pure in x, one that brightens it in light."""
 

@@ -10,6 +10,7 @@ SINGLE = 1e-6  # a few roundings; a derivative of tanh is a polynomial in its va
 DOUBLE = 5e-15
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_float32(activation):
     for a in all_floats(stride=20011):

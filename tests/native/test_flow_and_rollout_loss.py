@@ -76,6 +76,7 @@ def test_one_sample_goes_where_many_go(method):
     assert not torch.equal(one, many[:1])  # so they went different ways
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_float32_is_more_exact_than_the_plain_formula_on_wide_latents(method):
     """Where the first layer bends so much that a rounding of its coordinates, kept for the whole path, would show."""
@@ -108,6 +109,7 @@ def test_float32_where_the_first_layer_lacks_rank():
     assert error <= 6 * plain_error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("step_length", [None, 0.05])
 def test_reverse_flow(method, step_length):

@@ -52,6 +52,7 @@ def test_refused_frame_rates(tmp_path, rate):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_traverse_writes_a_grid_and_videos_of_ones_own_images(digits_folder, tmp_path, capsys):
     pytest.importorskip("imageio_ffmpeg")
     Image.fromarray(np.full((8, 8), 60, np.uint8)).save(tmp_path / "grey.png")

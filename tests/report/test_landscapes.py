@@ -111,6 +111,7 @@ def test_page_shows_a_frame_for_every_time(run, parse):
     assert "prefers-reduced-motion" in page.source
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage",
     [
@@ -133,6 +134,7 @@ def test_damaged_landscapes_are_left_out(run, parse, damage):
     assert len(page.all("svg", **{"class": "landscape"})) == 2
 
 
+@pytest.mark.slow
 def test_report_suggests_names_from_strokes(run, parse):
     write_traversals(run, run.folder / "traversals", starts=2)
     page = parse(run.report(24, progress=False).read_text(encoding="utf-8"))

@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from support.runs import contents, metrics, small_run
 
 from fastflow import generators
@@ -26,6 +27,7 @@ def measured(run):
     return result
 
 
+@pytest.mark.slow
 def test_evaluation_is_of_the_trained_weights(tmp_path):
     trained = small_run(tmp_path / "run", generators.load("digits-vae"), steps=30)
     expected = measured(trained)
@@ -44,6 +46,7 @@ def test_evaluation_is_of_the_trained_weights(tmp_path):
 # The report
 
 
+@pytest.mark.slow
 def test_run_in_hand_is_reported_without_its_generator_having_a_name(tmp_path):
     run = small_run(tmp_path / "run")
     page = run.report(samples=24, progress=False)

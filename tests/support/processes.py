@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import socket
+import subprocess
+import sys
 
 import torch
 from support.moving import Bars
@@ -20,7 +22,8 @@ THREADS = 1
 
 def context():
     server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["fastflow", "torch.distributed", "torch._dynamo"])
+    # All that this module imports of fastflow, and what training imports late; the server finds no `support`.
+    server.set_forkserver_preload(["fastflow.runs.train", "torch.distributed", "torch._dynamo", "torch.profiler"])
     return server
 
 
@@ -66,3 +69,25 @@ def train_group(size, folder, settings, options=None, refusing_rank=None):
     for child in children:
         child.start()
     return children
+
+
+# Each program gets what importing torch takes, which is seconds, for nothing, and nothing of fastflow.
+_FORKS = """
+import os, sys, torch
+for program in sys.argv[1:]:
+    child = os.fork()
+    if not child:
+        exec(program, {"__name__": "__main__"})
+        sys.stdout.flush()
+        os._exit(0)
+    if os.waitpid(child, 0)[1]:
+        raise SystemExit("this program failed: " + program)
+    print(end="\\0", flush=True)
+"""
+
+
+def in_forks(*programs: str) -> list[str]:
+    """What each program prints, in a process of its own that has imported torch and nothing of fastflow."""
+    done = subprocess.run([sys.executable, "-c", _FORKS, *programs], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split("\0")[:-1]

@@ -217,6 +217,7 @@ def test_latents_that_a_step_refuses_name_the_step(tmp_path, monkeypatch):
         small_run(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss(tmp_path):
     small_run(tmp_path / "run", generators.load("digits-vae"), steps=40, batch_size=48, log_every=10)
     losses = [line["loss"] for line in metrics(tmp_path / "run")]

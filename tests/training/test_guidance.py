@@ -47,6 +47,7 @@ def test_guidance_is_a_mean_over_the_guided_potentials(predictor, guided, sample
     torch.testing.assert_close(losses.logged["guidance"], torch.cat(expected).mean().detach())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["follow", "oppose"])
 def test_guided_potential_moves_the_property_its_way(tmp_path, way):
     changes = {"guidance": way, "guidance_weight": 5.0, "steps": 60, "learning_rate": 0.01, "log_every": 60}

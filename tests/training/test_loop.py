@@ -99,6 +99,7 @@ def test_progress_bar_is_shown_only_where_asked(tmp_path, capsys):
 # Seeds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2])
 def test_two_runs_of_one_seed_are_the_same_to_the_bit(tmp_path, threads):
     before = torch.get_num_threads()
@@ -151,6 +152,7 @@ def test_seeds_of_any_size_have_random_numbers_of_their_own():
 # Resuming
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [1, 3, 4], ids=["before-a-checkpoint", "at-one", "after-one"])
 def test_resumed_run_ends_with_the_same_bits(tmp_path, first):
     small_run(tmp_path / "whole")
@@ -337,6 +339,7 @@ def resume_here(folder, steps):
     discover(generators.load("digits-vae"), config, folder, resume=True, progress=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["INT", "TERM"])
 def test_signalled_process_resumes_to_the_same_bits(tmp_path, number):
     folder = tmp_path / "run"

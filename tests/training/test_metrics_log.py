@@ -17,6 +17,7 @@ def test_every_line_has_shares_of_one(tmp_path):
         assert min(shares) > 0
 
 
+@pytest.mark.slow
 def test_tensorboard_has_the_lines_of_the_file_once(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -10,6 +10,7 @@ from fastflow.runs.loading import load_run
 from fastflow.training.discover import Discovery
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("residual", ["normalized", "square"])
 @pytest.mark.parametrize(
     "changes",

@@ -38,6 +38,7 @@ def test_learning_rate_follows_its_schedule(tmp_path):
     assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
+@pytest.mark.slow
 def test_schedules_survive_json(tmp_path):
     schedule = ((0, 0.0), (5, 2.0))
     small_run(tmp_path / "run", pde_schedule=schedule, learning_rate_schedule=((3, 1.0),))

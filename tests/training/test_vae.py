@@ -248,6 +248,7 @@ def test_loaded_run_is_the_trained_one(trained):
     assert bounds[0] == bounds[1]
 
 
+@pytest.mark.slow
 def test_same_seed_gives_the_same_bits_and_resuming_does(tmp_path):
     changes = {"supervision": "weak", "prior": "diffusion", "ema": 0.5, "likelihood": "gaussian"}
     small_vae(tmp_path / "whole", **changes)
@@ -265,6 +266,7 @@ def test_same_seed_gives_the_same_bits_and_resuming_does(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_evaluation_and_report_take_it(trained):
     assert trained.evaluate(24, progress=False)["training_steps"] == 6
     page = trained.report(24, progress=False).read_text()
@@ -290,9 +292,9 @@ def test_people_name_potentials_for_good(tmp_path):
 
 
 @pytest.mark.slow
-def test_training_learns_the_flows(tmp_path):
+def test_training_learns_the_flows(learned_bars):
     """After some hundred steps the flow leads where the images do, and the bound has risen."""
-    run = small_vae(tmp_path / "run", steps=300, batch_size=24, learning_rate=5e-3, log_every=50)
+    run = learned_bars
     rows, k = torch.arange(24).repeat(2), torch.arange(2).repeat_interleave(24)
     images = Bars().frames(rows, k, torch.linspace(0, 1, 4).repeat(48, 1))
     z0 = run.vae.encode(images[:, 0])[0]

@@ -43,6 +43,7 @@ def scalar(jet: Jet) -> Tensor:
     return sum((torch.randn(x.shape, generator=rng, dtype=x.dtype) * x).sum() for x in jet)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
 @pytest.mark.parametrize("out_activation", OUT_ACTIVATIONS)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -52,6 +53,7 @@ def test_jet_equals_nested_autograd(shape, activation, out_activation):
     torch.testing.assert_close(reference.jet(mlp, *samples), nested_jet(mlp, *samples), **SAME_FORMULA)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
 def test_gradients_equal_nested_autograd(shape):
     mlp = requiring_grad(random_mlp(*shape, slots=4, activation="gelu"))
@@ -84,6 +86,7 @@ def test_jet_equals_finite_differences(activation):
         torch.testing.assert_close(jet.u_tt[b], (later + earlier - 2 * u(z[b], now)) / h**2, **SECOND_DIFFERENCES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(2, 3, (4, 3)), (1, 5, (2,))], ids=["two layers", "wide latents"])
 @pytest.mark.parametrize("activation", ["tanh", "softplus"])
 def test_gradcheck_and_gradgradcheck(shape, activation):

@@ -15,10 +15,11 @@ def _nothing_traced():
 
 
 # What is traced is the same for both backends, and generating code takes ten times as long: one loss is enough.
-COMPILED = [(loss, "aot_eager") for loss in LOSSES.values()] + [(LOSSES["pde_loss"], "inductor")]
-COMPILED_IDS = [*LOSSES, "pde_loss by inductor"]
+COMPILED = [(loss, "aot_eager") for loss in LOSSES.values()] + [(LOSSES["one index"], "inductor")]
+COMPILED_IDS = [*LOSSES, "one index by inductor"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("loss", "backend"), COMPILED, ids=COMPILED_IDS)
 def test_compiled_training_equals_eager_training(loss, backend):
     gradients = []
@@ -39,6 +40,7 @@ NETS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", NETS.values(), ids=NETS.keys())
 def test_compiled_training_of_an_ordinary_network(call):
     torch.manual_seed(0)
@@ -61,6 +63,7 @@ TIMES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", TIMES.values(), ids=TIMES.keys())
 def test_times_may_change_between_compiled_steps(call):
     bank, z, index = bank_and_samples()
@@ -71,6 +74,7 @@ def test_times_may_change_between_compiled_steps(call):
     assert counter.frame_count == 2  # for the first, and then for any
 
 
+@pytest.mark.slow
 def test_the_length_of_a_step_may_change_between_compiled_steps():
     bank, z, index = bank_and_samples()
     compiled = torch.compile(lambda dt: ff.flow(bank, z, index, 2, dt=dt), fullgraph=True, backend="aot_eager")
@@ -78,6 +82,7 @@ def test_the_length_of_a_step_may_change_between_compiled_steps():
         torch.testing.assert_close(compiled(dt), ff.flow(bank, z, index, 2, dt=dt))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [LOSSES["flow"], LOSSES["rollout_loss and path"]], ids=["flow", "rollout_loss"])
 def test_the_batch_may_change_between_compiled_steps(loss):
     bank, z, index = bank_and_samples(9)
@@ -86,6 +91,7 @@ def test_the_batch_may_change_between_compiled_steps(loss):
         torch.testing.assert_close(compiled(bank, z[:batch], index[:batch]), loss(bank, z[:batch], index[:batch]))
 
 
+@pytest.mark.slow
 def test_compiled_calls_follow_the_choice_of_a_backend():
     bank, z, index = bank_and_samples()
     counter = CompileCounterWithBackend("aot_eager")
@@ -98,6 +104,7 @@ def test_compiled_calls_follow_the_choice_of_a_backend():
     assert counter.frame_count == 2
 
 
+@pytest.mark.slow
 def test_a_compiled_reverse_flow_says_that_it_did_not_converge():
     bank, z, index = bank_and_samples()
     with torch.no_grad():
@@ -119,6 +126,7 @@ class Sine(nn.Module):
         return torch.sin(self.frequency * x)
 
 
+@pytest.mark.slow
 def test_a_compiled_sine_of_ones_own_must_be_one():
     x = torch.randn(5, 3)
     for frequency in (1.0, 30.0):
@@ -143,6 +151,7 @@ class Jets(nn.Module):
         return alone.laplacian + each.laplacian + end.sum(1) + ff.mlp_jet(self.net, z).laplacian
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strict", [False, True])
 def test_a_model_with_jets_exports_for_any_batch(strict):
     torch.manual_seed(0)

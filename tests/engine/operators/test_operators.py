@@ -146,6 +146,7 @@ def test_without_gradients_the_values_are_the_same(make):
     torch.testing.assert_close(tuple(quiet), tuple(x.detach() for x in loud), rtol=0, atol=1e-14)
 
 
+@pytest.mark.slow
 @every_operator
 def test_gradcheck_and_gradgradcheck(make):
     operator = make(torch.float64, 2)
@@ -171,6 +172,7 @@ def test_a_cotangent_of_the_path_alone_and_of_the_loss_alone():
         torch.testing.assert_close(*gradients, **tolerances.OPERATOR[torch.float64])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step_length", [None, 0.05])
 @pytest.mark.parametrize("direction", ["forward", "descent", "reverse"])
 @pytest.mark.parametrize("method", ["euler", "heun", "rk4"])
@@ -195,6 +197,7 @@ def test_the_reverse_flow_refuses_a_second_derivative():
         gradient.sum().backward()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operator", ["jet", "jet_backward", "residual_loss", "residual_loss_and_gradient", "flow",
                                       "flow_backward", "rollout_loss", "rollout_loss_backward"])  # fmt: skip
 def test_opcheck(operator):

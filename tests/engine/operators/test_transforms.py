@@ -137,6 +137,7 @@ def test_forward_mode_of_an_ordinary_network():
     torch.testing.assert_close(tangent, ff.mlp_jet(net, x, 0.3).grad.sum(1))
 
 
+@pytest.mark.slow
 def test_forward_mode_of_a_compiled_function():
     bank, z, index = bank_and_samples()
 

@@ -29,6 +29,7 @@ def found(source):
     return measure(source, STEPS, Attributes(corners, NAMES, [0, 2]), pairs=PAIRS, starts=STARTS, seed=SEED)
 
 
+@pytest.mark.slow
 def test_each_is_the_metric_of_its_name(source, found):
     metrics, options = ff.metrics, {"path_steps": STEPS, "samples": STARTS, "seed": SEED}
     pure = metrics.purity(source, lambda images: corners(images)[:, [0, 2]], NAMES, **options)

@@ -49,6 +49,7 @@ def untimed(out):
     return [{key: value for key, value in run.items() if key not in TIMES} for run in results(out)["runs"]]
 
 
+@pytest.mark.slow
 def test_every_method_has_every_seed_and_every_measure(done):
     runs = {(run["method"], run["seed"]): run for run in results(done)["runs"]}
     assert set(runs) == {(method, seed) for method in ("flows", *METHODS) for seed in (0, 1)}
@@ -62,6 +63,7 @@ def test_every_method_has_every_seed_and_every_measure(done):
     assert runs["flows", 0]["purity"] != runs["flows", 1]["purity"]
 
 
+@pytest.mark.slow
 def test_all_have_the_strength_of_the_flows_of_their_seed(done):
     runs = {(run["method"], run["seed"]): run for run in results(done)["runs"] if "left_out" not in run}
     for (method, seed), run in runs.items():
@@ -70,6 +72,7 @@ def test_all_have_the_strength_of_the_flows_of_their_seed(done):
         assert (run["step_length"] is None) == (method == "flows")
 
 
+@pytest.mark.slow
 def test_flows_of_other_settings_have_that_strength_too(tmp_path):
     small(tmp_path / "out", methods=("flows,pde=heat",), seeds=1)
     own, other = (run["strength"] for run in results(tmp_path / "out")["runs"])
@@ -77,6 +80,7 @@ def test_flows_of_other_settings_have_that_strength_too(tmp_path):
     assert other != own
 
 
+@pytest.mark.slow
 def test_all_have_the_strength_asked_for(tmp_path):
     small(tmp_path / "out", methods=("random",), seeds=1, strength=0.004)
     for run in results(tmp_path / "out")["runs"]:
@@ -85,6 +89,7 @@ def test_all_have_the_strength_asked_for(tmp_path):
     assert "change the pixels by 0.004 in the mean" in (tmp_path / "out" / "compare.html").read_text()
 
 
+@pytest.mark.slow
 def test_what_cannot_be_that_strong_is_left_out(tmp_path, monkeypatch):
     def weak(source, strength, **options):
         if source.step_length is not None:
@@ -96,6 +101,7 @@ def test_what_cannot_be_that_strong_is_left_out(tmp_path, monkeypatch):
     assert results(tmp_path / "out")["left_out"] == {"random": "no step length gives it that"}
 
 
+@pytest.mark.slow
 def test_a_method_whose_folder_is_held_is_not_left_out(tmp_path):
     """A killed comparison's last worker may still be writing its checkpoint when the comparison is resumed."""
     options = {"methods": ("latentclr",), "seeds": 1}
@@ -107,6 +113,7 @@ def test_a_method_whose_folder_is_held_is_not_left_out(tmp_path):
     assert not results(tmp_path / "out")["left_out"]
 
 
+@pytest.mark.slow
 def test_table_strips_and_page_are_there(done):
     text = (done / "table.md").read_text()
     assert "|  | `flows` | `flows,step_length=0.2` | `random` | `latentclr` |" in text
@@ -119,6 +126,7 @@ def test_table_strips_and_page_are_there(done):
     assert "SeFa needs a layer" in page
 
 
+@pytest.mark.slow
 def test_resumed_it_does_only_what_is_missing(done, monkeypatch):
     before, file = untimed(done), done / "jobs" / "random" / "seed-1.json"
     file.unlink()
@@ -201,11 +209,13 @@ def looked(tmp_path):
     return spec
 
 
+@pytest.mark.slow
 def test_the_page_says_how_to_make_it_again(looked, tmp_path):
     page = html.unescape((tmp_path / "out" / "compare.html").read_text())
     assert f"{TYPED} --attributes {looked} --attribute-names one eight --pairs 60" in page
 
 
+@pytest.mark.slow
 def test_resumed_with_edited_attributes_it_refuses(looked, tmp_path):
     options = {"methods": ("random",), "attributes": looked, "attribute_names": ["one", "eight"], "resume": True}
     before = contents(tmp_path / "out")
@@ -314,6 +324,7 @@ def test_bad_input_on_the_command_line_is_one_line(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_refuses_a_folder_with_something_else(done, tmp_path):
     before = contents(done)
     with pytest.raises(InputError, match="holds a comparison already: resume it"):
@@ -327,6 +338,7 @@ def test_refuses_a_folder_with_something_else(done, tmp_path):
             small(tmp_path, overwrite=overwrite)
 
 
+@pytest.mark.slow
 def test_overwriting_leaves_nothing_of_the_old(tmp_path):
     small(tmp_path / "out", methods=("random",), seeds=2)
     small(tmp_path / "out", methods=("pca",), seeds=1, overwrite=True)
@@ -341,6 +353,7 @@ def test_one_path_or_one_step_is_nothing_to_compare(tmp_path):
             compare(sigmoid_generator(), tmp_path / "out", small_config(**changes))
 
 
+@pytest.mark.slow
 def test_attributes_that_no_start_differs_in_are_left_out(tmp_path):
     def half(images):
         return torch.cat((torch.ones(len(images), 1), images.flatten(1)[:, :2]), 1)

@@ -58,6 +58,7 @@ def measured(out):
     return [{key: value for key, value in run.items() if key not in timed} for run in runs]
 
 
+@pytest.mark.slow
 def test_every_variant_has_every_seed(done):
     runs = measured(done)
     assert [(run["variant"], run["seed"]) for run in runs] == [("flows", 0), ("flows", 1), ("plain", 0), ("plain", 1)]
@@ -87,6 +88,7 @@ def test_results_of_weights_that_have_changed_are_measured_again(done, tmp_path,
     assert asked == [seeds[1].parent]
 
 
+@pytest.mark.slow
 def test_a_table_and_a_picture_follow(done):
     text = (done / "table.md").read_text()
     assert text.count("| `flows`") == 2
@@ -98,6 +100,7 @@ def test_a_table_and_a_picture_follow(done):
         assert (done / "table.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_resumed_it_measures_only_what_is_missing(done, monkeypatch):
     files = sorted((done / "runs").rglob("seed-*.json"))
     times = {file: file.stat().st_mtime_ns for file in files}
@@ -120,6 +123,7 @@ def test_a_training_that_diverges_is_a_finding(tmp_path):
     assert "`flows` with seed 0 failed: training stopped at step 1" in text
 
 
+@pytest.mark.slow
 def test_bad_input_in_a_measurement_ends_that_run_alone(done, tmp_path, monkeypatch):
     def refuse(run, *others):
         if run.config.flows and run.config.seed == 0:
@@ -147,6 +151,7 @@ STOPS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", STOPS)
 def test_however_it_is_stopped_its_workers_leave_checkpoints(tmp_path, how):
     out = tmp_path / "out"
@@ -157,6 +162,7 @@ def test_however_it_is_stopped_its_workers_leave_checkpoints(tmp_path, how):
     assert 0 < max(steps) < LONG.configs["digits"].steps
 
 
+@pytest.mark.slow
 def test_stopped_it_goes_on_to_the_same_results(done, tmp_path):
     out = tmp_path / "out"
     stopped(out, "SIZE", "config.json", lambda process: process.terminate())
@@ -235,6 +241,7 @@ def test_refuses_data_that_it_has_no_settings_for(tmp_path):
         study_likelihood(tmp_path / "out", {"faces": None}, size=SIZE)
 
 
+@pytest.mark.slow
 def test_refuses_a_folder_with_something_else(done, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="holds a study already: resume it"):
         study(done)
