@@ -60,7 +60,7 @@ class Program:
     def run(self) -> ModuleType:
         """Run the file and return its module. Neighbours that an earlier run imported are imported afresh."""
         importlib.invalidate_caches()
-        self._forget()
+        earlier = self._forget()
         package = ModuleType(self.package)
         package.__path__ = [str(self.file.parent)]
         sys.modules[self.package] = package
@@ -77,6 +77,7 @@ class Program:
                 spec.loader.exec_module(module)
         except BaseException:
             self._forget()
+            sys.modules.update(earlier)  # functions of the earlier run may still import
             raise
         return module
 
@@ -90,7 +91,7 @@ class Program:
         finally:
             _searched.pop()
             for name in set(sys.modules) - before:
-                own = getattr(sys.modules[name], "__name__", name).startswith(f"{self.package}.")
+                own = str(getattr(sys.modules[name], "__name__", name)).startswith(f"{self.package}.")
                 if own and not name.startswith(self.package):
                     del sys.modules[name]
 
@@ -144,10 +145,11 @@ class Program:
             raise ModuleNotFoundError(f"No module named {plain!r}", name=plain) from error
         return sys.modules[f"{self.package}.{top}"]
 
-    def _forget(self) -> None:
-        for name in [name for name in sys.modules if name == self.package or name.startswith(f"{self.package}.")]:
-            del sys.modules[name]
+    def _forget(self) -> dict[str, ModuleType]:
+        """Remove the program's modules from Python's, and return them."""
         self._known.clear()
+        names = [name for name in sys.modules if name == self.package or name.startswith(f"{self.package}.")]
+        return {name: sys.modules.pop(name) for name in names}
 
 
 def fingerprint(file: Path) -> str:

@@ -155,6 +155,9 @@ def test_a_comparison_with_a_strangers_settings_needs_trust(strange, tmp_path):
             ff.compare(run.generator, tmp_path / "out", run.config, methods=methods, pairs=60, progress=False)
         shutil.rmtree(tmp_path / "out")
     assert not ran(strange)
+    settings = {"methods": ("flows", "random"), "seeds": 1, "pairs": 60, "starts": 2, "progress": False}
+    ff.compare(run.generator, tmp_path / "out", run.config, **settings, trust=True)
+    assert ran(strange)
 
 
 def test_the_page_runs_nothing_of_a_run_that_takes_the_place_of_its_own(strange):

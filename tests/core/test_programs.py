@@ -141,6 +141,15 @@ def test_a_changed_neighbour_is_read_again(tmp_path):
     assert told(tmp_path) == 2
 
 
+def test_functions_stay_usable_when_their_changed_file_cannot_be_read_again(tmp_path):
+    write(tmp_path, main="def tell():\n    from utils import NAME\n    return NAME\n", utils="NAME = 1\n")
+    function = import_function(f"{tmp_path}/main.py:tell", "generator")
+    write(tmp_path, main="def tell(\n")
+    with pytest.raises(InputError, match="SyntaxError"):
+        told(tmp_path)
+    assert function() == 1
+
+
 def test_a_neighbour_that_the_users_script_has_imported_is_shared(tmp_path, monkeypatch):
     write(tmp_path, main="import own_settings_module as own\ndef tell(): return own\n", own_settings_module="")
     loaded = types.ModuleType("own_settings_module")

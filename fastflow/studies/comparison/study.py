@@ -112,6 +112,7 @@ def compare(
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = True,
+    trust: bool = False,
 ) -> Path:
     """Make every method's paths on a generator for several seeds, measure all in the same way, and write a page.
 
@@ -143,6 +144,7 @@ def compare(
         resume: go on in `out` with the same settings, perhaps with more seeds and methods.
         overwrite: replace the comparison in `out`.
         progress: show a progress bar.
+        trust: as for `ff.discover`: run the classifier's FILE.py:FUNCTION if the configuration was read from a file.
 
     Returns:
         The path of compare.html.
@@ -155,6 +157,8 @@ def compare(
     generator, out = as_generator(generator), as_folder(out)
     check_place(out / "comparison.json", out)
     config = DiscoverConfig() if config is None else config
+    if trust:
+        config = replace(config, classifier=str(config.classifier))
     _check_sizes(config, seeds=seeds, workers=workers, starts=starts, pairs=pairs)
     if resume and overwrite:
         raise InputError("resume and overwrite exclude each other: choose one of them")
