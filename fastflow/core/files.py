@@ -18,6 +18,12 @@ from torch import Tensor
 
 from fastflow.core.errors import BusyError, InputError
 
+# What the file managers of macOS, Windows, KDE and Synology write into folders that somebody looks at.
+_SYSTEM_NAMES = (
+    ".ds_store", "__macosx", ".localized", ".spotlight-v100", ".trashes", ".fseventsd", "icon\r",
+    "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "system volume information", ".directory", "@eadir",
+)  # fmt: skip
+
 
 @contextmanager
 def replacing(file: Path) -> Iterator[Path]:
@@ -31,6 +37,12 @@ def replacing(file: Path) -> Iterator[Path]:
             _sync(file.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def left_by_system(path: Path) -> bool:
+    """Whether an operating system left a file or a folder there, such as .DS_Store, ._photo.png, desktop.ini."""
+    name = path.name.lower()
+    return name in _SYSTEM_NAMES or name.startswith("._")
 
 
 def is_leftover(path: Path) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import math
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +16,7 @@ from torch import nn
 
 from fastflow.core.errors import InputError
 from fastflow.core.plugins import explaining, import_function, names_function
-from fastflow.generators.archives import archive
+from fastflow.generators.archives import archive, check_program
 from fastflow.generators.autoencoder_kl import load_autoencoder_kl
 from fastflow.generators.base import Decode, Generator, from_callable
 from fastflow.generators.biggan import load_biggan
@@ -22,7 +24,7 @@ from fastflow.generators.dcgan import dcgan_from, faces
 from fastflow.generators.digits import DigitsVAE
 from fastflow.generators.sngan import sngan_from
 from fastflow.generators.state_dicts import read_state_dict
-from fastflow.generators.vae import conv_decoder_from, mlp_decoder_from
+from fastflow.generators.vae import FINALS, conv_decoder_from, mlp_decoder_from
 
 
 @dataclass(frozen=True)
@@ -41,17 +43,28 @@ def _from_state_dict(read: Callable[..., Any], value_range: tuple[float, float])
     return build
 
 
+def _from_vae(read: Callable[..., Any]) -> Callable[..., Generator]:
+    def build(path: str, **options: Any) -> Generator:
+        final = options.get("final", "sigmoid")
+        value_range = options.pop("range", FINALS[final].value_range)
+        net = read(read_state_dict(path), f"weights file {path!r}", **options)
+        return Generator(net, net.latent_dim, value_range=value_range)
+
+    return build
+
+
 NAMED: dict[str, Callable[[], Generator]] = {"digits-vae": DigitsVAE, "faces": faces}
 
 ARCHITECTURES = {
     "sngan": _Architecture(_from_state_dict(sngan_from, (-1.0, 1.0))),
     "dcgan": _Architecture(_from_state_dict(dcgan_from, (-1.0, 1.0))),
-    "mlp-vae": _Architecture(_from_state_dict(mlp_decoder_from, (0.0, 1.0)), ("layers", "shape")),
-    "conv-vae": _Architecture(_from_state_dict(conv_decoder_from, (0.0, 1.0))),
+    "mlp-vae": _Architecture(_from_vae(mlp_decoder_from), ("layers", "shape", "final", "range")),
+    "conv-vae": _Architecture(_from_vae(conv_decoder_from), ("final", "range")),
     "biggan": _Architecture(load_biggan, ("classes", "truncation")),
     "autoencoder-kl": _Architecture(load_autoencoder_kl, ("size",)),
 }
 
+_WRAPPED = ("latent_dim", "range", "output")  # the options of archives, and of functions that map latents to images
 _ARCHIVES = (".pt", ".pth", ".pt2", ".ts", ".jit")
 
 
@@ -62,6 +75,18 @@ def _range(text: str) -> tuple[float, float]:
     return low, high
 
 
+def _final(text: str) -> str:
+    if text not in FINALS:
+        raise ValueError(text)
+    return text
+
+
+def _output(text: str) -> str | int:
+    if not text:
+        raise ValueError(text)
+    return int(text) if re.fullmatch(r"-?\d+", text) else text
+
+
 def _shape(text: str) -> tuple[int, int, int]:
     channels, height, width = map(int, text.split("x"))
     return channels, height, width
@@ -70,8 +95,10 @@ def _shape(text: str) -> tuple[int, int, int]:
 # Each option's reader of its text, and an example of the text.
 _OPTIONS: dict[str, tuple[Callable[[str], Any], str]] = {
     "classes": (lambda text: tuple(map(int, text.split("+"))), "207+208"),
+    "final": (_final, "tanh"),
     "latent_dim": (int, "128"),
     "layers": (lambda text: tuple(text.split("+")), "fc3+fc4"),
+    "output": (_output, "sample"),
     "range": (_range, "-1:1"),
     "shape": (_shape, "1x28x28"),
     "size": (int, "64"),
@@ -92,7 +119,8 @@ def load(spec: str, latent_dim: int | None = None) -> Generator:
             (B, latent_dim) to images (B, C, H, W) itself, as an nn.Module may too. FILE.py can import what lies beside
             it.
             Options follow a path after commas: biggan:FOLDER,classes=207+208,truncation=0.4 or
-            FILE.pt,latent_dim=128,range=-1:1.
+            FILE.pt,latent_dim=128,range=-1:1. An archive and a function that maps latents to images have the options
+            latent_dim, range and, if they return several outputs, output: FILE.py:FUNCTION,output=sample.
         latent_dim: the width of the latents; an archive needs it, unless it is among its options, and so does a
             function of the second kind.
 
@@ -109,8 +137,10 @@ def load(spec: str, latent_dim: int | None = None) -> Generator:
             generator = _from_architecture(place, words)
         elif place.endswith(_ARCHIVES):
             generator = _from_archive(place, words, latent_dim)
+        elif names_function(place):
+            generator = _from_file(place, words, latent_dim)
         else:
-            generator = _from_file(spec, latent_dim)
+            raise InputError(f"unknown generator {spec!r}: {_near(place)}expected {_forms()}")
     if latent_dim not in (None, generator.latent_dim):
         raise InputError(
             f"generator {spec} has latents of width {generator.latent_dim}, not {latent_dim}: leave out latent_dim"
@@ -123,13 +153,13 @@ def can_be_found(name: str | None) -> bool:
     if name is None:
         return False
     place, _ = _split(name)
-    return name in NAMED or _kind(place) is not None or place.endswith(_ARCHIVES) or names_function(name)
+    return name in NAMED or _kind(place) is not None or place.endswith(_ARCHIVES) or names_function(place)
 
 
 def may_need_width(name: str) -> bool:
     """Whether `load` may need the latents' width for a generator of this name."""
     place, _ = _split(name)
-    return _kind(place) is None and (place.endswith(_ARCHIVES) or names_function(name))
+    return _kind(place) is None and (place.endswith(_ARCHIVES) or names_function(place))
 
 
 def _split(spec: str) -> tuple[str, list[str]]:
@@ -153,11 +183,26 @@ def _from_architecture(place: str, words: list[str]) -> Generator:
 
 
 def _from_archive(path: str, words: list[str], latent_dim: int | None) -> Generator:
-    options = _options("an archive", words, ("latent_dim", "range"))
+    kind, separator, _ = path.partition(":")
+    if separator and re.fullmatch(r"[\w-]{2,}", kind) and not Path(path).exists():
+        raise InputError(f"unknown kind {kind!r} in {path!r}: {_near(path)}expected {_forms()}")
+    options = _options("an archive", words, _WRAPPED)
     latent_dim = options.get("latent_dim", latent_dim)
     if latent_dim is None:
-        raise InputError(f"{path} doesn't say how wide its latents are: {path},latent_dim=N or --latent-dim N")
-    return archive(path, latent_dim, options.get("range", (0.0, 1.0)), ",".join([str(Path(path).resolve()), *words]))
+        check_program(Path(path))
+        example = shlex.quote(f"{path},latent_dim=N")
+        raise InputError(f"{path} doesn't say how wide its latents are: {example} or --latent-dim N")
+    name = ",".join([str(Path(path).resolve()), *words])
+    return archive(path, latent_dim, options.get("range", (0.0, 1.0)), name, output=options.get("output"))
+
+
+def _near(place: str) -> str:
+    """What a name that isn't known was perhaps meant to be; empty if it is like none."""
+    kind, separator, path = place.partition(":")
+    known = ARCHITECTURES if separator else NAMED
+    folded = {name.replace("-", ""): name for name in known}
+    near = difflib.get_close_matches(re.sub(r"[\W_]", "", kind.lower()), folded, 1)
+    return f"did you mean {folded[near[0]]}{separator}{path}? If not, " if near else ""
 
 
 def _options(what: str, words: list[str], allowed: tuple[str, ...]) -> dict[str, Any]:
@@ -178,9 +223,9 @@ def _forms() -> str:
     return f"{', '.join(NAMED)}, KIND:PATH (KIND one of {', '.join(ARCHITECTURES)}), FILE.pt or FILE.py:FUNCTION"
 
 
-def _from_file(spec: str, latent_dim: int | None) -> Generator:
-    if not names_function(spec):
-        raise InputError(f"unknown generator {spec!r}: expected {_forms()}")
+def _from_file(spec: str, words: list[str], latent_dim: int | None) -> Generator:
+    options = _options("a function", words, _WRAPPED)
+    latent_dim = options.pop("latent_dim", latent_dim)
     file, _, function = spec.rpartition(":")
     made: Any = import_function(spec, "generator")
     if isinstance(made, Generator):
@@ -196,8 +241,18 @@ def _from_file(spec: str, latent_dim: int | None) -> Generator:
     elif latent_dim is None:
         raise InputError(f"{spec} maps latents to images, so their width must be given: --latent-dim N")
     else:
-        generator = from_callable(cast(Decode, made), latent_dim)
-    generator.name = f"{Path(file).resolve()}:{function}"
+        generator = from_callable(
+            cast(Decode, made),
+            latent_dim,
+            value_range=options.pop("range", (0.0, 1.0)),
+            output=options.pop("output", None),
+        )
+    if options:
+        raise InputError(
+            f"{spec} gives a generator that is made already, so that {', '.join(options)} can't be changed: give it to "
+            "ff.generators.from_callable there"
+        )
+    generator.name = ",".join([f"{Path(file).resolve()}:{function}", *words])
     return generator
 
 

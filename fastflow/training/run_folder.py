@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fastflow.core.errors import InputError
-from fastflow.core.files import is_leftover, locked_folder, read_json, write_json
+from fastflow.core.files import is_leftover, left_by_system, locked_folder, read_json, write_json
 from fastflow.training.checkpoint import latest_checkpoint, remove_leftovers
 from fastflow.training.config import CHANGEABLE, FlowConfig
 from fastflow.training.config_file import from_dict
@@ -122,7 +122,7 @@ def _check_folder(
         _check_resumed(folder, record, config, description)
     elif record is not None and not overwrite:
         raise InputError(f"{str(folder)!r} holds a run already: resume it, overwrite it, or choose another folder")
-    elif record is None and folder.exists() and any(not is_leftover(path) for path in folder.iterdir()):
+    elif record is None and folder.exists() and not all(is_leftover(f) or left_by_system(f) for f in folder.iterdir()):
         raise InputError(f"{str(folder)!r} isn't empty and isn't a run: choose a new folder")
 
 
