@@ -112,7 +112,7 @@ def _opened(file: Path, mode: str | None = None) -> Image.Image:
             with Image.open(file, formats=_FORMATS) as image:
                 if image.mode.startswith(("I", "F")):
                     raise InputError(f"{str(file)!r} has more than 8 bits per channel: convert it to 8 bits")
-                mode = ("L" if image.mode in ("1", "L", "LA", "La") else "RGB") if mode is None else mode
+                mode = ("L" if image.mode in ("1", "L", "LA") else "RGB") if mode is None else mode
                 _mend_transparent_color(image, file)
                 return _on_background(ImageOps.exif_transpose(image)).convert(mode)
     except InputError:
@@ -134,9 +134,10 @@ def _on_background(image: Image.Image) -> Image.Image:
 
 def _mend_transparent_color(image: Image.Image, file: Path) -> None:
     """Scale the one transparent colour of a PNG as Pillow scales the file's pixels when it loads them."""
-    color, bits = image.info.get("transparency"), image.tile[0][3] if image.tile else None
-    if color is None or image.format != "PNG":
+    color, tiles = image.info.get("transparency"), getattr(image, "tile", None)
+    if color is None or image.format != "PNG" or not tiles:
         return
+    bits = tiles[0][3]  # how the file holds its pixels
     if bits == "RGB;16B":
         raise InputError(f"{str(file)!r} has more than 8 bits per channel: convert it to 8 bits")
     if bits in ("L;2", "L;4"):

@@ -7,7 +7,15 @@ import torch
 from safetensors.torch import load_file
 
 from fastflow.core.errors import InputError
-from fastflow.core.files import naming, read_json, replacing, replacing_folder, write_json, write_tensors
+from fastflow.core.files import (
+    left_by_system,
+    naming,
+    read_json,
+    replacing,
+    replacing_folder,
+    write_json,
+    write_tensors,
+)
 
 
 def names(folder):
@@ -131,3 +139,13 @@ def test_tensor_with_two_names_is_written_twice(tmp_path):
     assert torch.equal(read["one"], x)
     assert torch.equal(read["two"], x)
     assert torch.equal(read["part"], x[2:])
+
+
+@pytest.mark.parametrize("name", [".DS_Store", "._photo.png", "Thumbs.db", "desktop.ini", "__MACOSX", "@eaDir"])
+def test_what_an_operating_system_leaves(name, tmp_path):
+    assert left_by_system(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["photo.png", ".git", "thumbs.png", "_photo.png", "..png"])
+def test_what_people_leave(name, tmp_path):
+    assert not left_by_system(tmp_path / name)
