@@ -202,7 +202,7 @@ def _near(place: str) -> str:
     known = ARCHITECTURES if separator else NAMED
     folded = {name.replace("-", ""): name for name in known}
     near = difflib.get_close_matches(re.sub(r"[\W_]", "", kind.lower()), folded, 1)
-    return f"did you mean {folded[near[0]]}{separator}{path}? If not, " if near else ""
+    return f"did you mean {shlex.quote(folded[near[0]] + separator + path)}? If not, " if near else ""
 
 
 def _options(what: str, words: list[str], allowed: tuple[str, ...]) -> dict[str, Any]:
