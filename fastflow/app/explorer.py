@@ -196,7 +196,8 @@ class Explorer:
         """The film of a path of latents (1, T, D)."""
         labels = None if label is None else torch.tensor([label], device=latents.device)
         images = self.generator.scaled(decoded(self.generator, latents, labels)[0]).clamp(0, 1)
-        return Film(latents[0], images, middle, title, float(images.diff(dim=0).abs().mean()))
+        change = float(images.diff(dim=0).abs().mean())
+        return Film(latents[0], self.generator.pictured(images), middle, title, change)
 
     def _baseline_film(self, film: Film, baseline: str, number: int, label: int | None) -> Film:
         """A straight path from the film's start, with steps of the length that changes the pixels as much."""

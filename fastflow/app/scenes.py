@@ -36,7 +36,7 @@ class Film:
 
     Attributes:
         latents: (T, D).
-        images: (T, C, H, W) in [0, 1].
+        images: (T, C, H, W) in [0, 1], grey or RGB: pictures of the images, see `Generator.pictured`.
         middle: the column of the start.
         title: the name of the path on the page.
         change: the mean absolute pixel change of a step.

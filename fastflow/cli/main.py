@@ -42,6 +42,7 @@ NARROWEST, WIDEST = 40, 120
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command. Bad input ends with one line on stderr and exit status 2."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    _print_anything()
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
@@ -65,6 +66,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not is_follower():
             print(f"fastflow: {str(error) or 'interrupted'}", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def _print_anything() -> None:
+    """Let stdout show what its encoding doesn't have, such as ü on an ASCII terminal, by escapes, as stderr does."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors in ("strict", "surrogateescape"):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _parse(arguments: list[str]) -> inputs.Command:

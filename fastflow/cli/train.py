@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import sys
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,7 +48,7 @@ class Demo:
             generators.load("digits-vae"), config, self.out, overwrite=self.overwrite, progress=shows_progress()
         )  # fmt: skip
         print("evaluating on latents that training never saw")
-        print(f"look at {run.report()}; next: fastflow serve {self.out}")
+        print(f"look at {run.report()}; next: {shlex.join(['fastflow', 'serve', self.out])}")
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,7 @@ class Discover(_Training):
             trust=self.trust,
         )
         if not is_follower():
-            _note_clipping(run.generator)
-            print(f"trained {run}; next: fastflow report {self.out}")
+            print(f"trained {run}; next: {shlex.join(['fastflow', 'report', self.out])}")
 
 
 @dataclass(frozen=True)
@@ -136,7 +135,7 @@ class TrainVAE(_Training):
         )
         if not is_follower():
             print(f"trained on {read_record(run.folder)['data']['note']}")
-            print(f"{run}" + (f"; next: fastflow report {self.out}" if run.config.flows else ""))
+            print(f"{run}" + (f"; next: {shlex.join(['fastflow', 'report', self.out])}" if run.config.flows else ""))
 
 
 _CONFIGURED: dict[str, tuple[type[Any], type[Any]]] = {
@@ -170,14 +169,3 @@ def _read_settings(file: str, kind: type[Any]) -> Any:
     if not isinstance(values, dict):
         raise InputError(f"{file!r} must hold a JSON object of settings, got a {type(values).__name__}")
     return from_dict(kind, marked(values, file, record), file)
-
-
-def _note_clipping(generator: generators.Generator) -> None:
-    """Print a note if many of the generator's pixels lie outside its range."""
-    if generator.outside > 0.25:
-        low, high = generator.value_range
-        print(
-            f"note: {generator.outside:.0%} of the generator's pixels lie outside its value_range ({low:g}, {high:g}) "
-            "and are clipped in pictures and measurements; if its images have another range, set value_range to that",
-            file=sys.stderr,
-        )

@@ -19,6 +19,12 @@ from fastflow.core.digests import digest_of, sealed, unsealed
 from fastflow.core.errors import BusyError, InputError
 from fastflow.core.leftovers import in_use, remove_leftovers, temporary_path
 
+# What the file managers of macOS, Windows, KDE and Synology write into folders that somebody looks at.
+_SYSTEM_NAMES = (
+    ".ds_store", "__macosx", ".localized", ".spotlight-v100", ".trashes", ".fseventsd", "icon\r",
+    "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "system volume information", ".directory", "@eadir",
+)  # fmt: skip
+
 
 @contextmanager
 def replacing(file: Path) -> Iterator[Path]:
@@ -38,6 +44,12 @@ def replacing(file: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # it isn't there, and a read-only file system says something else
             temporary.unlink()
+
+
+def left_by_system(path: Path) -> bool:
+    """Whether an operating system left a file or a folder there, such as .DS_Store, ._photo.png, desktop.ini."""
+    name = path.name.lower()
+    return name in _SYSTEM_NAMES or name.startswith("._")
 
 
 @contextmanager

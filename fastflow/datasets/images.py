@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastflow.core.checks import warn_of_nearly_black
 from fastflow.core.errors import InputError
 from fastflow.datasets.base import check_names, check_request
 from fastflow.datasets.transformations import parse, transform
@@ -37,7 +38,11 @@ class ImageSequences:
         if images.dtype != torch.uint8 and not images.is_floating_point():
             raise InputError(f"images must be uint8 or floats in [0, 1], got {images.dtype}")
         if images.dtype != torch.uint8 and not bool(((images >= 0) & (images <= 1)).all()):
-            raise InputError("images must lie in [0, 1]")
+            raise InputError(
+                f"images must lie in [0, 1], got {float(images.min()):.4g} to {float(images.max()):.4g}: scale them "
+                "first, as (images - low) / (high - low)"
+            )
+        warn_of_nearly_black(images)
         if labels is not None and labels.shape != images.shape[:1]:
             raise InputError(f"labels must have shape ({len(images)},), got {tuple(labels.shape)}")
         check_names(transformations)

@@ -7,16 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from fastflow.core.checks import check_count
 from fastflow.core.errors import InputError
+from fastflow.core.file_kinds import what_it_is
+from fastflow.core.files import left_by_system
 from fastflow.core.plugins import first_line
 from fastflow.datasets.base import Split, rows_of
 from fastflow.datasets.images import IMAGE_TRANSFORMATIONS, ImageSequences
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+BACKGROUND = (0, 0, 0)
+"""The colour, black, that shows through where an image is transparent, as it does beyond the edge of a turned image."""
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 # A small file may promise an image that no memory holds. Deflate expands a byte to 1,032 at most, and a byte holds at
 # most eight pixels; four million pixels are always allowed.
@@ -33,6 +37,8 @@ def image_folder(
 ) -> ImageSequences:
     """The images in a folder and the folders below it, cropped to squares and resized, all in memory.
 
+    Hidden files are left out, and what an operating system leaves in folders. Transparent pixels show black.
+
     Args:
         size: the side of the images in pixels. color: whether they keep their colours, or become grey.
 
@@ -41,15 +47,34 @@ def image_folder(
     """
     check_count(size, "size")
     root = Path(root)
-    files = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    if not files:
-        raise InputError(f"{str(root)!r} has no images: expected files ending in {', '.join(SUFFIXES)}")
+    files = image_files(root, below=True)
     rows = rows_of(split, len(files))
     images = torch.empty(len(rows), 3 if color else 1, size, size, dtype=torch.uint8)
     for image, row in zip(images, rows, strict=True):
         image.copy_(read_picture(files[row], size, color=color))
     note = f"images of {str(root)!r}; the {split} split is {len(rows)} of {len(files)}, drawn with seed 0"
     return ImageSequences(images, transformations, name="images", note=note)
+
+
+def image_files(folder: Path, *, below: bool = False) -> list[Path]:
+    """The image files in a folder, by their names, without hidden ones and what an operating system leaves there.
+
+    Args:
+        below: whether to look into the folders below it too.
+
+    Raises:
+        InputError: there are none.
+    """
+
+    def is_own(path: Path) -> bool:
+        parts = path.relative_to(folder).parts
+        return not any(part.startswith(".") or left_by_system(Path(part)) for part in parts)
+
+    found = folder.rglob("*") if below else folder.iterdir() if folder.is_dir() else ()
+    files = sorted(path for path in found if path.suffix.lower() in SUFFIXES and is_own(path) and path.is_file())
+    if not files:
+        raise InputError(f"{str(folder)!r} has no images: expected files ending in {', '.join(SUFFIXES)}")
+    return files
 
 
 def read_picture(file: Path, size: int, *, color: bool = True) -> Tensor:
@@ -59,7 +84,7 @@ def read_picture(file: Path, size: int, *, color: bool = True) -> Tensor:
 
 
 def read_whole_picture(file: Path) -> Tensor:
-    """An image file as (C, H, W) uint8, with C = 1 for a grey image and C = 3 for others.
+    """An image file as (C, H, W) uint8, with C = 1 for a grey image and C = 3 for others, on black if transparent.
 
     Raises:
         InputError: the file is missing, isn't an image, is damaged, or promises more pixels than it can hold.
@@ -68,7 +93,7 @@ def read_whole_picture(file: Path) -> Tensor:
 
 
 def _opened(file: Path, mode: str | None = None) -> Image.Image:
-    """The image in a file, turned upright.
+    """The image in a file, turned upright; where it is transparent, the background shows.
 
     Args:
         mode: Pillow's mode; if None, "L" for a grey image and "RGB" for others.
@@ -88,11 +113,35 @@ def _opened(file: Path, mode: str | None = None) -> Image.Image:
                 if image.mode.startswith(("I", "F")):
                     raise InputError(f"{str(file)!r} has more than 8 bits per channel: convert it to 8 bits")
                 mode = ("L" if image.mode in ("1", "L", "LA") else "RGB") if mode is None else mode
-                return ImageOps.exif_transpose(image).convert(mode)
+                _mend_transparent_color(image, file)
+                return _on_background(ImageOps.exif_transpose(image)).convert(mode)
     except InputError:
         raise
     except Exception as error:  # the errors of Pillow's readers have no common type
-        raise InputError(f"{str(file)!r} isn't an image, or is damaged: {first_line(error)}") from error
+        reason = (what_it_is(file) if isinstance(error, UnidentifiedImageError) else None) or first_line(error)
+        raise InputError(f"{str(file)!r} isn't an image, or is damaged: {reason}") from error
+
+
+def _on_background(image: Image.Image) -> Image.Image:
+    """An image without transparency. What a transparent pixel hides isn't seen: only its share of the colour counts."""
+    if not image.has_transparency_data:
+        return image
+    image = image.convert("RGBA")
+    flat = Image.new("RGB", image.size, BACKGROUND)
+    flat.paste(image, mask=image)
+    return flat
+
+
+def _mend_transparent_color(image: Image.Image, file: Path) -> None:
+    """Scale the one transparent colour of a PNG as Pillow scales the file's pixels when it loads them."""
+    color, tiles = image.info.get("transparency"), getattr(image, "tile", None)
+    if color is None or image.format != "PNG" or not tiles:
+        return
+    bits = tiles[0][3]  # how the file holds its pixels
+    if bits == "RGB;16B":
+        raise InputError(f"{str(file)!r} has more than 8 bits per channel: convert it to 8 bits")
+    if bits in ("L;2", "L;4"):
+        image.info["transparency"] = color * 255 // (2 ** int(bits[2:]) - 1)
 
 
 def _tensor(image: Image.Image) -> Tensor:

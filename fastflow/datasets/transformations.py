@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastflow.core.checks import check_count
+from fastflow.core.checks import check_count, check_pixels
 from fastflow.core.devices import send
 from fastflow.core.errors import InputError
 
@@ -50,6 +50,7 @@ def rotate_hue(images: Tensor, degrees: float | Tensor) -> Tensor:
     amounts = _amounts(images, degrees, "degrees")
     if images.shape[1] != 3:
         raise InputError(f"images must have 3 channels for a hue, got {images.shape[1]}: colour grey images first")
+    check_pixels(images)
     return _turn_hue(images[:, None], amounts[:, None])[:, 0]
 
 
@@ -58,6 +59,7 @@ def color(images: Tensor, hue: float | Tensor) -> Tensor:
     amounts = _amounts(images, hue, "hue")
     if images.shape[1] != 1:
         raise InputError(f"images must be grey, of 1 channel, got {images.shape[1]}")
+    check_pixels(images)
     return images * _channel_values(amounts)[..., None, None]
 
 
@@ -122,6 +124,7 @@ def sequences(images: Tensor, names: tuple[str, ...] | str, steps: int, seed: in
     images.
     """
     _check_images(images)
+    check_pixels(images)
     check_count(steps, "steps")
     names = (names,) if isinstance(names, str) else names
     if not names:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import warnings
 from pathlib import Path
 
@@ -9,26 +10,45 @@ import torch
 from torch import Tensor, nn
 
 from fastflow.core.errors import InputError
+from fastflow.core.file_kinds import what_it_is
 from fastflow.core.plugins import first_line
 from fastflow.generators.base import Generator
-from fastflow.generators.state_dicts import is_torchscript
+from fastflow.generators.state_dicts import is_exported, is_torchscript
 
 
 def archive(
-    file: str | Path, latent_dim: int, value_range: tuple[float, float] = (0.0, 1.0), name: str | None = None
+    file: str | Path,
+    latent_dim: int,
+    value_range: tuple[float, float] = (0.0, 1.0),
+    name: str | None = None,
+    *,
+    output: str | int | None = None,
 ) -> Generator:
     """A generator from an archive of torch.jit.save or torch.export.save; it maps (B, latent_dim) to (B, C, H, W).
 
-    Export it with a dynamic batch dimension. An archive can run any code, also by pickles in it: load only those you
-    trust.
+    Export it with a dynamic batch dimension. If it returns several outputs, `output` names the images. An archive can
+    run any code, also by pickles in it: load only those that you trust.
 
     Raises:
         InputError: the file is missing or isn't such an archive, or its program can't be used.
     """
     file = Path(file)
+    check_program(file)
+    return Generator(_program(file), latent_dim, value_range=value_range, output=output, name=name)
+
+
+def check_program(file: Path) -> None:
+    """Raise InputError unless a file is an archive of torch.jit.save or torch.export.save; nothing in it is run."""
     if not file.is_file():
-        raise InputError(f"generator file {str(file)!r} doesn't exist")
-    return Generator(_program(file), latent_dim, value_range=value_range, name=name)
+        raise InputError(f"generator file {str(file)!r} " + ("is a folder" if file.is_dir() else "doesn't exist"))
+    if not (is_torchscript(file) or is_exported(file)):
+        what = what_it_is(file) or (
+            f"if it holds a state dict, name its architecture before it, as in {shlex.quote(f'sngan:{file.name}')}, or "
+            "load it in a FILE.py:FUNCTION"
+        )
+        raise InputError(
+            f"generator file {str(file)!r} can't be read as a program of torch.jit.save or torch.export.save: {what}"
+        )
 
 
 class _Exported(nn.Module):
@@ -57,5 +77,5 @@ def _program(file: Path) -> nn.Module:
     except Exception as error:
         raise InputError(
             f"generator file {str(file)!r} can't be read as a program of torch.jit.save or torch.export.save: "
-            f"{first_line(error)}; for a state dict, name its architecture before it, as in sngan:{file.name}"
+            f"{first_line(error)}"
         ) from error

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fastflow.core.checks import check_count, check_seed
+from fastflow.core.checks import check_count, check_pixels, check_seed
 from fastflow.core.devices import find_device, send
 from fastflow.core.errors import InputError
 from fastflow.core.plugins import first_line
 from fastflow.generators.change import generator_change
 from fastflow.generators.specs import Spec
 
-Decode = Callable[[Tensor], Tensor]
+Decode = Callable[[Tensor], Any]
+"""A map from latents (B, D) to images (B, C, H, W), or to several outputs of which `output` names the images."""
 Encode = Callable[[Tensor], Tensor | tuple[Tensor, ...]]
 Sampler = Callable[[int, torch.Generator], Tensor]
+Picture = Callable[[Tensor], Tensor]
+
+_NARROW = 0.51  # images that span a smaller share of their range than this are said to
+_OUTSIDE = 0.05  # so are images of which a greater share of the pixels lies outside it
 
 
 class Generator(nn.Module):
@@ -43,6 +49,11 @@ class Generator(nn.Module):
             well.
         classes: the classes that a class-conditional decode is asked for. Training and evaluation draw among all of
             them; elsewhere images have the first class if no labels are given.
+        output: which of decode's outputs are the images, if it returns several: the name of a dict's item or of an
+            attribute, such as "sample", or a place in a tuple or list.
+        picture: how to draw images that are neither grey nor colour: a function from images (B, C, H, W) in [0, 1] to
+            pictures (B, 1, H, W) or (B, 3, H, W) in [0, 1]. If None, four channels are drawn as red, green, blue and
+            opacity, on black; of other numbers, the first three are drawn, or the first of two.
         name: the generator's name in a run's config.json; a generator made by `load` can be found again by its name.
         device, dtype: the device and dtype of the latents, float32 or float64; by default those of the module if there
             is one, otherwise the CPU and float32.
@@ -55,6 +66,8 @@ class Generator(nn.Module):
     Raises:
         InputError: decode fails on such latents, or its images aren't finite, aren't of shape (B, C, H, W), are random,
             or have quite another range.
+
+    Warns if the images of some samples lie outside value_range, or fill only half of it.
     """
 
     _anchor: Tensor
@@ -70,6 +83,8 @@ class Generator(nn.Module):
         mapping_dim: int | None = None,
         encode: Encode | None = None,
         classes: Sequence[int] | None = None,
+        output: str | int | None = None,
+        picture: Picture | None = None,
         name: str | None = None,
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
@@ -81,6 +96,10 @@ class Generator(nn.Module):
             raise InputError(f"mapping must be callable, inputs (n, mapping_dim) -> latents (n, D), got {mapping!r}")
         if encode is not None and not callable(encode):
             raise InputError(f"encode must be callable, images (B, C, H, W) -> latents (B, D), got {encode!r}")
+        if output is not None and (not isinstance(output, str | int) or isinstance(output, bool)):
+            raise InputError(f"output must be a name, such as 'sample', or a place, such as 0, got {output!r}")
+        if picture is not None and not callable(picture):
+            raise InputError(f"picture must be callable, images (B, C, H, W) -> (B, 1 or 3, H, W), got {picture!r}")
         if mapping is None and mapping_dim is not None:
             raise InputError("mapping_dim is the width of a mapping's inputs: give both, or neither")
         self.function = decode
@@ -94,6 +113,7 @@ class Generator(nn.Module):
         self.value_range = _checked_range(value_range)
         self.name = name
         self.spec: Spec | None = None
+        self.output, self.picture = output, picture
         self._sample = sample
         self.module = _module_of(decode)
         self._mapping_module = None if mapping is None else _module_of(mapping)
@@ -117,16 +137,18 @@ class Generator(nn.Module):
         # It has the latents' device and dtype; as a buffer it moves with the generator.
         self.register_buffer("_anchor", torch.zeros((), device=device, dtype=dtype), persistent=False)
         self.image_shape, self.outside = self._probe()
+        if picture is not None:
+            self._check_picture(picture)
 
     def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """Images (B, C, H, W) of latents (B, D), and of labels (B,) long where there are `classes`."""
         if self.classes is None:
             if labels is not None:
                 raise _classless()
-            return self.function(z)
+            return self._images_of(self.function(z))
         if labels is None:
             labels = torch.full((len(z),), self.classes[0], dtype=torch.long, device=z.device)
-        return self._conditional(z, labels)
+        return self._images_of(self._conditional(z, labels))
 
     def encode(self, images: Tensor) -> Tensor:
         """Latents (B, D) of images (B, C, H, W) in [0, 1].
@@ -139,6 +161,7 @@ class Generator(nn.Module):
         if images.ndim != 4 or tuple(images.shape[1:]) != self.image_shape:
             expected = ", ".join(map(str, self.image_shape))
             raise InputError(f"images must have shape (B, {expected}), got {tuple(images.shape)}")
+        check_pixels(images)
         z = self.encoder(images.to(self._anchor))
         z = z if isinstance(z, Tensor) else z[0]
         if z.shape != (len(images), self.latent_dim) or not bool(z.isfinite().all()):
@@ -237,6 +260,24 @@ class Generator(nn.Module):
         low, high = self.value_range
         return (images - low) / (high - low)
 
+    def drawn(self, images: Tensor) -> Tensor:
+        """Images (..., C, H, W) as what is drawn of them, (..., 1 or 3, H, W) in the same range; see `pictured`."""
+        if self._is_drawn_as_it_is(images):
+            return images
+        low, high = self.value_range
+        return low + (high - low) * self.pictured(self.scaled(images).clamp(0, 1))
+
+    def pictured(self, images: Tensor) -> Tensor:
+        """Images (..., C, H, W) in [0, 1] as pictures (..., 1 or 3, H, W) in [0, 1].
+
+        Grey and colour images stay as they are unless `picture` was given.
+        """
+        if self._is_drawn_as_it_is(images):
+            return images
+        flat = images.reshape(-1, *images.shape[-3:])
+        pictures = _default_picture(flat) if self.picture is None else self.picture(flat)
+        return pictures.reshape(*images.shape[:-3], *pictures.shape[-3:])
+
     def train(self, mode: bool = True) -> Generator:
         """Stay in eval mode: a frozen generator has no training mode."""
         return super().train(False)
@@ -246,25 +287,57 @@ class Generator(nn.Module):
         function: Any = self.function
         return function
 
+    def _is_drawn_as_it_is(self, images: Tensor) -> bool:
+        return self.picture is None and images.shape[-3] in (1, 3)
+
+    def _images_of(self, returned: Any) -> Tensor:
+        """The images in what decode returned. Half-precision images are widened to the latents' dtype."""
+        images = returned if self.output is None else _chosen(returned, self.output)
+        half = isinstance(images, Tensor) and images.dtype in (torch.float16, torch.bfloat16)
+        return images.to(self._anchor.dtype) if half else images
+
+    @torch.no_grad()
+    def _check_picture(self, picture: Picture) -> None:
+        """Raise InputError unless `picture` makes pictures of two images."""
+        images = self.scaled(self.decode(self.sample(2))).clamp(0, 1)
+        try:
+            pictures = picture(images)
+        except Exception as error:
+            raise InputError(f"picture failed on images {tuple(images.shape)}: {first_line(error)}") from error
+        fits = isinstance(pictures, Tensor) and pictures.ndim == 4 and pictures.shape[:1] == images.shape[:1]
+        if not fits or pictures.shape[1] not in (1, 3) or not pictures.is_floating_point():
+            got = (
+                f"{pictures.dtype} {tuple(pictures.shape)}" if isinstance(pictures, Tensor) else type(pictures).__name__
+            )
+            raise InputError(f"picture must return floats (2, 1, H, W) or (2, 3, H, W) for two images, got {got}")
+
     @torch.no_grad()
     def _probe(self) -> tuple[tuple[int, int, int], float]:
         """Decode two latents, check the images, and return `image_shape` and `outside`."""
         z = self.sample(2)
-        try:
-            # A network that normalizes over the batch gives other images if a third latent is in the batch.
-            images, again = self.decode(z), self.decode(torch.cat((z, z[:1])))[:2]
-        except Exception as error:
+        images = self._tried(z)
+        wanted = f"a generator must map latents (2, {self.latent_dim}) to images (2, C, H, W)"
+        if not isinstance(images, Tensor):
+            raise InputError(f"{wanted}, got {_other_outputs(images)}")
+        shape = tuple(images.shape)
+        if images.ndim != 4 or shape[0] != 2:
+            raise InputError(f"{wanted}, got {shape}{_reshaping(shape)}")
+        if self.picture is None and shape[3] <= 4 < min(shape[1:3]):
             raise InputError(
-                f"the generator failed on latents of shape {tuple(z.shape)}: {first_line(error)}; is latent_dim right?"
-            ) from error
-        if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[0] != 2:
-            got = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
-            raise InputError(f"a generator must map latents (2, {self.latent_dim}) to images (2, C, H, W), got {got}")
+                f"{wanted}, got {shape}, whose channels seem to be last: return images.permute(0, 3, 1, 2), or say "
+                f"with picture= how to draw {shape[1]} channels"
+            )
         if not images.is_floating_point() or not bool(images.isfinite().all()):
-            raise InputError("a generator's images must be finite floating-point numbers")
+            integers = "" if images.is_floating_point() else f", got {images.dtype}: gradients don't pass integers"
+            raise InputError(f"a generator's images must be finite floating-point numbers{integers}")
+        # A network that normalizes over the batch gives other images if a third latent is in the batch.
+        again = self._tried(torch.cat((z, z[:1])))[:2]
         low, high = self.value_range
         # The order of sums on a GPU may differ between calls; noise makes larger differences.
-        if again.shape != images.shape or bool(((again - images).abs() > 1e-4 * (high - low)).any()):
+        # Images that were computed in half precision have two or three digits.
+        halves = [d for d in (torch.float16, torch.bfloat16) if torch.equal(images.to(d).to(images), images)]
+        tolerance = 4 * torch.finfo(halves[0]).eps if halves else 1e-4
+        if again.shape != images.shape or bool(((again - images).abs() > tolerance * (high - low)).any()):
             raise InputError(
                 "a generator must give the same images for the same latents in any batch, got two different ones: "
                 "switch its networks to evaluation with .eval(), and draw no noise in it"
@@ -277,8 +350,59 @@ class Generator(nn.Module):
                 f"({low:g}, {high:g}): give the range that they span, value_range=(low, high)"
             )
         outside = float((distance > 0.05).float().mean())
+        self._warn_of_images(images, outside)
         _, channels, height, width = images.shape
         return (channels, height, width), outside
+
+    def _tried(self, z: Tensor) -> Any:
+        """What decode makes of latents; raise InputError if it fails."""
+        try:
+            return self.decode(z)
+        except _OutputError:
+            raise
+        except Exception as error:
+            raise InputError(
+                f"the generator failed on latents of shape {tuple(z.shape)}: {first_line(error)}; is latent_dim right?"
+            ) from error
+
+    def _warn_of_images(self, images: Tensor, outside: float) -> None:
+        """Warn of images that lie outside value_range, fill half of it at most, or aren't shown whole."""
+        low, high = self.value_range
+        least, most = images.amin(), images.amax()
+        mend = "value_range=(low, high), or range=LOW:HIGH where a name takes options"
+        if outside > _OUTSIDE:
+            warnings.warn(
+                f"the generator's images span {least:.4g} to {most:.4g}: {outside:.0%} of their pixels lie outside its "
+                f"value_range ({low:g}, {high:g}) and are clipped in pictures and measurements; if they have another "
+                f"range, give it, {mend}",
+                stacklevel=4,
+            )
+        elif self._is_narrow(least, most):
+            warnings.warn(
+                f"the generator's images span little more than {least:.4g} to {most:.4g}, half of its value_range "
+                f"({low:g}, {high:g}) or less: is its last activation the right one? If they have another range, give "
+                f"it, {mend}",
+                stacklevel=4,
+            )
+        if self.picture is None and images.shape[1] not in (1, 3):
+            shown = {2: "the first one", 4: "them as red, green, blue and opacity"}.get(
+                images.shape[1], "the first three"
+            )
+            warnings.warn(
+                f"the generator's images have {images.shape[1]} channels, and pictures show {shown}: give picture= to "
+                "draw them otherwise",
+                stacklevel=4,
+            )
+
+    def _is_narrow(self, least: Tensor, most: Tensor) -> bool:
+        """Whether further images, as those from `least` to `most`, fill half of value_range at most."""
+        low, high = self.value_range
+        for seed in range(1, 8):
+            if most - least > _NARROW * (high - low):
+                return False
+            images = self.decode(self.sample(2, seed))
+            least, most = torch.minimum(least, images.amin()), torch.maximum(most, images.amax())
+        return bool(most - least <= _NARROW * (high - low))
 
 
 def from_callable(
@@ -291,6 +415,8 @@ def from_callable(
     mapping_dim: int | None = None,
     encode: Encode | None = None,
     classes: Sequence[int] | None = None,
+    output: str | int | None = None,
+    picture: Picture | None = None,
     name: str | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
@@ -308,10 +434,87 @@ def from_callable(
         mapping_dim=mapping_dim,
         encode=encode,
         classes=classes,
+        output=output,
+        picture=picture,
         name=name,
         device=device,
         dtype=dtype,
     )
+
+
+class _OutputError(InputError):
+    """What decode returns has no such output."""
+
+
+def _chosen(returned: Any, output: str | int) -> Any:
+    """The output of this name or at this place in what decode returned."""
+    try:
+        if isinstance(returned, Mapping):
+            names = list(returned)
+            return returned[output if output in returned else names[output]]  # pyright: ignore
+        if isinstance(output, str) and not isinstance(returned, Tensor):
+            return getattr(returned, output)
+        if not isinstance(returned, Tensor):
+            return returned[output]
+    except (KeyError, IndexError, TypeError, AttributeError):
+        pass
+    raise _OutputError(
+        f"the generator's output {output!r} isn't there: it returned {_outputs(returned)[0]}; leave output out if it "
+        "returns one tensor"
+    )
+
+
+def _outputs(returned: Any) -> tuple[str, dict[str | int, Any]]:
+    """What decode returned in words, and its parts by the names or places that `output` takes."""
+    kind = type(returned).__name__
+    if isinstance(returned, Mapping):
+        parts: dict[str | int, Any] = {name: part for name, part in returned.items() if isinstance(name, str | int)}
+    elif is_dataclass(returned):
+        parts = {field.name: getattr(returned, field.name) for field in fields(returned)}
+    elif isinstance(returned, tuple | list):
+        parts = dict(zip(getattr(returned, "_fields", range(len(returned))), returned, strict=True))
+    elif isinstance(returned, Tensor):
+        return f"a tensor {tuple(returned.shape)}", {}
+    elif hasattr(returned, "__dict__"):
+        parts = {name: part for name, part in vars(returned).items() if not name.startswith("_")}
+    else:
+        return kind, {}
+    shown = ", ".join(map(repr, list(parts)[:6])) + (", ..." if len(parts) > 6 else "")
+    return f"{kind} with {shown}" if shown else f"{kind} with nothing in it", parts
+
+
+def _other_outputs(returned: Any) -> str:
+    """What decode returned in place of images, and how to say which part of it the images are."""
+    words, parts = _outputs(returned)
+    if type(returned).__module__ == "numpy":
+        return f"{words}: return torch's tensors, so that gradients pass"
+    images = [name for name, part in parts.items() if isinstance(part, Tensor) and part.ndim == 4 and len(part) == 2]
+    names = images or list(parts)
+    if not names:
+        return f"{words}: return one tensor"
+    return (
+        f"{words}: say which one holds the images, as output={names[0]!r}, or on the command line after the "
+        f"generator's name, as FILE.py:FUNCTION,output={names[0]}; or return one tensor"
+    )
+
+
+def _reshaping(shape: tuple[int, ...]) -> str:
+    """How to make images of tensors of another shape, if it can be told."""
+    if shape[:1] != (2,):
+        return ""
+    return {
+        2: ": reshape them, as images.reshape(-1, C, H, W)",
+        3: ": for grey ones, add the channel's axis, as images[:, None]",
+        5: ": a video has an axis too many; choose a frame, or join frames and channels as images.flatten(1, 2)",
+    }.get(len(shape), "")
+
+
+def _default_picture(images: Tensor) -> Tensor:
+    """Pictures (N, 1 or 3, H, W) of images (N, C, H, W) in [0, 1] that are neither grey nor colour."""
+    channels = images.shape[1]
+    if channels == 4:  # red, green, blue and opacity, on black
+        return images[:, :3] * images[:, 3:]
+    return images[:, :1] if channels == 2 else images[:, :3]
 
 
 def _module_of(decode: Callable[..., Any]) -> nn.Module | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import math
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +16,7 @@ from torch import nn
 
 from fastflow.core.errors import InputError
 from fastflow.core.plugins import function_in, names_function, running
-from fastflow.generators.archives import archive
+from fastflow.generators.archives import archive, check_program
 from fastflow.generators.autoencoder_kl import load_autoencoder_kl
 from fastflow.generators.base import Decode, Generator, from_callable
 from fastflow.generators.biggan import load_biggan
@@ -23,7 +25,7 @@ from fastflow.generators.digits import DigitsVAE
 from fastflow.generators.sngan import sngan_from
 from fastflow.generators.specs import ARCHIVE, FUNCTION, Spec
 from fastflow.generators.state_dicts import read_state_dict
-from fastflow.generators.vae import conv_decoder_from, mlp_decoder_from
+from fastflow.generators.vae import FINALS, conv_decoder_from, mlp_decoder_from
 
 
 @dataclass(frozen=True)
@@ -42,17 +44,28 @@ def _from_state_dict(read: Callable[..., Any], value_range: tuple[float, float])
     return build
 
 
+def _from_vae(read: Callable[..., Any]) -> Callable[..., Generator]:
+    def build(path: str, **options: Any) -> Generator:
+        final = options.get("final", "sigmoid")
+        value_range = options.pop("range", FINALS[final].value_range)
+        net = read(read_state_dict(path), f"weights file {path!r}", **options)
+        return Generator(net, net.latent_dim, value_range=value_range)
+
+    return build
+
+
 NAMED: dict[str, Callable[[], Generator]] = {"digits-vae": DigitsVAE, "faces": faces}
 
 ARCHITECTURES = {
     "sngan": _Architecture(_from_state_dict(sngan_from, (-1.0, 1.0))),
     "dcgan": _Architecture(_from_state_dict(dcgan_from, (-1.0, 1.0))),
-    "mlp-vae": _Architecture(_from_state_dict(mlp_decoder_from, (0.0, 1.0)), ("layers", "shape")),
-    "conv-vae": _Architecture(_from_state_dict(conv_decoder_from, (0.0, 1.0))),
+    "mlp-vae": _Architecture(_from_vae(mlp_decoder_from), ("layers", "shape", "final", "range")),
+    "conv-vae": _Architecture(_from_vae(conv_decoder_from), ("final", "range")),
     "biggan": _Architecture(load_biggan, ("classes", "truncation")),
     "autoencoder-kl": _Architecture(load_autoencoder_kl, ("size",)),
 }
 
+_WRAPPED = ("latent_dim", "range", "output")  # the options of archives, and of functions that map latents to images
 _ARCHIVES = (".pt", ".pth", ".pt2", ".ts", ".jit")
 
 
@@ -63,6 +76,18 @@ def _range(text: str) -> tuple[float, float]:
     return low, high
 
 
+def _final(text: str) -> str:
+    if text not in FINALS:
+        raise ValueError(text)
+    return text
+
+
+def _output(text: str) -> str | int:
+    if not text:
+        raise ValueError(text)
+    return int(text) if re.fullmatch(r"-?\d+", text) else text
+
+
 def _shape(text: str) -> tuple[int, int, int]:
     channels, height, width = map(int, text.split("x"))
     return channels, height, width
@@ -71,8 +96,10 @@ def _shape(text: str) -> tuple[int, int, int]:
 # Each option's reader of its text, and an example of the text.
 _OPTIONS: dict[str, tuple[Callable[[str], Any], str]] = {
     "classes": (lambda text: tuple(map(int, text.split("+"))), "207+208"),
+    "final": (_final, "tanh"),
     "latent_dim": (int, "128"),
     "layers": (lambda text: tuple(text.split("+")), "fc3+fc4"),
+    "output": (_output, "sample"),
     "range": (_range, "-1:1"),
     "shape": (_shape, "1x28x28"),
     "size": (int, "64"),
@@ -93,7 +120,8 @@ def load(spec: str, latent_dim: int | None = None) -> Generator:
             (B, latent_dim) to images (B, C, H, W) itself, as an nn.Module may too. FILE.py can import what lies beside
             it, which comes before installed packages. Archives and functions are programs, and are run.
             Options follow a path after commas: biggan:FOLDER,classes=207+208,truncation=0.4 or
-            FILE.pt,latent_dim=128,range=-1:1.
+            FILE.pt,latent_dim=128,range=-1:1. An archive and a function that maps latents to images have the options
+            latent_dim, range and, if they return several outputs, output: FILE.py:FUNCTION,output=sample.
         latent_dim: the width of the latents; an archive needs it, unless it is among its options, and so does a
             function of the second kind.
 
@@ -104,7 +132,7 @@ def load(spec: str, latent_dim: int | None = None) -> Generator:
         raise InputError(f"a generator's name must be a text, {_forms()}, got {spec!r}")
     found = parse(spec)
     if found is None:
-        raise InputError(f"unknown generator {spec!r}: expected {_forms()}")
+        raise InputError(f"unknown generator {spec!r}: {_near(spec)}expected {_forms()}")
     return load_spec(found, latent_dim)
 
 
@@ -124,7 +152,7 @@ def load_spec(spec: Spec, latent_dim: int | None = None) -> Generator:
     elif spec.kind == FUNCTION:
         generator = _from_file(spec, latent_dim)
     else:
-        raise InputError(f"unknown generator {spec.name!r}: expected {_forms()}")
+        raise InputError(f"unknown generator {spec.name!r}: {_near(spec.name)}expected {_forms()}")
     if spec.kind not in NAMED:
         generator.spec = spec.resolved()
         generator.name = generator.spec.name
@@ -145,10 +173,10 @@ def parse(text: str) -> Spec | None:
     if separator and kind in ARCHITECTURES:
         path, words = _split(rest)
         return Spec(kind, path, options=words)
-    if names_function(text):
-        path, _, function = text.rpartition(":")
-        return Spec(FUNCTION, path, function)
     path, words = _split(text)
+    if names_function(path):
+        file, _, function = path.rpartition(":")
+        return Spec(FUNCTION, file, function, words)
     return Spec(ARCHIVE, path, options=words) if path.endswith(_ARCHIVES) else None
 
 
@@ -187,20 +215,33 @@ def _split(text: str) -> tuple[str, dict[str, str]]:
 
 
 def _exists(path: str) -> bool:
+    file = path.rpartition(":")[0] if names_function(path) else path
     try:
-        return bool(path) and Path(path).exists()
+        return bool(file) and Path(file).exists()
     except OSError:  # such as a name that is too long
         return False
 
 
 def _from_archive(spec: Spec, latent_dim: int | None) -> Generator:
-    options = _options("an archive", spec.options, ("latent_dim", "range"))
+    kind, separator, _ = spec.path.partition(":")
+    if separator and re.fullmatch(r"[\w-]{2,}", kind) and not Path(spec.path).exists():
+        raise InputError(f"unknown kind {kind!r} in {spec.path!r}: {_near(spec.path)}expected {_forms()}")
+    options = _options("an archive", spec.options, _WRAPPED)
     latent_dim = options.get("latent_dim", latent_dim)
     if latent_dim is None:
-        raise InputError(
-            f"{spec.path} doesn't say how wide its latents are: {spec.path},latent_dim=N or --latent-dim N"
-        )
-    return archive(spec.path, latent_dim, options.get("range", (0.0, 1.0)))
+        check_program(Path(spec.path))
+        example = shlex.quote(f"{spec.path},latent_dim=N")
+        raise InputError(f"{spec.path} doesn't say how wide its latents are: {example} or --latent-dim N")
+    return archive(spec.path, latent_dim, options.get("range", (0.0, 1.0)), output=options.get("output"))
+
+
+def _near(place: str) -> str:
+    """What a name that isn't known was perhaps meant to be; empty if it is like none."""
+    kind, separator, path = place.partition(":")
+    known = ARCHITECTURES if separator else NAMED
+    folded = {name.replace("-", ""): name for name in known}
+    near = difflib.get_close_matches(re.sub(r"[\W_]", "", kind.lower()), folded, 1)
+    return f"did you mean {shlex.quote(folded[near[0]] + separator + path)}? If not, " if near else ""
 
 
 def _options(what: str, texts: dict[str, str], allowed: tuple[str, ...]) -> dict[str, Any]:
@@ -221,6 +262,8 @@ def _forms() -> str:
 
 
 def _from_file(spec: Spec, latent_dim: int | None) -> Generator:
+    options = _options("a function", spec.options, _WRAPPED)
+    latent_dim = options.pop("latent_dim", latent_dim)
     made: Any = function_in(spec.path, spec.function, "generator")
     with running(spec.path, spec.function, "generator"):
         if isinstance(made, Generator):
@@ -235,7 +278,17 @@ def _from_file(spec: Spec, latent_dim: int | None) -> Generator:
         elif latent_dim is None:
             raise InputError(f"{spec.name} maps latents to images, so their width must be given: --latent-dim N")
         else:
-            generator = from_callable(cast(Decode, made), latent_dim)
+            generator = from_callable(
+                cast(Decode, made),
+                latent_dim,
+                value_range=options.pop("range", (0.0, 1.0)),
+                output=options.pop("output", None),
+            )
+    if options:
+        raise InputError(
+            f"{spec.name} gives a generator that is made already, so that {', '.join(options)} can't be changed: "
+            "give it to ff.generators.from_callable there"
+        )
     return generator
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,11 +16,14 @@ from torch import Tensor, nn
 
 from fastflow.core.digests import read_digests, read_whole
 from fastflow.core.errors import InputError
+from fastflow.core.file_kinds import what_it_is
 
 StateDict = Mapping[str, Tensor]
 
 # The keys under which training scripts save a generator's weights; averaged weights, which are better, come first.
 _CONTAINERS = ("g_ema", "G_ema", "generator_smooth", "netG_state_dict", "generator", "netG", "state_dict", "model")
+
+_EXPORTED = ("archive_format", "serialized_exported_program.json")  # files in archives of torch.export, new and old
 
 
 def read_state_dict(file: str | Path) -> StateDict:
@@ -32,22 +36,31 @@ def read_state_dict(file: str | Path) -> StateDict:
     """
     file = Path(file)
     if not file.is_file():
-        raise InputError(f"weights file {str(file)!r} doesn't exist")
+        raise InputError(f"weights file {str(file)!r} " + ("is a folder" if file.is_dir() else "doesn't exist"))
     if file.suffix == ".safetensors":
         try:
             return _read_safetensors(file)
         except (SafetensorError, OSError) as error:
-            raise InputError(f"weights file {str(file)!r} can't be read: {error}") from error
+            what = what_it_is(file) or f"{error}; download or save it again"
+            raise InputError(f"weights file {str(file)!r} can't be read: {what}") from error
     try:
         is_program = is_torchscript(file)
         found = None if is_program else torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except OSError as error:
+        raise InputError(f"weights file {str(file)!r} can't be read: {error.strerror or error}") from error
+    except Exception as error:  # the errors of torch's reader have no common type
+        what = what_it_is(file)
+        # torch raises the same type of error for a file that is no pickle, but names no global or class then.
+        refused = isinstance(error, pickle.UnpicklingError) and re.search("(global|class) ", str(error), re.IGNORECASE)
+        if what is None and refused:
+            raise InputError(
+                f"weights file {str(file)!r} holds more than weights, which could run code and isn't loaded: save the "
+                "module's state_dict() alone"
+            ) from error
         raise InputError(
-            f"weights file {str(file)!r} holds more than weights, which could run code and isn't loaded: save the "
-            "module's state_dict() alone"
+            f"weights file {str(file)!r} can't be read as a file that torch.save wrote: "
+            + (what or "it is another kind of file, or is cut off or damaged; download or save it again")
         ) from error
-    except Exception as error:  # the errors of torch's reader for other files have no common type
-        raise InputError(f"weights file {str(file)!r} can't be read as a file that torch.save wrote") from error
     if is_program:
         raise InputError(
             f"weights file {str(file)!r} is a TorchScript program, not a state dict: name it alone, without an "
@@ -114,10 +127,21 @@ def find_prefix(state: StateDict, expected: Iterable[str]) -> str:
 
 def is_torchscript(file: Path) -> bool:
     """Whether a file is a TorchScript archive, a zip file with code."""
-    if not zipfile.is_zipfile(file):
-        return False
-    with zipfile.ZipFile(file) as archive:
-        return any(name.split("/")[1:2] == ["code"] for name in archive.namelist())
+    return any(name.split("/")[1:2] == ["code"] for name in _members(file))
+
+
+def is_exported(file: Path) -> bool:
+    """Whether a file is an archive of torch.export."""
+    return any(name.rpartition("/")[2] in _EXPORTED for name in _members(file))
+
+
+def _members(file: Path) -> list[str]:
+    """The names in a zip file; none if it isn't one."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return archive.namelist()
+    except (zipfile.BadZipFile, NotImplementedError, ValueError):
+        return []
 
 
 def _inner(found: Any) -> StateDict | None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from math import isqrt, prod
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +17,22 @@ from fastflow.core.errors import InputError
 from fastflow.generators.base import Generator
 from fastflow.generators.likelihoods import Likelihood, check_likelihood, log_density
 from fastflow.generators.state_dicts import StateDict, load_weights
+
+
+class Final(NamedTuple):
+    """What follows a decoder's last layer."""
+
+    activation: Callable[[Tensor], Tensor]
+    value_range: tuple[float, float]
+    """The images' darkest and brightest value then."""
+
+
+FINALS = {
+    "sigmoid": Final(torch.sigmoid, (0.0, 1.0)),
+    "tanh": Final(torch.tanh, (-1.0, 1.0)),
+    "none": Final(nn.Identity(), (0.0, 1.0)),
+}
+"""Activations after the last layer, by the names that the option `final` takes."""
 
 
 class MLPVAE(nn.Module):
@@ -181,41 +199,50 @@ class ConvDecoder(nn.Module):
 
 
 class MLPDecoder(nn.Module):
-    """A fully connected decoder without an encoder: ReLU between its layers, and a sigmoid after the last."""
+    """A fully connected decoder without an encoder: ReLU between its layers, and one of `FINALS` after the last."""
 
-    def __init__(self, widths: Sequence[int], image_shape: tuple[int, int, int]) -> None:
+    def __init__(self, widths: Sequence[int], image_shape: tuple[int, int, int], final: str = "sigmoid") -> None:
         super().__init__()
         self.latent_dim, self.image_shape = widths[0], image_shape
         self.layers = _layers(widths)
+        self.final = final
 
     def forward(self, z: Tensor) -> Tensor:
-        """Images (B, C, H, W) in [0, 1] of latents (B, D)."""
-        return torch.sigmoid(self.layers(z)).unflatten(1, self.image_shape)
+        """Images (B, C, H, W) of latents (B, D)."""
+        return FINALS[self.final].activation(self.layers(z)).unflatten(1, self.image_shape)
 
 
 class SigmoidDecoder(nn.Module):
-    """A decoder of logits, followed by a sigmoid."""
+    """A decoder of logits, followed by a sigmoid, or by another one of `FINALS`."""
 
-    def __init__(self, logits: nn.Module, latent_dim: int) -> None:
+    def __init__(self, logits: nn.Module, latent_dim: int, final: str = "sigmoid") -> None:
         super().__init__()
         self.logits, self.latent_dim = logits, latent_dim
+        self.final = final
 
     def forward(self, z: Tensor) -> Tensor:
-        """Images (B, C, H, W) in [0, 1] of latents (B, D)."""
-        return torch.sigmoid(self.logits(z))
+        """Images (B, C, H, W) of latents (B, D)."""
+        return FINALS[self.final].activation(self.logits(z))
 
 
 def mlp_decoder_from(
-    state: StateDict, where: str, layers: Sequence[str] | None = None, shape: tuple[int, int, int] | None = None
+    state: StateDict,
+    where: str,
+    layers: Sequence[str] | None = None,
+    shape: tuple[int, int, int] | None = None,
+    final: str | None = None,
 ) -> MLPDecoder:
     """The fully connected decoder in a VAE's state dict.
 
     Args:
         layers: the names of its layers in order, such as ("fc3", "fc4"); all with "decoder" in their names if None.
         shape: (C, H, W) of the images; square grey or colour images if None.
+        final: one of `FINALS`, the activation after the last layer; a sigmoid if None, which is a VAE's.
 
     Raises:
         InputError: weights are missing or don't form a chain of layers; the message names the first.
+
+    Warns if `final` is None and the state dict has no encoder, so that it may not be a VAE's.
     """
     if layers is None:
         layers = [key.removesuffix(".weight") for key in state if "decoder" in key and key.endswith(".weight")]
@@ -238,13 +265,27 @@ def mlp_decoder_from(
             )
         widths += [weight.shape[0]] if widths else [weight.shape[1], weight.shape[0]]
         renamed |= {f"layers.{2 * place}.{kind}": state[f"{name}.{kind}"] for kind in ("weight", "bias")}
-    net = MLPDecoder(widths, _image_shape(widths[-1], shape, where))
+    net = MLPDecoder(widths, _image_shape(widths[-1], shape, where), final or "sigmoid")
     load_weights(net, renamed, where, prefix="")
+    if final is None and not _has_encoder(state, layers, widths[0]):
+        warnings.warn(
+            f"{where} has no encoder, so that it may not be a VAE's: mlp-vae puts a sigmoid after the last layer, "
+            "which the weights don't tell; say which activation it is, final=sigmoid, final=tanh (as in most GANs) or "
+            "final=none",
+            stacklevel=2,
+        )
     return net
 
 
-def conv_decoder_from(state: StateDict, where: str) -> SigmoidDecoder:
-    """The decoder with the weights of a `ConvVAE`'s state dict.
+def _has_encoder(state: StateDict, layers: Sequence[str], latent_dim: int) -> bool:
+    """Whether a state dict has a layer besides the decoder's whose outputs may be a VAE's latents."""
+    own = {f"{name}.weight" for name in layers}
+    others = (value for key, value in state.items() if key.endswith("weight") and key not in own)
+    return any(value.ndim >= 2 and value.shape[0] in (latent_dim, 2 * latent_dim) for value in others)
+
+
+def conv_decoder_from(state: StateDict, where: str, final: str = "sigmoid") -> SigmoidDecoder:
+    """The decoder with the weights of a `ConvVAE`'s state dict, followed by one of `FINALS`.
 
     Raises:
         InputError: the state dict belongs to another network; the message names the first key that shows it.
@@ -261,7 +302,7 @@ def conv_decoder_from(state: StateDict, where: str) -> SigmoidDecoder:
     size = side << len(shapes)
     net = ConvDecoder((shapes[-1][1], size, size), start.shape[1], [shape[0] for shape in reversed(shapes)])
     load_weights(net, state, where, prefix=prefix)
-    return SigmoidDecoder(net, start.shape[1])
+    return SigmoidDecoder(net, start.shape[1], final)
 
 
 def _image_shape(pixels: int, shape: tuple[int, int, int] | None, where: str) -> tuple[int, int, int]:

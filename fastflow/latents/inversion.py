@@ -12,13 +12,16 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-from fastflow.core.checks import check_count, check_seed, is_finite
+from fastflow.core.checks import check_count, check_seed, is_finite, warn_of_nearly_black
 from fastflow.core.errors import InputError
-from fastflow.datasets.pictures import SUFFIXES, read_whole_picture
+from fastflow.datasets.pictures import image_files, read_whole_picture
 from fastflow.generators import Generator
 
 Images = Tensor | str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
-"""Images (N, C, H, W) of any size, uint8 or floats in [0, 1]; or image files, or folders of image files."""
+"""Images (N, C, H, W) of any size, uint8 or floats in [0, 1]; or image files, or folders of image files.
+
+Where a file's image is transparent, it shows black.
+"""
 
 _CANDIDATES = 256  # the optimization starts at those of so many samples that look most like the image
 _ROWS = 64  # latents that are optimized at once
@@ -137,9 +140,15 @@ def _checked(images: Tensor) -> list[tuple[str, Tensor]]:
     if images.ndim != 4 or not images.numel():
         raise InputError(f"images must have shape (N, C, H, W), got {tuple(images.shape)}")
     if images.dtype == torch.uint8:
+        warn_of_nearly_black(images)
         images = images / 255
-    if not images.is_floating_point() or not bool(((images >= 0) & (images <= 1)).all()):
+    if not images.is_floating_point():
         raise InputError(f"images must be uint8, or floats in [0, 1], got {images.dtype}")
+    if not bool(((images >= 0) & (images <= 1)).all()):
+        raise InputError(
+            f"images must be uint8, or floats in [0, 1], got {images.dtype} from {float(images.min()):.4g} to "
+            f"{float(images.max()):.4g}: scale them first, as (images - low) / (high - low)"
+        )
     return [(f"image {row}", image) for row, image in enumerate(images)]
 
 
@@ -149,13 +158,7 @@ def _read(paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> l
         paths = [paths]
     files: list[Path] = []
     for path in map(Path, paths):
-        if not path.is_dir():
-            files.append(path)
-            continue
-        inside = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
-        if not inside:
-            raise InputError(f"{str(path)!r} has no images: expected files ending in {', '.join(SUFFIXES)}")
-        files += inside
+        files += image_files(path) if path.is_dir() else [path]
     if not files:
         raise InputError("images must be at least one file")
     return [(file.name, read_whole_picture(file).float() / 255) for file in files]

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from fastflow.core.checks import check_pixels
+
 
 def appearance_names(channels: int) -> tuple[str, ...]:
     """The names of the attributes that `appearance` measures in images with so many channels, in its order."""
@@ -28,7 +30,11 @@ def appearance(images: Tensor) -> Tensor:
 
     Args:
         images: (B, C, H, W) in [0, 1], at least 2 x 2.
+
+    Raises:
+        InputError: the images have another range.
     """
+    check_pixels(images)
     grey = images.double().mean(1)
     height, width = grey.shape[-2:]
     y, x = height // 2, width // 2

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastflow.core.checks import is_finite
+from fastflow.core.checks import check_pixels, is_finite
 from fastflow.core.errors import InputError
 from fastflow.engine.inputs import check_latents
 from fastflow.latents.traversal import Traverses, check_source
@@ -70,6 +70,7 @@ def _encoded(source: Any, images: Tensor) -> Tensor:
     if not isinstance(images, Tensor) or images.shape[1:] != shape:
         got = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
         raise InputError(f"images must be a tensor (N, {', '.join(map(str, shape))}), got {got}")
+    check_pixels(images)
     return torch.cat([vae.encode(part)[0] for part in images.split(512)])
 
 

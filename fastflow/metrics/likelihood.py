@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from fastflow.core.checks import check_count, check_seed
+from fastflow.core.checks import check_count, check_pixels, check_seed
 from fastflow.core.errors import InputError
 from fastflow.core.plugins import explaining
 from fastflow.core.rng import step_rng
@@ -80,6 +80,8 @@ def log_likelihood(
     check_seed(seed)
     likelihood = getattr(model, "likelihood", None)
     check_likelihood(likelihood)
+    if likelihood != "gaussian":  # which data of any range may have
+        check_pixels(x, "x")
     variance = torch.as_tensor(prior_variance).to(x)
     if variance.shape not in ((), (len(x),)) or not bool((variance > 0).all() & variance.isfinite().all()):
         raise InputError(f"prior_variance must be a number above 0, or one for each of the {len(x)} data")
@@ -187,6 +189,8 @@ def _check_pairs(run: SavedVAE, pairs: Tensor, potential: Tensor, place: Tensor,
     count = run.bank.num_potentials if directions is None else len(run.transformations)
     if pairs.ndim != 5 or pairs.shape[1] != 2 or tuple(pairs.shape[2:]) != shape or not len(pairs):
         raise InputError(f"pairs must be images (N, 2, {', '.join(map(str, shape))}), got {tuple(pairs.shape)}")
+    if run.vae.likelihood != "gaussian":
+        check_pixels(pairs, "pairs")
     limits = (("potential", potential, 0, count - 1), ("place", place, 1, run.config.path_steps))
     for name, numbers, low, high in limits:
         if numbers.dtype != torch.long or numbers.shape != pairs.shape[:1]:

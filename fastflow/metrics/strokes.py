@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from fastflow.core.checks import check_pixels
+
 STROKE_ATTRIBUTES = ("area", "thickness", "slant", "width", "height", "x", "y")
 """The names of the attributes that `stroke_attributes` measures, in its order."""
 
@@ -39,7 +41,11 @@ def stroke_attributes(images: Tensor) -> Tensor:
 
     Args:
         images: (B, C, H, W) in [0, 1]; channels are averaged.
+
+    Raises:
+        InputError: the images have another range.
     """
+    check_pixels(images)
     grey = images.double().mean(1)
     height, width = grey.shape[-2:]
     y = torch.arange(height, dtype=torch.float64, device=grey.device)[:, None] - (height - 1) / 2  # [H, 1]

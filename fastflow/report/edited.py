@@ -57,7 +57,7 @@ def write_edited(
     check_target(folder, run, _FILES, "edited images", overwrite)
     latents = z0.latents if isinstance(z0, Inversion) else z0
     applied = edit.apply(run, latents)
-    images, value_range = applied.images.cpu(), run.generator.value_range
+    images, value_range = run.generator.drawn(applied.images).cpu(), run.generator.value_range
     with replacing_folder(folder) as temporary:
         save_strip(images, temporary / "strip.png", start=0, value_range=value_range)
         save_gif(images, temporary / "animation.gif", value_range=value_range)

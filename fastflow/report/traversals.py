@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fastflow.core.checks import check_seed
 from fastflow.core.errors import ConvergenceError, InputError
-from fastflow.core.files import check_place, replacing_folder, write_sealed, write_tensors
+from fastflow.core.files import check_place, left_by_system, replacing_folder, write_sealed, write_tensors
 from fastflow.core.leftovers import remove_leftovers
 from fastflow.latents.inversion import Inversion
 from fastflow.latents.traversal import Traversal, TraversalDirection, decoded
@@ -178,7 +178,7 @@ def _write_potential(
     """
     traversal, way = _traverse(run, z0, potential, steps, direction)
     name, value_range = f"potential-{potential:02d}", run.generator.value_range
-    images = traversal.images.cpu()
+    images = run.generator.drawn(traversal.images).cpu()
     save_strip(images, folder / f"{name}.png", start=traversal.start, value_range=value_range)
     save_gif(images, folder / f"{name}.gif", value_range=value_range)
     if mp4:
@@ -222,7 +222,7 @@ def _label(entry: dict[str, Any], names: Mapping[int, str], direction: Traversal
 def save_inversion(inversion: Inversion, run: SavedRun, file: Path) -> None:
     """Save a picture of images above those that their latents are decoded to."""
     inverted = run.generator.scaled(decoded(run.generator, inversion.latents[:, None]))
-    images = torch.stack((inversion.images[:, None], inverted)).cpu()  # (2, N, 1, C, H, W)
+    images = run.generator.pictured(torch.stack((inversion.images[:, None], inverted))).cpu()  # (2, N, 1, C, H, W)
     save_grid(images, file, rows=["image", "inverted"], columns=[""], value_range=(0.0, 1.0))
 
 
@@ -252,7 +252,7 @@ def check_target(folder: Path, run: SavedRun, ours: re.Pattern[str], what: str, 
     check_place(folder)
     if not folder.exists():
         return
-    if not folder.is_dir() or not all(ours.fullmatch(file.name) for file in folder.iterdir()):
+    if not folder.is_dir() or not all(ours.fullmatch(f.name) or left_by_system(f) for f in folder.iterdir()):
         raise InputError(f"{str(folder)!r} isn't a folder of {what}: choose a new one")
-    if not overwrite and any(folder.iterdir()):
+    if not overwrite and not all(map(left_by_system, folder.iterdir())):
         raise InputError(f"{str(folder)!r} holds {what} already: overwrite them, or choose another folder")

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -21,7 +22,7 @@ import torch
 from tqdm import tqdm
 
 from fastflow.core.errors import InputError
-from fastflow.core.files import read_json, write_json
+from fastflow.core.files import left_by_system, read_json, write_json
 from fastflow.core.leftovers import is_leftover, remove_leftovers
 from fastflow.training.checkpoint import latest_checkpoint, weights_digest
 
@@ -48,7 +49,7 @@ def begin_folder(out: Path, settings: Found, *, name: str, resume: bool, growing
     file = out / f"{name}.json"
     settings = json.loads(json.dumps(settings))  # tuples become lists, as in the file
     if not file.exists():
-        if any(not is_leftover(path) for path in out.iterdir()):
+        if any(not (is_leftover(path) or left_by_system(path)) for path in out.iterdir()):
             raise InputError(f"{str(out)!r} isn't empty and isn't a {name}: choose a new folder")
         write_json(file, settings)
         return
@@ -177,6 +178,7 @@ def _begin_worker(threads: int) -> None:
             raise KeyboardInterrupt
 
     torch.set_num_threads(threads)
+    warnings.filterwarnings("ignore", "the generator's images (span|have)")  # the parent has warned of them
     signal.signal(signal.SIGTERM, stop)
     os.setpgrp()  # Ctrl-C at a terminal then reaches the parent's group only
     threading.Thread(target=_end_with_parent, daemon=True).start()

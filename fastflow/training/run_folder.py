@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from fastflow.core import trust
 from fastflow.core.digests import unsealed
 from fastflow.core.errors import InputError
-from fastflow.core.files import check_place, locked_folder, read_json, remove_named, write_sealed
+from fastflow.core.files import check_place, left_by_system, locked_folder, read_json, remove_named, write_sealed
 from fastflow.core.leftovers import is_leftover, remove_leftovers
 from fastflow.training.checkpoint import latest_checkpoint, remove_unfinished
 from fastflow.training.config import CHANGEABLE, FlowConfig
@@ -152,7 +152,7 @@ def _check_folder(
         _check_resumed(folder, record, config, description)
     elif record is not None and not overwrite:
         raise InputError(f"{str(folder)!r} holds a run already: resume it, overwrite it, or choose another folder")
-    elif record is None and folder.exists() and any(not is_leftover(path) for path in folder.iterdir()):
+    elif record is None and folder.exists() and not all(is_leftover(f) or left_by_system(f) for f in folder.iterdir()):
         raise InputError(f"{str(folder)!r} isn't empty and isn't a run: choose a new folder")
 
 

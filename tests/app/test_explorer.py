@@ -16,6 +16,7 @@ import fastflow as ff
 from fastflow.app import explorer as explorer_module
 from fastflow.app.explorer import LONGEST, Explorer
 from fastflow.app.films import scene_html
+from fastflow.app.scenes import picture
 from fastflow.core.errors import ConvergenceError, InputError
 
 
@@ -360,8 +361,11 @@ def test_large_images_have_small_thumbnails_and_stay_smooth(tmp_path):
         assert image.size == (192, 256)
 
 
-def test_images_that_no_screen_shows_are_refused(tmp_path):
+def test_images_of_other_channels_are_shown_as_pictures(tmp_path):
     generator = ff.generators.from_callable(lambda z: sigmoid_images(z).expand(-1, 2, -1, -1), 4)
     explorer = Explorer(small_run(tmp_path / "run", generator))
+    scene = explorer.show(explorer.sample(0), None, one(), 1)
+    assert scene.film.images.shape[1:] == (1, 6, 6)
+    assert "ff-frame" in scene_html(scene, 0)
     with pytest.raises(InputError, match="images of 1 or 3 channels can be shown, got 2"):
-        scene_html(explorer.show(explorer.sample(0), None, one(), 1), 0)
+        picture(torch.zeros(2, 6, 6))

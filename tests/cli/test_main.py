@@ -1,13 +1,14 @@
 """The program: as a module and as a script, its errors and warnings in one line each."""
 
 import io
+import shlex
 import subprocess
 import sys
 import warnings
 
 import pytest
 from support.commands import fails
-from support.runs import options
+from support.runs import options, small_run
 
 from fastflow.cli.main import main
 
@@ -39,6 +40,23 @@ def test_explanations_lose_their_frames(capsys, monkeypatch, arguments, encoding
     said = fails(capsys, *arguments)
     assert "---" not in said
     assert "─" not in said
+
+
+def test_names_that_a_terminal_does_not_have_are_shown_by_escapes(tmp_path, monkeypatch):
+    run = small_run(tmp_path / "a run")
+    run.name(0, "größe ✓")
+    output = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr(sys, "stdout", output)
+    main(["name", str(run.folder)])
+    output.flush()
+    assert output.buffer.getvalue() == b"  0  gr\\xf6\\xdfe \\u2713\n"
+
+
+def test_suggested_commands_are_quoted_for_a_shell(tmp_path, capsys):
+    folder = tmp_path / "a run's; folder"
+    main(["discover", "--generator", "digits-vae", "--out", str(folder), *options(steps=2)])
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert shlex.split(line.partition("next: ")[2]) == ["fastflow", "report", str(folder)]
 
 
 OPAQUE = """

@@ -12,6 +12,7 @@ from fastflow.core import files
 from fastflow.core.errors import InputError
 from fastflow.core.files import (
     check_place,
+    left_by_system,
     naming,
     read_json,
     remove_named,
@@ -248,3 +249,13 @@ def test_tensor_with_two_names_is_written_twice(tmp_path):
     assert torch.equal(read["one"], x)
     assert torch.equal(read["two"], x)
     assert torch.equal(read["part"], x[2:])
+
+
+@pytest.mark.parametrize("name", [".DS_Store", "._photo.png", "Thumbs.db", "desktop.ini", "__MACOSX", "@eaDir"])
+def test_what_an_operating_system_leaves(name, tmp_path):
+    assert left_by_system(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["photo.png", ".git", "thumbs.png", "_photo.png", "..png"])
+def test_what_people_leave(name, tmp_path):
+    assert not left_by_system(tmp_path / name)

@@ -189,6 +189,7 @@ def decode(z):
 """
 
 
+@pytest.mark.filterwarnings("default:the generator's images span")
 def test_pixels_that_will_be_clipped_are_pointed_out(tmp_path, capsys):
     (tmp_path / "mine.py").write_text(BRIGHT)
     small = ["--num-potentials", "2", "--steps", "1", "--batch-size", "4", "--hidden", "4", "--path-steps", "2"]

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from fastflow import generators
+from fastflow.core.errors import InputError
+from fastflow.metrics.appearance import appearance
 from fastflow.metrics.strokes import STROKE_ATTRIBUTES, looks_drawn, stroke_attributes
 
 
@@ -33,6 +35,21 @@ def test_slant_is_a_shears_angle():
     found = stroke_attributes(torch.cat([bar(4, 40, slant) for slant in (-0.3, 0.2)]))
     assert found[:, 2].tolist() == pytest.approx([-0.3, 0.2], abs=0.01)
     assert found[:, 3].tolist() == pytest.approx([4, 4], rel=0.08)  # as if it were upright
+
+
+@pytest.mark.parametrize("images", [2 * bar(4, 40) - 1, 255 * bar(4, 40), (255 * bar(4, 40)).byte()])
+@pytest.mark.parametrize("measure", [stroke_attributes, appearance], ids=["strokes", "appearance"])
+def test_images_of_another_range_are_refused(measure, images):
+    with pytest.raises(InputError, match=r"images must (lie in|be floats in) \[0, 1\], got .*(scale|divide)"):
+        measure(images)
+
+
+def test_a_few_pixels_may_overshoot():
+    image = bar(4, 40)
+    image[0, 0, 0, 0] = -0.2
+    assert stroke_attributes(image)[0, 0] == pytest.approx(159.8, rel=0.01)
+    assert stroke_attributes(1.02 * image)[0, 0] > 160
+    torch.func.vmap(lambda x: stroke_attributes(x[None])[0])(image)  # whose values can't be looked at
 
 
 def test_an_empty_image_has_no_attributes():
