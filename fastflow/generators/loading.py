@@ -215,7 +215,9 @@ def _split(text: str) -> tuple[str, dict[str, str]]:
 
 
 def _exists(path: str) -> bool:
-    file = path.rpartition(":")[0] if names_function(path) else path
+    file, _, function = path.rpartition(":") if names_function(path) else (path, "", "")
+    if "," in function:
+        return False
     try:
         return bool(file) and Path(file).exists()
     except OSError:  # such as a name that is too long
