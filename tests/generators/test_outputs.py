@@ -82,7 +82,6 @@ def decode(z):
 
 def make():
     from fastflow.generators import from_callable
-from fastflow.training.discover import Discovery, check_task
     return from_callable(decode, 4, output="sample", value_range=(-1, 1))
 """
 
