@@ -146,3 +146,21 @@ def test_generator_without_encoder_or_gradient():
 def test_encoder_that_can_not_be_used(digits, encode):
     with pytest.raises(InputError, match=r"encode must (be callable|give finite latents \(1, 8\))"):
         ff.generators.from_callable(digits.vae.decode, 8, encode=encode).encode(torch.zeros(1, 1, 8, 8))
+
+
+def test_folders_are_read_without_what_an_operating_system_leaves(tmp_path):
+    generator = sigmoid_generator()
+    for name in ("b.png", "a.png"):
+        Image.new("RGBA", (6, 6), (255, 255, 255, 102)).save(tmp_path / name)
+    for name in ("._a.png", ".DS_Store", "Thumbs.db", ".hidden.png"):
+        (tmp_path / name).write_bytes(b"\0\5\x16\7")
+    images, names, _ = fitting_images(generator, tmp_path)
+    assert names == ["a.png", "b.png"]
+    torch.testing.assert_close(images, torch.full((2, 1, 6, 6), 102 / 255))
+
+
+def test_tensors_of_another_range_are_refused_with_their_range():
+    with pytest.raises(InputError, match=r"in \[0, 1\], got torch.float32 from -1 to 1: scale them first"):
+        fitting_images(sigmoid_generator(), torch.linspace(-1, 1, 36).view(1, 1, 6, 6))
+    with pytest.warns(UserWarning, match="hold 0 and 1 only"):
+        fitting_images(sigmoid_generator(), torch.eye(6, dtype=torch.uint8)[None, None])

@@ -212,3 +212,9 @@ def test_batch_that_cannot_be_shared_leaves_the_run_that_overwrite_would_replace
             progress=False,
         )
     assert contents(tmp_path / "run") == before
+
+
+def test_a_folder_that_a_file_manager_has_looked_at_is_empty(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
+    assert small_run(tmp_path / "run", steps=1).step == 1
