@@ -83,10 +83,10 @@ def read_whole(file: Path, digests: Mapping[str, str] | None) -> tuple[bytes, st
 
 
 def sealed(record: Mapping[str, Any], without: Collection[str] = ()) -> dict[str, Any]:
-    """A JSON record with its digest as the last entry, "digest".
+    """A JSON record with its digest as the last entry, "digest". An entry "seconds" isn't covered by it.
 
     Args:
-        record: the record, without such an entry.
+        record: the record, without a digest.
         without: the entries that may change later.
     """
     return {**record, "digest": _record_digest(record, without)}
@@ -118,5 +118,6 @@ def unsealed(record: Mapping[str, Any], file: Path, without: Collection[str] = (
 
 
 def _record_digest(record: Mapping[str, Any], without: Collection[str]) -> str:
-    entries = {key: value for key, value in record.items() if key not in without}
+    # The same findings have the same digest, however long they took.
+    entries = {key: value for key, value in record.items() if key not in (*without, "seconds")}
     return _PREFIX + digest_of(json.dumps(entries).encode())

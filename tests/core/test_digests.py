@@ -57,6 +57,11 @@ def test_entries_that_are_left_out_may_change_and_no_others(tmp_path):
         unsealed({**RECORD, "digesu": record["digest"]}, file, without=("free",))
 
 
+def test_same_findings_have_the_same_digest_however_long_they_took():
+    one, other = (sealed({**RECORD, "seconds": seconds})["digest"] for seconds in (1.5, 2.5))
+    assert one == other != sealed({**RECORD, "steps": 4, "seconds": 1.5})["digest"]
+
+
 def test_record_without_a_digest_is_taken_as_it_is(tmp_path):
     """Earlier versions wrote none, and neither do people."""
     (tmp_path / "a.json").write_text(json.dumps(RECORD))
