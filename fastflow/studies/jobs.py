@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -53,6 +53,8 @@ def begin_folder(out: Path, settings: Found, *, name: str, resume: bool, growing
         raise InputError(f"{str(out)!r} holds a {name} already: resume it, or choose another folder")
     before = read_json(file)
     known = before.pop(growing, {}) if isinstance(before, dict) else {}
+    if not isinstance(before, dict) or not isinstance(known, dict):
+        raise InputError(f"{str(file)!r} is damaged, expected the settings of a {name}: choose another folder")
     now = settings.pop(growing, {})
     changed = [key for key in now if known.get(key, now[key]) != now[key]]
     if before != settings or changed:
@@ -63,6 +65,19 @@ def begin_folder(out: Path, settings: Found, *, name: str, resume: bool, growing
         )
     if growing:
         write_json(file, {**settings, growing: {**known, **now}})
+
+
+def read_found(file: Path, is_whole: Callable[[Found], bool]) -> Found:
+    """The results of a job from its file; raise InputError unless they are an object and `is_whole` says yes."""
+    found = read_json(file)
+    if not isinstance(found, dict) or not is_whole(found):
+        raise InputError(f"{str(file)!r} is damaged, expected the results of a job: remove it to do the job again")
+    return found
+
+
+def are_numbers(found: Found, names: Iterable[str]) -> bool:
+    """Whether each of these results is a number, where it is there."""
+    return all(isinstance(found.get(name, 0), (int, float)) and found.get(name) is not True for name in names)
 
 
 def all_found(do: Callable[[Job], Found], jobs: Mapping[Key, Job], workers: int) -> Iterator[tuple[Key, Found]]:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fastflow.core.errors import InputError
-from fastflow.core.files import read_json, replacing_folder, write_json, write_tensors
+from fastflow.core.files import read_json, replacing_folder, shortened, write_json, write_tensors
 
 
 class Checkpoint(NamedTuple):
@@ -94,6 +94,9 @@ def read_checkpoint(
         raise _damaged(checkpoint, str(error)) from error
     if not isinstance(facts, dict) or facts.get("step") != checkpoint.step:
         raise _damaged(checkpoint, "its state.json doesn't name its step")
+    for name, default in (("restarts", 0), ("rate_factor", 1.0)):
+        if not isinstance(facts.get(name, default), (int, float)) or not 0 <= facts.get(name, default) < 2**63:
+            raise _damaged(checkpoint, f"its state.json has {name} {shortened(facts[name])}, expected a number")
     weights = _load(checkpoint, "weights.safetensors")
     weights = {name: value for name, value in weights.items() if not name.startswith(ignored)}
     expected = module.state_dict()
@@ -114,9 +117,9 @@ def _optimizer_states(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) 
     states: dict[int, dict[str, Tensor]] = {}
     for key, value in _load(checkpoint, "optimizer.safetensors").items():
         number, _, name = key.partition(".")
-        known = number.isdecimal() and int(number) < len(parameters)
+        known = re.fullmatch("[0-9]{1,9}", number) is not None and int(number) < len(parameters)
         if not known or value.shape not in ((), parameters[int(number)].shape):
-            raise _damaged(checkpoint, f"{key!r} in its optimizer.safetensors doesn't fit its weights")
+            raise _damaged(checkpoint, f"{shortened(key)} in its optimizer.safetensors doesn't fit its weights")
         states.setdefault(int(number), {})[name] = value
     if not states:
         raise _damaged(checkpoint, "its optimizer.safetensors is empty")

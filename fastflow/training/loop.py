@@ -174,8 +174,8 @@ class Trainer:
         if saved is not None:
             saved.load(self.task.module, self._optimizer)
             self.step = saved.step
-            self.restarts = int(saved.facts.get("restarts", 0))
-            self.rate_factor = float(saved.facts.get("rate_factor", 1.0))
+            self.restarts = saved.facts.get("restarts", 0)
+            self.rate_factor = saved.facts.get("rate_factor", 1.0)
 
     def run(self, progress: bool = True) -> None:
         """Train from the current step to the end.

@@ -18,7 +18,7 @@ from fastflow.core.errors import BusyError, InputError, TrainingError
 from fastflow.core.files import locked_folder, read_json, write_json
 from fastflow.generators import Generator
 from fastflow.generators.base import as_generator
-from fastflow.generators.identity import describe, draws_alike, is_description
+from fastflow.generators.identity import are_pixels, describe, draws_alike, is_description
 from fastflow.generators.loading import can_be_found
 from fastflow.latents.predictors import Predictor
 from fastflow.latents.traversal import Traverses
@@ -31,10 +31,19 @@ from fastflow.studies.comparison.attributes import (
     measure_alike,
     varying,
 )
-from fastflow.studies.comparison.measures import draw_strip, measure
+from fastflow.studies.comparison.measures import draw_strip, is_measured, measure
 from fastflow.studies.comparison.methods import FLOWS, Chosen, chosen
 from fastflow.studies.comparison.table import summarise, write_table
-from fastflow.studies.jobs import Found, advance, all_found, begin_folder, job_bar, termination_interrupts
+from fastflow.studies.jobs import (
+    Found,
+    advance,
+    all_found,
+    are_numbers,
+    begin_folder,
+    job_bar,
+    read_found,
+    termination_interrupts,
+)
 from fastflow.studies.statistics import check_packages
 from fastflow.training.checkpoint import latest_checkpoint
 from fastflow.training.config import DiscoverConfig
@@ -236,7 +245,11 @@ def _jobs(compared: dict[str, Chosen], seeds: list[int], shared: dict[str, Any])
 
 def _do_all(jobs: dict[tuple[str, int], Job], workers: int, progress: bool) -> dict[tuple[str, int], Found]:
     """Do the jobs that aren't done yet, and return the results of all."""
-    done = {key: read_json(job.file) for key, job in jobs.items() if job.file.exists()}
+    done = {
+        key: read_found(job.file, lambda found, job=job: is_measured(found, job.names))
+        for key, job in jobs.items()
+        if job.file.exists()
+    }
     with job_bar(len(jobs), len(done), "job", progress) as bar, termination_interrupts("comparison"):
         # The flows come first: their strength may be the one that the other methods have to match.
         for flows in (True, False):
@@ -265,7 +278,7 @@ def do(job: Job) -> Found:
         found: Found = {"left_out": str(error)}
     else:
         found = measure(source, config.path_steps, attributes, pairs=job.pairs, starts=job.starts, seed=job.seed + 1)
-        found |= read_json(job.timing)
+        found |= read_found(job.timing, lambda timing: are_numbers(timing, timing))
         found["step_length"] = source.step_length
         if job.drawn:
             file = job.out / "strips" / f"{job.name}.png"
@@ -294,7 +307,8 @@ def _match_strength(source: Traverses, job: Job) -> Traverses:
     if strength is None:
         if job.name == FLOWS:
             return source
-        strength = read_json(job_file(job.out, FLOWS, job.seed))["strength"]
+        flows = read_found(job_file(job.out, FLOWS, job.seed), lambda found: is_measured(found, job.names))
+        strength = flows["strength"]
     return match_strength(
         source, strength, path_steps=job.chosen.config.path_steps, samples=4 * job.starts, seed=job.seed + 1
     )
@@ -310,8 +324,8 @@ def _keep_descriptions(out: Path, settings: dict[str, Any], generator: Generator
     if not file.exists():
         return
     recorded = read_json(file)
-    described = recorded.get("generator")
-    if not (is_description(described) and draws_alike(described, generator)):
+    described = recorded.get("generator") if isinstance(recorded, dict) else None
+    if described is None or not (is_description(described) and draws_alike(described, generator)):
         return  # another generator: `begin_folder` raises the error
     settings["generator"] = described
     if any(recorded.get(key) != settings[key] for key in ("attributes_from", "attribute_names")):
@@ -319,7 +333,8 @@ def _keep_descriptions(out: Path, settings: dict[str, Any], generator: Generator
     values = recorded.get("attribute_values")
     if values is None:
         return  # begun by another version: `begin_folder` raises the error
-    if not measure_alike(values, settings["attribute_values"]):
+    rows = values if isinstance(values, list) else [values]
+    if not (all(map(are_pixels, rows)) and all(rows) and measure_alike(rows, settings["attribute_values"])):
         raise InputError(
             f"can't resume {str(out)!r}: its attributes {settings['attributes_from'] or ''}".rstrip()
             + " give other values of the same images than when it began; resume with the function and what it reads as "

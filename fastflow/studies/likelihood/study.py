@@ -19,10 +19,10 @@ from fastflow.core.errors import InputError, TrainingError
 from fastflow.core.files import locked_folder, read_json, write_json
 from fastflow.datasets import Sequences
 from fastflow.runs.train import train_vae
-from fastflow.studies.jobs import advance, all_found, begin_folder, job_bar, termination_interrupts
+from fastflow.studies.jobs import advance, all_found, begin_folder, job_bar, read_found, termination_interrupts
 from fastflow.studies.likelihood.measures import measure
 from fastflow.studies.likelihood.picture import draw
-from fastflow.studies.likelihood.table import Results, write_summary
+from fastflow.studies.likelihood.table import Results, is_measured, write_summary
 from fastflow.studies.likelihood.variants import PLAIN, SIZES, VARIANTS, Size
 from fastflow.studies.statistics import check_packages
 from fastflow.training.checkpoint import latest_checkpoint
@@ -106,7 +106,7 @@ def study_likelihood(
             for name in data
             for variant in chosen
         }
-        done = {key: read_json(job.file) for key, job in jobs.items() if job.file.exists()}
+        done = {key: read_found(job.file, is_measured) for key, job in jobs.items() if job.file.exists()}
         results = Results(size_name, seeds, settings["data"], done)
         with job_bar(len(jobs), len(done), "run", progress) as bar, termination_interrupts("study"):
             waiting = {key: job for key, job in jobs.items() if key not in done}
