@@ -13,6 +13,7 @@ import re
 import shutil
 import sys
 import warnings
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,9 @@ from fastflow.core.errors import BusyError, InputError
 
 LARGEST_JSON = 1 << 26
 """The most bytes that are read of a JSON file."""
+
+ALWAYS_READ, MOST_PER_BYTE, MOST_READ = 1 << 26, 64, 1 << 32
+"""Bounds of what a file may inflate to: 64 MiB, or 64 bytes for each of its own up to 4 GiB, or as much as it has."""
 
 _DEEPEST = 64
 _TOO_DEEP = f"its lists and objects are nested more than {_DEEPEST} deep"
@@ -169,6 +173,36 @@ def read_up_to(file: Path, most: int) -> bytes:
     if len(content) > most:
         raise InputError(f"{str(file)!r} is larger than {most >> 20} MiB, the most that is read of such a file")
     return content
+
+
+def most_inflated(compressed: int) -> int:
+    """The most bytes to which a file of `compressed` bytes may inflate.
+
+    Without a bound, a small file could fill any memory, as deflate makes up to 1,032 bytes of one.
+    """
+    return max(compressed, min(max(ALWAYS_READ, MOST_PER_BYTE * compressed), MOST_READ))
+
+
+def check_inflated(size: int, compressed: int, what: str) -> None:
+    """Raise InputError if a file of `compressed` bytes promises to inflate to more than `most_inflated`."""
+    most = most_inflated(compressed)
+    if size > most:
+        raise InputError(
+            f"{what} has {compressed} bytes and promises {size}, more than the {most} that are read of such a file"
+        )
+
+
+def check_zip(file: Path) -> None:
+    """Check by `check_inflated` what the members of a file promise, if it is a zip archive; none is inflated.
+
+    Raises:
+        InputError: they promise too much.
+        zipfile.BadZipFile: the archive is damaged.
+    """
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            promised = sum(member.file_size for member in archive.infolist())
+            check_inflated(promised, file.stat().st_size, repr(str(file)))
 
 
 def parse_json(text: str | bytes, what: str, *, finite: bool = True) -> Any:

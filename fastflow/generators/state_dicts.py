@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fastflow.core.errors import InputError
+from fastflow.core.files import check_inflated, check_zip
 
 StateDict = Mapping[str, Tensor]
 
@@ -38,6 +39,7 @@ def read_state_dict(file: str | Path) -> StateDict:
         except (SafetensorError, OSError) as error:
             raise InputError(f"weights file {str(file)!r} can't be read: {error}") from error
     try:
+        check_zip(file)
         is_program = is_torchscript(file)
         found = None if is_program else torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -45,6 +47,8 @@ def read_state_dict(file: str | Path) -> StateDict:
             f"weights file {str(file)!r} holds more than weights, which could run code and isn't loaded: save the "
             "module's state_dict() alone"
         ) from error
+    except InputError:
+        raise
     except Exception as error:  # the errors of torch's reader for other files have no common type
         raise InputError(f"weights file {str(file)!r} can't be read as a file that torch.save wrote") from error
     if is_program:
@@ -56,6 +60,9 @@ def read_state_dict(file: str | Path) -> StateDict:
     if state is None:
         keys = ", ".join(map(repr, list(found)[:4])) if isinstance(found, Mapping) else type(found).__name__
         raise InputError(f"weights file {str(file)!r} holds no state dict, a dict from names to tensors; got {keys}")
+    what, size = f"weights file {str(file)!r}", file.stat().st_size
+    for key, value in state.items():  # a tensor's strides may repeat a few stored numbers without end
+        check_inflated(value.numel() * value.element_size(), size, f"{what} with {key!r}")
     return state
 
 

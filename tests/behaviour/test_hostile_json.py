@@ -1,4 +1,4 @@
-"""Every reader of JSON refuses damaged and hostile files in one short line, and none of them hangs or fails otherwise."""
+"""Every reader of JSON refuses damaged and hostile files in one short line."""
 
 import json
 
@@ -137,9 +137,7 @@ def test_sizes_are_compared_with_the_checkpoint_before_anything_is_built(run, ch
     monkeypatch.setattr("fastflow.runs.loading.untrained_potentials", None)
     file.write_text(json.dumps(record))
     try:
-        with pytest.raises(
-            InputError, match=r"config.json (describes .* values or more|.*must be below 2\^63)|config.json: "
-        ):
+        with pytest.raises(InputError, match=r"values or more, and weights|must be below 2\^63"):
             ff.load_run(run.folder)
     finally:
         file.write_text(before)
