@@ -26,6 +26,14 @@ def page():
     return blocks
 
 
+@pytest.fixture(scope="module")
+def blocks():
+    async def build():
+        return page()
+
+    return asyncio.run(build())
+
+
 GOOD = [None, 1, "slant", "real", 3]
 
 
@@ -33,15 +41,15 @@ def call(values, number=0, session="abc"):
     return {"session_hash": session, "fn_index": number, "data": values, "event_data": {"x": 1}, "more": 1}
 
 
-def checked(*values, **options):
+def checked(blocks, *values, **options):
     async def check():
-        return PageVisits(page()).check(call(*values, **options))
+        return PageVisits(blocks).check(call(*values, **options))
 
     return asyncio.run(check())
 
 
-def test_a_call_of_the_page_is_passed_on_without_what_the_page_never_sends():
-    found = checked(GOOD)
+def test_a_call_of_the_page_is_passed_on_without_what_the_page_never_sends(blocks):
+    found = checked(blocks, GOOD)
     assert found == {"session_hash": "abc", "fn_index": 0, "data": GOOD, "event_data": None, "trigger_id": None}
 
 
@@ -62,16 +70,16 @@ def test_a_call_of_the_page_is_passed_on_without_what_the_page_never_sends():
         ("abcde", "isn't a call that this page makes"),
     ],
 )
-def test_values_that_widgets_cannot_have_are_refused_in_one_line(values, message):
+def test_values_that_widgets_cannot_have_are_refused_in_one_line(blocks, values, message):
     with pytest.raises(InputError, match=message) as error:
-        checked(values)
+        checked(blocks, values)
     assert len(str(error.value)) < 300
 
 
 @pytest.mark.parametrize("number", [1, 99, -1, None, True, "0"])
-def test_only_actions_of_the_page_are_called(number):
+def test_only_actions_of_the_page_are_called(blocks, number):
     with pytest.raises(InputError, match="isn't a call that this page makes"):
-        checked(GOOD if number != 1 else [], number=number)
+        checked(blocks, GOOD if number != 1 else [], number=number)
 
 
 def kept(blocks):
