@@ -33,7 +33,7 @@ _WRITTEN = {"/gradio_api/queue/join"}
 
 # Nothing from elsewhere is loaded, the page can't be framed, and its address, which may hold the token, isn't told.
 _HEADERS = {
-    b"content-security-policy": b"default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; base-uri 'none'; "
+    b"content-security-policy": b"default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; base-uri 'self'; "
     b"form-action 'none'; frame-ancestors 'none'",
     b"cross-origin-resource-policy": b"same-origin",
     b"referrer-policy": b"no-referrer",
