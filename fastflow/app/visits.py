@@ -102,7 +102,7 @@ class PageVisits:
             kept.pop(session, None)
 
 
-def _check_value(widget: gr.components.Component, value: Any) -> None:
+def _check_value(widget: Any, value: Any) -> None:
     """Raise InputError unless a widget can have this value."""
     kinds = (str,) if isinstance(widget, gr.Textbox) else (int, float) if _is_number(widget) else (str, int, float)
     fits = value is None or (not isinstance(widget, gr.State) and isinstance(value, kinds) and value is not True)
@@ -115,5 +115,5 @@ def _check_value(widget: gr.components.Component, value: Any) -> None:
         raise InputError(f"{getattr(widget, 'label', None) or 'a widget'} can't be {shortened(value)}") from error
 
 
-def _is_number(widget: gr.components.Component) -> bool:
+def _is_number(widget: Any) -> bool:
     return isinstance(widget, gr.Number | gr.Slider)

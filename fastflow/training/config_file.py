@@ -51,8 +51,7 @@ def check_settings(configuration: object) -> None:
 def _constrained(name: str, value: Any, hint: Any) -> Any:
     """The value of a setting that has the declared type; raise InputError unless it keeps the constraints."""
     value = tuple(value) if isinstance(value, list) else value
-    numbers = value if isinstance(value, tuple) else (value,)
-    if any(isinstance(number, int) and abs(number) >= 2**63 for number in numbers):
+    if any(isinstance(number, int) and abs(number) >= 2**63 for number in _each(value)):
         raise InputError(f"{name} must be below 2^63, got {shortened(value)}")
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, UnionType):
@@ -69,6 +68,11 @@ def _constrained(name: str, value: Any, hint: Any) -> Any:
         if callable(constraint):
             value = constraint(name, value)
     return value
+
+
+def _each(value: Any) -> tuple[Any, ...]:
+    """The values of a setting, of which a list has several."""
+    return value if isinstance(value, tuple) else (value,)
 
 
 def _power_of_two(bound: Any) -> str:
