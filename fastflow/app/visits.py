@@ -104,15 +104,20 @@ class PageVisits:
 
 def _check_value(widget: Any, value: Any) -> None:
     """Raise InputError unless a widget can have this value."""
-    kinds = (str,) if isinstance(widget, gr.Textbox) else (int, float) if _is_number(widget) else (str, int, float)
-    fits = value is None or (not isinstance(widget, gr.State) and isinstance(value, kinds) and value is not True)
+    stateful = isinstance(widget, gr.State)
+    kinds = (str,) if _is_text(widget) else (int, float) if _is_number(widget) else (str, int, float)
+    fits = value is None or (not stateful and isinstance(value, kinds) and not isinstance(value, bool))
     try:
         if not fits:
             raise TypeError
-        if not isinstance(widget, gr.State):
+        if not stateful:
             widget.preprocess(value)
     except Exception as error:  # gradio's error for a value outside the widget's bounds would be printed
         raise InputError(f"{getattr(widget, 'label', None) or 'a widget'} can't be {shortened(value)}") from error
+
+
+def _is_text(widget: Any) -> bool:
+    return isinstance(widget, gr.Textbox)
 
 
 def _is_number(widget: Any) -> bool:
