@@ -18,10 +18,11 @@ from PIL import Image
 from fastflow.app.explorer import Explorer
 from fastflow.app.films import scene_html
 from fastflow.app.scenes import Scene, Start
-from fastflow.app.widgets import MIX
+from fastflow.app.widgets import CANVAS, MIX
 from fastflow.core.errors import InputError
 from fastflow.saved.edits import Edit
 
+_DRAWN = "data:image/png;base64,"
 _LARGEST_NUMBER = 9999  # of the numbers that "Another" draws: short enough to be remembered
 
 Controls = tuple[Any, ...]
@@ -97,7 +98,7 @@ class Actions:
         """Give the chosen potential a name."""
         if controls[0] == MIX:
             raise InputError("a mix has no name: choose one potential")
-        self._explorer.name(controls[0], name)
+        self._explorer.name(controls[0], name or "")
         return [*self._names(controls[0]), *self._view(scene.start, scene.before, controls, scene, step)]
 
     def save(self, scene: Scene, step: int) -> list[Any]:
@@ -162,6 +163,20 @@ def _done_html(scene: Scene) -> str:
 
 
 def _drawn_pixels(uri: str) -> npt.NDArray[np.uint8]:
-    """The drawing on the canvas, (H, W): how much of each pixel the pen covered."""
-    with Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) as canvas:
-        return np.asarray(canvas.convert("RGBA").getchannel("A"))
+    """The drawing on the canvas, (H, W): how much of each pixel the pen covered.
+
+    Raises:
+        InputError: it isn't a PNG of the canvas's size, which is compared before a pixel is decoded.
+    """
+    try:
+        stream = io.BytesIO(base64.b64decode((uri or "").removeprefix(_DRAWN), validate=True))
+        with Image.open(stream, formats=["PNG"]) as canvas:
+            if canvas.size != (CANVAS, CANVAS):
+                raise InputError(
+                    f"a drawing must have {CANVAS} x {CANVAS} pixels, got {canvas.width} x {canvas.height}"
+                )
+            return np.asarray(canvas.convert("RGBA").getchannel("A"))
+    except InputError:
+        raise
+    except Exception as error:  # the errors of Pillow's readers have no common type
+        raise InputError("the drawing isn't a PNG image: load the page again, and draw anew") from error

@@ -36,7 +36,8 @@ def build_page(explorer: Explorer, files: Path) -> gr.Blocks:
             triggers: list[Any], action: Callable[..., list[Any]], inputs: list[Any], outputs: list[Any], **options: Any
         ) -> None:
             """Let an action answer these triggers; the last of its outputs is the alert."""
-            gr.on(triggers, _with_alert(action, len(outputs)), inputs, outputs, **{**quiet, **options})
+            shows = inputs[0] is w.scene_state
+            gr.on(triggers, _with_alert(action, len(outputs), shows), inputs, outputs, **{**quiet, **options})
 
         bind([page.load], actions.open, [*w.start, *w.controls], [*w.named, w.name, *w.view])
         gr.on([w.step.change, w.scene.change], None, w.step, js="window.fastflow.show")
@@ -67,12 +68,20 @@ def build_page(explorer: Explorer, files: Path) -> gr.Blocks:
     return page
 
 
-def _with_alert(action: Callable[..., list[Any]], outputs: int) -> Callable[..., list[Any]]:
-    """The action, which shows an error in the last of its outputs, the alert, and leaves the others as they are."""
+def _with_alert(action: Callable[..., list[Any]], outputs: int, shows: bool) -> Callable[..., list[Any]]:
+    """The action, which shows an error in the last of its outputs, the alert, and leaves the others as they are.
+
+    Args:
+        action: the action.
+        outputs: the number of its outputs.
+        shows: whether its first input is the scene that is shown.
+    """
 
     @wraps(action)
     def answer(*values: Any) -> list[Any]:
         try:
+            if shows and values[0] is None:
+                raise InputError("the page was away for so long that its film is no longer kept: load it again")
             return action(*values)
         except (InputError, ConvergenceError, OSError) as error:
             return [*(gr.skip() for _ in range(outputs - 1)), alert_html(error)]

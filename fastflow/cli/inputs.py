@@ -86,18 +86,14 @@ def read_latents(file: Path, run: Run) -> torch.Tensor:
 
 def _read_array(file: Path) -> torch.Tensor:
     """The only array in a file."""
-    import numpy as np
     from safetensors.torch import load_file
+
+    from fastflow.datasets.npy import read_only_array
 
     if file.suffix == ".safetensors":
         (array,) = load_file(file).values()
         return array
-    if file.suffix == ".npz":
-        # The file is opened here because NumPy would leave a damaged archive open.
-        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            (array,) = (torch.from_numpy(archive[name]) for name in archive.files)
-            return array
-    return torch.from_numpy(np.load(file, allow_pickle=False))
+    return torch.from_numpy(read_only_array(file))
 
 
 def invert_images(run: Run, images: Sequence[str], seed: int) -> Inversion:

@@ -229,12 +229,23 @@ class Serve(RunCommand):
     """Serve a page on which to explore a run: drag images along its potentials, and mix, chain, name and save them."""
 
     host: str = HOST
-    """Address to listen on. Any address but this machine's own (127.0.0.1) lets others in, without a password."""
+    """Address to listen on. Any address but this machine's own (127.0.0.1) lets others in who have the token."""
     port: int = PORT
     """Port to listen on; 0 takes any free one."""
+    token: str | None = None
+    """Token that visitors must have. By default, it is random if others are let in, and nobody needs one otherwise."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Further names by which browsers reach the page, such as that of a proxy before it."""
 
     def run(self) -> None:
         """Serve the page until interrupted."""
         named = ", ".join(repr(word) for word in (self.generator, self.latent_dim) if word is not None)
         generator = f"ff.generators.load({named})" if named else "trust=True" if self.trust else None
-        serve(self.load(), self.host, self.port, generator=generator)
+        serve(
+            self.load(),
+            self.host,
+            self.port,
+            generator=generator,
+            token=self.token,
+            allowed_hosts=self.allowed_hosts,
+        )

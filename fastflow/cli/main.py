@@ -53,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         full = str(error).split(". ")[0].removesuffix(".")
         _fail(f"{full}; take a smaller --batch-size, or --device cpu")
     except (MemoryError, RuntimeError) as error:
-        if not (isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)):
+        too_large = ("DefaultCPUAllocator: can't allocate memory", "Storage size calculation overflowed")
+        if not isinstance(error, MemoryError) and not any(words in str(error) for words in too_large):
             raise
         size = re.search(r"allocate (\d+) bytes", str(error))
         needed = f": {int(size[1]) / 2**30:.1f} GiB were needed at once" if size else ""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fastflow.core.errors import InputError
+from fastflow.core.files import most_inflated
 
 _DEFLATE_LIMIT = 1032  # deflate expands a byte to so many at most
 _CHUNK = 1 << 20
@@ -58,7 +59,8 @@ def read_idx(file: Path, ndim: int) -> Tensor:
         with file.open("rb") as raw:
             compressed = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
-            limit = file.stat().st_size * (_DEFLATE_LIMIT if compressed else 1)
+            size = file.stat().st_size
+            limit = min(size * _DEFLATE_LIMIT, most_inflated(size)) if compressed else size
             # A GzipFile has the methods of a binary file.
             return _read(cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if compressed else raw, file, ndim, limit)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:

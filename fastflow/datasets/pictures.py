@@ -23,8 +23,9 @@ BACKGROUND = (0, 0, 0)
 """The colour, black, that shows through where an image is transparent, as it does beyond the edge of a turned image."""
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 # A small file may promise an image that no memory holds. Deflate expands a byte to 1,032 at most, and a byte holds at
-# most eight pixels; four million pixels are always allowed.
-_PIXELS_PER_BYTE, _ALWAYS_ALLOWED = 8 * 1032, 1 << 22
+# most eight pixels; four million pixels are always allowed,
+# and never more than a gigabyte in four bytes for each of three colours, which is Pillow's own limit.
+_PIXELS_PER_BYTE, _ALWAYS_ALLOWED, _MOST_PIXELS = 8 * 1032, 1 << 22, (1 << 30) // 4 // 3
 
 
 def image_folder(
@@ -104,7 +105,7 @@ def _opened(file: Path, mode: str | None = None) -> Image.Image:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file, formats=_FORMATS) as image:
                 width, height = image.size
-                if width * height > max(_ALWAYS_ALLOWED, _PIXELS_PER_BYTE * file.stat().st_size):
+                if width * height > min(max(_ALWAYS_ALLOWED, _PIXELS_PER_BYTE * file.stat().st_size), _MOST_PIXELS):
                     raise InputError(
                         f"{str(file)!r} promises {width} x {height} pixels, more than a file of its size holds"
                     )

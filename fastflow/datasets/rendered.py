@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,9 @@ LABELS = "train-rec.labels"
 # Limits of the bytes of an array that HDF5 reads at once: deflate expands a byte to 1,032 at most, and four million
 # bytes are always allowed.
 _LARGEST_CHUNK, _DEFLATE_LIMIT, _ALWAYS_ALLOWED = 1 << 28, 1032, 1 << 22
+# HDF5's filters: deflate, as in gzip; LZF, which makes up to 88 bytes of one; and those that leave the size as it is,
+# shuffle and a checksum of four bytes.
+_DEFLATE, _LZF, _SAME_SIZE, _CHECKSUM = 1, 32000, (2, 3), 4
 
 
 def shapes3d(
@@ -131,6 +135,39 @@ def _check_array(array: Any, shape: tuple[int, ...], kind: type[np.generic], fil
     piece = math.prod(array.chunks or (0,)) * array.dtype.itemsize
     if piece > min(_LARGEST_CHUNK, max(_ALWAYS_ALLOWED, _DEFLATE_LIMIT * file.stat().st_size)):
         raise InputError(f"{what} stored in pieces of {array.chunks}, too large to read one by one")
+    if array.chunks is not None:
+        _check_pieces(array, piece, what)
+
+
+def _check_pieces(array: Any, piece: int, what: str) -> None:
+    """Raise InputError if pieces of an array inflate to more than they should: HDF5 would hold them whole.
+
+    Only pieces whose stored bytes could inflate beyond the limit are inflated here, and none further than that.
+
+    Args:
+        array: the array.
+        piece: the bytes of each piece.
+        what: the array in words.
+    """
+    plan = array.id.get_create_plist()
+    filters = [plan.get_filter(place)[0] for place in range(plan.get_nfilters())]
+    packers = [code for code in filters if code not in _SAME_SIZE]
+    if len(packers) > 1 or set(packers) - {_DEFLATE, _LZF}:
+        raise InputError(f"{what} compressed twice, or by another method than gzip: write it anew with gzip")
+    suspects: list[Any] = []
+
+    def look(stored: Any) -> None:
+        if stored.size * _DEFLATE_LIMIT > _LARGEST_CHUNK:
+            suspects.append(stored)
+
+    array.id.chunk_iter(look)
+    for stored in suspects:
+        if stored.size > piece + piece // 50 + 64:  # what can't be compressed grows a little
+            raise InputError(f"{what} stored in pieces of {stored.size} bytes, expected at most {piece}")
+        if _DEFLATE in packers:
+            packed = array.id.read_direct_chunk(stored.chunk_offset)[1]
+            if len(zlib.decompressobj().decompress(packed, piece + _CHECKSUM + 1)) > piece + _CHECKSUM:
+                raise InputError(f"{what} stored in pieces that inflate beyond their {piece} bytes: download it again")
 
 
 class NumberedImages:

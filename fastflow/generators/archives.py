@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fastflow.core.errors import InputError
 from fastflow.core.file_kinds import what_it_is
+from fastflow.core.files import check_zip
 from fastflow.core.plugins import first_line
 from fastflow.generators.base import Generator
 from fastflow.generators.state_dicts import is_exported, is_torchscript
@@ -69,6 +70,7 @@ class _Exported(nn.Module):
 def _program(file: Path) -> nn.Module:
     """The program in an archive."""
     try:
+        check_zip(file)
         if is_torchscript(file):
             with warnings.catch_warnings():  # torch deprecates TorchScript, which the file's owner can't change
                 warnings.simplefilter("ignore", DeprecationWarning)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fastflow.core.errors import InputError
 from fastflow.core.files import read_json
-from fastflow.core.plugins import imported
+from fastflow.core.plugins import explaining, imported
 from fastflow.generators.base import Generator, Sampler
 from fastflow.generators.state_dicts import load_weights, read_state_dict
 
@@ -55,7 +55,8 @@ def load_autoencoder_kl(folder: str | Path, size: int = 64) -> Generator:
     config = read_json(folder / "config.json")
     if not isinstance(config, dict):
         raise InputError(f"{str(folder / 'config.json')!r} must hold a JSON object, the AutoencoderKL's configuration")
-    model = package.AutoencoderKL.from_config(config)
+    with explaining(f"making the AutoencoderKL of {str(folder / 'config.json')!r}"):
+        model = package.AutoencoderKL.from_config(config)
     file = folder / "diffusion_pytorch_model.safetensors"
     if not file.is_file():
         file = file.with_suffix(".bin")

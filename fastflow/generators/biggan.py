@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from fastflow.core.errors import InputError
 from fastflow.core.files import read_json
-from fastflow.core.plugins import imported
+from fastflow.core.plugins import explaining, imported
 from fastflow.generators.base import Generator
 from fastflow.generators.state_dicts import load_weights, read_state_dict
 
@@ -52,7 +52,8 @@ def load_biggan(folder: str | Path, classes: Sequence[int] = (207,), truncation:
     config, file = read_json(folder / "config.json"), folder / "pytorch_model.bin"
     if not isinstance(config, dict):
         raise InputError(f"{str(folder / 'config.json')!r} must hold a JSON object, BigGAN's configuration")
-    model = package.BigGAN(package.BigGANConfig.from_dict(config))
+    with explaining(f"making the BigGAN of {str(folder / 'config.json')!r}"):
+        model = package.BigGAN(package.BigGANConfig.from_dict(config))
     load_weights(model, read_state_dict(file), f"weights file {str(file)!r}")
     return biggan(model, classes, truncation)
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from fastflow.core.digests import read_digests, read_whole
 from fastflow.core.errors import InputError
 from fastflow.core.file_kinds import what_it_is
+from fastflow.core.files import check_inflated, check_zip
 
 StateDict = Mapping[str, Tensor]
 
@@ -44,8 +45,11 @@ def read_state_dict(file: str | Path) -> StateDict:
             what = what_it_is(file) or f"{error}; download or save it again"
             raise InputError(f"weights file {str(file)!r} can't be read: {what}") from error
     try:
+        check_zip(file)
         is_program = is_torchscript(file)
         found = None if is_program else torch.load(file, map_location="cpu", weights_only=True)
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(f"weights file {str(file)!r} can't be read: {error.strerror or error}") from error
     except Exception as error:  # the errors of torch's reader have no common type
@@ -70,6 +74,9 @@ def read_state_dict(file: str | Path) -> StateDict:
     if state is None:
         keys = ", ".join(map(repr, list(found)[:4])) if isinstance(found, Mapping) else type(found).__name__
         raise InputError(f"weights file {str(file)!r} holds no state dict, a dict from names to tensors; got {keys}")
+    what, size = f"weights file {str(file)!r}", file.stat().st_size
+    for key, value in state.items():  # a tensor's strides may repeat a few stored numbers without end
+        check_inflated(value.numel() * value.element_size(), size, f"{what} with {key!r}")
     return state
 
 

@@ -9,11 +9,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
-from fastflow.core.files import read_sealed
+from fastflow.core.errors import InputError
+from fastflow.core.files import read_sealed, read_up_to
 from fastflow.generators.loading import may_need_width
-from fastflow.report.rendering import data_uri, settings_rows, write_page
+from fastflow.report.rendering import LARGEST_PICTURE, data_uri, settings_rows, write_page
 from fastflow.training.config import DiscoverConfig
 
 Record = Mapping[str, Any]
@@ -131,9 +132,12 @@ def _strip(record: Record, folder: Path, method: str) -> dict[str, Any] | None:
     file = folder / "strips" / f"{method}.png"
     if rows is None or not file.is_file():
         return None
-    data = file.read_bytes()
-    with Image.open(io.BytesIO(data)) as picture:
-        width, height = picture.size
+    try:
+        data = read_up_to(file, LARGEST_PICTURE)
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
+            width, height = picture.size
+    except (UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise InputError(f"{str(file)!r} isn't a PNG image, or is too large: remove it") from error
     return {
         "method": method,
         "what": record["methods"][method],

@@ -12,9 +12,11 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
+from fastflow.core.errors import InputError
+from fastflow.core.files import read_up_to
 from fastflow.report import potential_numbers
 from fastflow.report.landscape_cards import Landscape, draw_landscape, landscapes
-from fastflow.report.rendering import data_uri
+from fastflow.report.rendering import LARGEST_PICTURE, data_uri
 from fastflow.report.run_files import RunFiles, at, whole
 
 _MOST_ATTRIBUTES = 8  # attributes that a card lists at most
@@ -116,7 +118,7 @@ def _picture(run: RunFiles, name: object, kind: str, notes: list[str]) -> Pictur
         notes.append(f"traversals/index.json names no {kind} file for this potential.")
         return None
     try:
-        data = (run.folder / "traversals" / name).read_bytes()
+        data = read_up_to(run.folder / "traversals" / name, LARGEST_PICTURE)
         with Image.open(io.BytesIO(data), formats=[kind]) as picture:
             width, height = picture.size
     except FileNotFoundError:
@@ -125,6 +127,8 @@ def _picture(run: RunFiles, name: object, kind: str, notes: list[str]) -> Pictur
         notes.append(f"traversals/{name} is not a {kind} image.")
     except OSError as error:
         notes.append(f"traversals/{name} cannot be read ({error.strerror or error}).")
+    except (InputError, Image.DecompressionBombError):
+        notes.append(f"traversals/{name} is too large to be shown.")
     else:
         return Picture(data_uri(data, kind), width, height)
     return None
@@ -141,6 +145,6 @@ def _still(animation: Picture, frame: int) -> Picture | None:
             # A grey picture takes a third of the space as a grey file.
             grey = still.convert("L")
             (grey if grey.convert("RGB").tobytes() == still.tobytes() else still).save(stream, "PNG", optimize=True)
-    except (OSError, EOFError):
+    except (OSError, EOFError, Image.DecompressionBombError):
         return None
     return Picture(data_uri(stream.getvalue(), "PNG"), animation.width, animation.height)

@@ -73,8 +73,7 @@ def ranked(run: RunFiles, count: int) -> list[int]:
 
 def given_name(run: RunFiles, index: int) -> str:
     """The name that somebody gave a potential; empty where it has none."""
-    name = at(run.names, str(index))
-    return name if isinstance(name, str) else ""
+    return run.names.get(index, "")
 
 
 @dataclass

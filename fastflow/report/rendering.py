@@ -11,6 +11,9 @@ import jinja2
 
 from fastflow.core.files import replacing
 
+LARGEST_PICTURE = 1 << 28
+"""The most bytes that are read of a picture to show it on a page."""
+
 _TEMPLATES = Path(__file__).parent / "templates"
 _MEDIA_TYPES = {"PNG": "image/png", "GIF": "image/gif"}
 

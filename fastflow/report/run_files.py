@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Collection, Mapping
@@ -12,8 +11,13 @@ from typing import Any
 
 from fastflow.core.digests import unsealed
 from fastflow.core.errors import InputError
+from fastflow.core.files import LARGEST_JSON, parse_json, read_up_to
+from fastflow.saved.names import names_in
 from fastflow.training.checkpoint import latest_checkpoint, weights_digest
 from fastflow.training.run_folder import check_unchanged
+
+_LARGEST_LOG = 1 << 28
+"""The most bytes that are read of a metrics log."""
 
 
 @dataclass
@@ -25,7 +29,7 @@ class RunFiles:
     metrics: list[dict[str, Any]]
     evaluation: dict[str, Any] | None
     traversals: dict[str, Any] | None  # traversals/index.json
-    names: dict[str, Any] | None  # names.json, if potentials have names
+    names: dict[int, str]  # names.json; empty if no potential has a name
     attributes: dict[str, Any] | None  # attributes.json, if attributes were measured
     landscapes: dict[str, Any] | None  # traversals/landscapes.json
     notes: dict[str, list[str]] = field(default_factory=dict)
@@ -61,6 +65,11 @@ def read_run(run_folder: str | os.PathLike[str]) -> RunFiles:
         optional[name], problem = _json_object(folder / name)
         if problem not in ("", "is missing"):
             notes.setdefault("traversals/index.json", []).append(f"This run folder’s {name} {problem}.")
+    names: dict[int, str] = {}
+    try:
+        names = {} if optional["names.json"] is None else names_in(optional["names.json"], "names.json")
+    except InputError as error:
+        notes.setdefault("traversals/index.json", []).append(f"This run folder’s {error}.")
     trained = number(metrics[-1] if metrics else None, "step")
     present = _present_weights(folder)
     for name, what, section in (
@@ -81,7 +90,7 @@ def read_run(run_folder: str | os.PathLike[str]) -> RunFiles:
         metrics=metrics,
         evaluation=optional["evaluation.json"],
         traversals=optional["traversals/index.json"],
-        names=optional["names.json"],
+        names=names,
         attributes=optional["attributes.json"],
         landscapes=optional["traversals/landscapes.json"],
         notes=notes,
@@ -138,14 +147,13 @@ def _json_object(file: Path, without: Collection[str] | None = ()) -> tuple[dict
         without: the entries that the object's digest doesn't cover; None if the digest is checked elsewhere.
     """
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
+        value = parse_json(read_up_to(file, LARGEST_JSON), file.name, finite=False)
     except FileNotFoundError:
         return None, "is missing"
     except OSError as error:
         return None, f"cannot be read ({error.strerror})"
-    # A JSON error is a ValueError, and so is text that is not UTF-8.
-    except (ValueError, RecursionError):
-        return None, "is not valid JSON"
+    except InputError as error:
+        return None, f"is not valid JSON ({str(error).partition(': ')[2] or error})"
     if not isinstance(value, dict):
         return None, "does not hold a JSON object"
     try:
@@ -157,20 +165,23 @@ def _json_object(file: Path, without: Collection[str] | None = ()) -> tuple[dict
 def _metrics(file: Path, notes: dict[str, list[str]]) -> list[dict[str, Any]]:
     """The entries of a metrics log that have a step; others are noted."""
     try:
-        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = read_up_to(file, _LARGEST_LOG).decode("utf-8", errors="replace").splitlines()
     except FileNotFoundError:
         notes["metrics.jsonl"] = ["This run folder has no metrics.jsonl, so there is no training to draw."]
         return []
     except OSError as error:
         notes["metrics.jsonl"] = [f"This run folder’s metrics.jsonl cannot be read ({error.strerror})."]
         return []
+    except InputError as error:
+        notes["metrics.jsonl"] = [f"This run folder’s metrics.jsonl cannot be read ({error})."]
+        return []
     metrics, skipped = [], []
     for place, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError):
+            entry = parse_json(line, "a line", finite=False)
+        except InputError:
             entry = None
         step = number(entry, "step")
         if isinstance(entry, dict) and step is not None and math.isfinite(step):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -73,6 +75,8 @@ def read_config(folder: Path) -> FlowConfig:
 _KINDS: dict[str, type[FlowConfig]] = {"discover": DiscoverConfig, "train-vae": VAEConfig}
 """The type of configuration by kind of run."""
 
+_ALWAYS_MADE = 1 << 26
+
 
 def _load_discovery(
     folder: Path, record: Record, generator: Generator | None, device: str | torch.device | None, trust: bool
@@ -83,6 +87,7 @@ def _load_discovery(
         generator = generator.to(find_device(device))
     check_generator(record, generator, folder)
     checkpoint = _newest(folder)
+    _check_size(checkpoint, _least_weights(config, generator.latent_dim))
     potentials = untrained_potentials(config, generator)
     digest = _read_learned(checkpoint, config, potentials.modules(), ignored=("classifier.",))
     return Run(folder, potentials, generator, config, checkpoint.step, saved_as=digest)
@@ -94,6 +99,7 @@ def _load_vae(folder: Path, record: Record, device: torch.device) -> VAERun:
     config = recorded_config(record, VAEConfig, folder)
     shape = tuple(record["data"]["image_shape"])
     checkpoint = _newest(folder)
+    _check_size(checkpoint, _least_vae_weights(config, shape) + record["data"]["kept"] * math.prod(shape))
     learned = build_vae_models(config, shape)
     held_out = HeldOutImages(torch.zeros(record["data"]["kept"], *shape))
     nn.ModuleDict({**learned.modules(), "kept": held_out}).to(device)
@@ -106,6 +112,38 @@ def _newest(folder: Path) -> Checkpoint:
     if checkpoint is None:
         raise InputError(f"run {str(folder)!r} has no checkpoint yet: train it for longer, with resume")
     return checkpoint
+
+
+def _check_size(checkpoint: Checkpoint, least: int) -> None:
+    """Raise InputError if config.json describes many values, and a checkpoint is too small for them; none are made yet.
+
+    Fewer values fit any memory. They are made, and then compared with those in the checkpoint.
+    """
+    file = checkpoint.folder / "weights.safetensors"
+    if least > _ALWAYS_MADE and file.is_file() and least > file.stat().st_size:  # a value takes a byte at least
+        raise InputError(
+            f"checkpoint {str(checkpoint.folder)!r} is of another model: config.json describes {least:.3g} values or "
+            f"more, and weights.safetensors has {file.stat().st_size} bytes"
+        )
+
+
+def _least_weights(config: FlowConfig, latent_dim: int) -> int:
+    """A number of weights that the potentials of a configuration have at least."""
+    return config.num_potentials * _between((latent_dim, *config.hidden))
+
+
+def _least_vae_weights(config: VAEConfig, shape: tuple[int, int, int]) -> int:
+    """A number of weights that the models of a VAE's configuration have at least, for images (C, H, W)."""
+    flows = _least_weights(config, config.latent_dim) if config.flows else 0
+    if config.network == "mlp":
+        return flows + _between((math.prod(shape), *config.widths, config.latent_dim))
+    side = min(shape[1:]) >> len(config.widths)
+    return flows + _between((shape[0], *config.widths, side * side, config.latent_dim))
+
+
+def _between(widths: tuple[int, ...]) -> int:
+    """The number of weights between layers of these widths."""
+    return sum(a * b for a, b in pairwise(widths))
 
 
 def _read_learned(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from fastflow.latents.classifiers import classifier_program
 from fastflow.latents.predictors import Predictor
 from fastflow.runs.loading import check_generator
 from fastflow.runs.run import Run, VAERun
+from fastflow.saved.names import names_in
 from fastflow.training.config import DiscoverConfig
 from fastflow.training.discover import Discovery, check_task
 from fastflow.training.distributed import process_group
@@ -207,4 +209,7 @@ def _absolute(root: str | Path | None) -> str | None:
 def _name_potentials(folder: Path, transformations: tuple[str, ...]) -> None:
     """Name the potentials after the transformations that they learned, unless they have names."""
     if not (folder / "names.json").exists():
-        write_json(folder / "names.json", {str(k): name for k, name in enumerate(transformations)})
+        names = {str(k): name for k, name in enumerate(transformations)}
+        with suppress(InputError):  # names of a data set that isn't ours may break the rules of potentials' names
+            names_in(names, "names.json")
+            write_json(folder / "names.json", names)

@@ -13,15 +13,16 @@ from torch import Tensor
 from fastflow.core.checks import is_finite
 from fastflow.core.digests import state_digest
 from fastflow.core.errors import InputError
-from fastflow.core.files import read_json, write_json
+from fastflow.core.files import read_json, shortened, write_json
 from fastflow.engine.inputs import check_latents
 from fastflow.engine.integration import Integration
 from fastflow.engine.paths import check_mix, integrate_mix
 from fastflow.latents.traversal import Traversal, decoded
+from fastflow.saved.names import is_number, names_in
 from fastflow.saved.run import SavedRun
 
 FORMAT = "fastflow edit 1"
-_MOST_STEPS = 10_000
+_MOST_STEPS, _MOST_IN_ALL = 10_000, 100_000  # of a part, and of an edit
 _LONGEST_NAME = 60
 
 Along = int | str | Mapping[int | str, float]
@@ -125,6 +126,8 @@ class Edit:
             raise InputError(f"an edit's name must be at most {_LONGEST_NAME} printable characters, got {self.name!r}")
         if not self.parts:
             raise InputError("an edit must have at least one part")
+        if sum(abs(part.steps) for part in self.parts) > _MOST_IN_ALL:
+            raise InputError(f"the parts of an edit must have at most {_MOST_IN_ALL} steps in all: make several edits")
         for part in self.parts:
             check_mix(dict(part.mix), self.run.num_potentials)
 
@@ -220,9 +223,8 @@ class Edit:
                 f"{where} isn't an edit: expected a JSON object of format {FORMAT!r}, as edit.save writes it"
             )
         try:
-            run = {**value["run"], "names": _by_number(value["run"]["names"])}
+            run = {**value["run"], "names": tuple(names_in(value["run"]["names"], "the run's names").items())}
             _check_types(run, _RUN_TYPES)
-            _check_types({f"the name of potential {k}": name for k, name in run["names"]}, str)
             parts = tuple(Part(_by_number(part["mix"]), part["steps"], part.get("t0", 0.0)) for part in value["parts"])
             name = value.get("name", "")
             _check_types({"name": name}, str)
@@ -230,7 +232,9 @@ class Edit:
         except InputError as error:
             raise InputError(f"{where}: {error}") from error
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InputError(f"{where} isn't an edit: its parts, mixes or run are damaged ({error!r})") from error
+            raise InputError(
+                f"{where} isn't an edit: its parts, mixes or run are damaged ({shortened(error)})"
+            ) from error
 
     def python_lines(self, start: str = "run.generator.starts(1)") -> list[str]:
         """Lines of Python that make the edit and apply it.
@@ -281,6 +285,9 @@ def _part(run: EditedRun, along: Along, steps: float, t0: float) -> Part:
 
 
 def _by_number(values: dict[str, Any]) -> tuple[tuple[int, Any], ...]:
+    wrong = next((key for key in values if not is_number(key)), None)
+    if wrong is not None:
+        raise InputError(f"{shortened(wrong)} isn't the number of a potential")
     return tuple(sorted((int(key), value) for key, value in values.items()))
 
 
@@ -299,7 +306,7 @@ def _check_types(values: dict[str, Any], types: dict[str, type] | type) -> None:
     for name, value in values.items():
         kind = types.get(name) if isinstance(types, dict) else types
         if kind is None or not isinstance(value, kind):
-            raise InputError(f"{name} can't be {value!r}")
+            raise InputError(f"{shortened(name, quoted=False)} can't be {shortened(value)}")
 
 
 def _number(value: float) -> str:

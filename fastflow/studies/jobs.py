@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -22,7 +22,7 @@ import torch
 from tqdm import tqdm
 
 from fastflow.core.errors import InputError
-from fastflow.core.files import left_by_system, read_json, write_json
+from fastflow.core.files import left_by_system, read_json, read_sealed, write_json
 from fastflow.core.leftovers import is_leftover, remove_leftovers
 from fastflow.training.checkpoint import latest_checkpoint, weights_digest
 
@@ -57,6 +57,8 @@ def begin_folder(out: Path, settings: Found, *, name: str, resume: bool, growing
         raise InputError(f"{str(out)!r} holds a {name} already: resume it, or choose another folder")
     before = read_json(file)
     known = before.pop(growing, {}) if isinstance(before, dict) else {}
+    if not isinstance(before, dict) or not isinstance(known, dict):
+        raise InputError(f"{str(file)!r} is damaged, expected the settings of a {name}: choose another folder")
     now = settings.pop(growing, {})
     changed = [key for key in now if known.get(key, now[key]) != now[key]]
     if before != settings or changed:
@@ -82,6 +84,19 @@ def is_current(found: Found, run: Path) -> bool:
     """
     weights = saved_weights(run)
     return weights is None or found.get("weights", weights) == weights
+
+
+def read_found(file: Path, is_whole: Callable[[Found], bool]) -> Found:
+    """The results of a job from its file; raise InputError unless they are unchanged and `is_whole` says yes."""
+    found = read_sealed(file)
+    if not is_whole(found):
+        raise InputError(f"{str(file)!r} is damaged, expected the results of a job: remove it to do the job again")
+    return found
+
+
+def are_numbers(found: Found, names: Iterable[str]) -> bool:
+    """Whether each of these results is a number, where it is there."""
+    return all(isinstance(found.get(name, 0), (int, float)) and found.get(name) is not True for name in names)
 
 
 def all_found(do: Callable[[Job], Found], jobs: Mapping[Key, Job], workers: int) -> Iterator[tuple[Key, Found]]:

@@ -6,7 +6,6 @@ the same bytes are parsed. Checkpoints of earlier versions have no list and are 
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from pathlib import Path
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 from fastflow.core.digests import LIST, read_digests, read_whole, write_digests
 from fastflow.core.errors import InputError
-from fastflow.core.files import replacing_folder, write_json, write_tensors
+from fastflow.core.files import parse_json, replacing_folder, shortened, write_json, write_tensors
 
 _WEIGHTS, _OPTIMIZER, _STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
 
@@ -145,9 +144,9 @@ def _optimizer_states(
     data, _ = _read(checkpoint, _OPTIMIZER, digests)
     for key, value in _tensors(checkpoint, _OPTIMIZER, data).items():
         number, _, name = key.partition(".")
-        known = number.isdecimal() and int(number) < len(parameters)
+        known = re.fullmatch("[0-9]{1,9}", number) is not None and int(number) < len(parameters)
         if not known or value.shape not in ((), parameters[int(number)].shape):
-            raise _damaged(checkpoint, f"{key!r} in its optimizer.safetensors doesn't fit its weights")
+            raise _damaged(checkpoint, f"{shortened(key)} in its optimizer.safetensors doesn't fit its weights")
         states.setdefault(int(number), {})[name] = value
     if not states:
         raise _damaged(checkpoint, "its optimizer.safetensors is empty")
@@ -166,13 +165,16 @@ def _facts(checkpoint: Checkpoint, digests: _Digests) -> dict[str, Any]:
     """The contents of state.json."""
     data, _ = _read(checkpoint, _STATE, digests)
     try:
-        facts = json.loads(data.decode())
-    except (ValueError, RecursionError) as error:
-        raise _damaged(checkpoint, f"its {_STATE} isn't JSON: {error}") from error
+        facts = parse_json(data, f"its {_STATE}")
+    except InputError as error:
+        raise _damaged(checkpoint, str(error)) from error
     if not isinstance(facts, dict) or facts.get("step") != checkpoint.step:
         raise _damaged(checkpoint, f"its {_STATE} doesn't name its step")
     if digests is None and "digests" in facts:
         raise _damaged(checkpoint, f"its {LIST} is missing")
+    for name, default in (("restarts", 0), ("rate_factor", 1.0)):
+        if not isinstance(facts.get(name, default), (int, float)) or not 0 <= facts.get(name, default) < 2**63:
+            raise _damaged(checkpoint, f"its {_STATE} has {name} {shortened(facts[name])}, expected a number")
     return facts
 
 

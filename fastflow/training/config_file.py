@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar
 from annotated_types import Ge, Gt, Lt
 
 from fastflow.core.errors import InputError
+from fastflow.core.files import shortened
 
 C = TypeVar("C")
 
@@ -24,7 +25,7 @@ def from_dict(cls: type[C], values: dict[str, Any], where: str) -> C:
     names = [field.name for field in dataclasses.fields(cls)]  # pyright: ignore[reportArgumentType]
     for name in values:
         if name not in names:
-            raise InputError(f"{where} has an unknown key {name!r}; expected some of {', '.join(names)}")
+            raise InputError(f"{where} has an unknown key {shortened(name)}; expected some of {', '.join(names)}")
     try:
         return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
     except InputError as error:
@@ -42,7 +43,7 @@ def check_settings(configuration: object) -> None:
     for name, hint in settings.items():
         value = getattr(configuration, name)
         if not _fits(value, hint):
-            raise InputError(f"{name} must be {_words(hint)}, got {value!r}")
+            raise InputError(f"{name} must be {_words(hint)}, got {shortened(value)}")
     for name, hint in settings.items():
         object.__setattr__(configuration, name, _constrained(name, getattr(configuration, name), hint))
 
@@ -50,6 +51,8 @@ def check_settings(configuration: object) -> None:
 def _constrained(name: str, value: Any, hint: Any) -> Any:
     """The value of a setting that has the declared type; raise InputError unless it keeps the constraints."""
     value = tuple(value) if isinstance(value, list) else value
+    if any(isinstance(number, int) and abs(number) >= 2**63 for number in _each(value)):
+        raise InputError(f"{name} must be below 2^63, got {shortened(value)}")
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, UnionType):
         return _constrained(name, value, next(argument for argument in arguments if _fits(value, argument)))
@@ -65,6 +68,11 @@ def _constrained(name: str, value: Any, hint: Any) -> Any:
         if callable(constraint):
             value = constraint(name, value)
     return value
+
+
+def _each(value: Any) -> tuple[Any, ...]:
+    """The values of a setting, of which a list has several."""
+    return value if isinstance(value, tuple) else (value,)
 
 
 def _power_of_two(bound: Any) -> str:

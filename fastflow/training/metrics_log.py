@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from fastflow.core.errors import InputError
-from fastflow.core.files import naming, replacing
+from fastflow.core.files import naming, parse_json, replacing
+
+_LONGEST_LINE = 1 << 20  # bytes; what is longer isn't a line of a metrics log
 
 
 class MetricsLog:
@@ -54,16 +56,19 @@ def append(file: Path, record: dict[str, float]) -> None:
 
 def _remove_lines_after(file: Path, step: int) -> None:
     """Remove the lines of steps that are about to be repeated, and a line that an interrupt cut off."""
-    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     with replacing(file) as temporary:
-        temporary.write_text("".join(line + "\n" for line in lines if _step(line) <= step), encoding="utf-8")
+        file.touch()
+        with file.open("rb") as log, temporary.open("wb") as kept:
+            for line in iter(lambda: log.readline(_LONGEST_LINE), b""):
+                if _step(line) <= step:
+                    kept.write(line.rstrip() + b"\n")
 
 
-def _step(line: str) -> float:
+def _step(line: bytes) -> float:
     """The step of a line; infinity if the line is damaged."""
     try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
+        return float(parse_json(line, "a line", finite=False)["step"])
+    except (InputError, KeyError, TypeError, ValueError):
         return float("inf")
 
 

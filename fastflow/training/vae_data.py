@@ -49,6 +49,7 @@ def is_data_description(value: object) -> bool:
         and len(shape) == 3
         and all(isinstance(size, int) and size > 0 for size in shape)
         and isinstance(value.get("kept"), int)
+        and value["kept"] >= 0
         and are_pixels(value.get("pixels"))
     )
 

@@ -1,11 +1,17 @@
 """What `fastflow serve` refuses: one line on standard error, exit status 2."""
 
+import fcntl
+import os
+import re
 import socket
 import sys
+import tempfile
 
 import pytest
 
-from fastflow.app.server import listen, page_address
+import fastflow as ff
+from fastflow.app import serve, server
+from fastflow.app.server import listen, opened, page_address
 from fastflow.cli.main import main
 
 
@@ -54,6 +60,67 @@ def test_missing_extra(refused, monkeypatch):
 @pytest.mark.parametrize(("host", "shown"), [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "localhost"), ("0", "localhost")])
 def test_who_else_reaches_the_page_is_said_whatever_the_address_is_called(host, shown):
     with listen(host, 0) as listener:
-        said = page_address(host, listener)
-        open_to_all = "" if host == "127.0.0.1" else ", to everybody who reaches this machine"
-        assert said == f"http://{shown}:{listener.getsockname()[1]}{open_to_all}"
+        port = listener.getsockname()[1]
+        assert page_address(host, listener) == f"http://{shown}:{port}"
+        assert page_address(host, listener, "abc") == f"http://{shown}:{port}/?token=abc"
+        note = f"note: port {port} is open to everybody who reaches this machine, without encryption."
+        assert opened(listener)[: len(note)] == ("" if host == "127.0.0.1" else note)
+
+
+@pytest.mark.parametrize(
+    ("host", "options", "token"),
+    [
+        ("127.0.0.1", {}, None),
+        ("127.0.0.1", {"token": "of-my-own"}, "of-my-own"),
+        ("0.0.0.0", {}, "[A-Za-z0-9_-]{22}"),
+        ("0.0.0.0", {"token": "of-my-own"}, "of-my-own"),
+    ],
+)
+def test_a_page_that_others_reach_needs_its_token(digits_folder, monkeypatch, capsys, host, options, token):
+    uvicorn = pytest.importorskip("uvicorn")
+    guards = []
+    monkeypatch.setattr("fastflow.app.page.build_page", lambda *page: None)
+    monkeypatch.setattr("gradio.mount_gradio_app", lambda *page, **options: None)
+    monkeypatch.setattr("fastflow.app.visits.PageVisits", lambda page: None)
+    monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets: guards.append(self.config.app))
+    with pytest.raises(KeyboardInterrupt):
+        serve(ff.load_run(digits_folder), host, 0, **options)
+    told = capsys.readouterr().out
+    found = re.search(r"/\?token=(\S+); Ctrl-C ends it", told)
+    assert guards[0]._token == (found and found[1])
+    assert re.fullmatch(token or "", found[1] if found else "")
+    assert ("is open to everybody who reaches this machine" in told) == (host == "0.0.0.0")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--token", "short"], "token must have 8 to 128 letters, digits, - or _"),
+        (["--token", "a b c d e f"], "token must have 8 to 128 letters"),
+        (["--allowed-hosts", "http://page.example.org/"], "allowed_hosts must be names such as page.example.org"),
+    ],
+)
+def test_tokens_and_names_that_cannot_be_used(refused, options, message):
+    assert message in refused("--port", "0", *options)
+
+
+def test_folders_of_servers_that_were_killed_are_removed_and_others_are_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    names = ("fastflow-page-killed", "fastflow-page-runs", "fastflow-page-new", "other")
+    killed, runs, new, other = folders = [tmp_path / name for name in names]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "image.png").touch()
+        os.utime(folder, (0, 0))
+    os.utime(new)
+    (tmp_path / "fastflow-page-link").symlink_to(other)
+    held = os.open(runs, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with server._temporary_folder() as own:
+            assert not killed.exists()
+            assert all((folder / "image.png").exists() for folder in (runs, new, other))
+            (own / "image.png").touch()
+    finally:
+        os.close(held)
+    assert not own.exists()

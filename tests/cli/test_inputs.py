@@ -1,5 +1,8 @@
 """What commands that load a run refuse: other folders, damaged checkpoints, bad latents."""
 
+import io
+import zipfile
+
 import numpy as np
 import pytest
 import torch
@@ -71,8 +74,29 @@ def header(text):
     return lambda folder: (folder / "z.npy").write_bytes(b"\x93NUMPY\1\0" + len(head).to_bytes(2, "little") + head)
 
 
-def save_latents(name, array):
-    return lambda folder: np.save(folder / name, np.asarray(array))
+def save_latents(name, array, renamed=None):
+    def save(folder):
+        np.save(folder / name, np.asarray(array))
+        (folder / name).rename(folder / (renamed or name))
+
+    return save
+
+
+def archive_by(folder, method, name="z.npz", content=b""):
+    with zipfile.ZipFile(folder / name, "w", method) as archive:
+        archive.writestr("z.npy", content or array_bytes())
+    return folder / name
+
+
+def array_bytes():
+    stream = io.BytesIO()
+    np.save(stream, np.zeros((2, 8), np.float32))
+    return stream.getvalue()
+
+
+def lying_archive(folder):
+    """An archive whose array promises more rows than the archive's directory says it has bytes for."""
+    archive_by(folder, zipfile.ZIP_DEFLATED, content=array_bytes().replace(b"(2, 8), }       ", b"(10000000, 8), }"))
 
 
 LATENTS = {
@@ -108,6 +132,19 @@ LATENTS = {
         header("{'descr': '<f8', 'fortran_order': False, 'shape': (80000000000000, 8)}"),
         "can't be read",
     ),
+    "bomb": (
+        "z.npz",
+        lambda folder: np.savez_compressed(folder / "z.npz", np.zeros((70_000_000 // 32, 8), np.float32)),
+        "bytes and promises 70000128, more than the 67108864 that are read of such a file",
+    ),
+    "lying-directory": ("z.npz", lying_archive, "promises (10000000, 8) of float32, more than the"),
+    "another-method": (
+        "z.npz",
+        lambda folder: archive_by(folder, zipfile.ZIP_LZMA),
+        "another method than np.savez uses",
+    ),
+    "array-as-archive": ("z.npz", save_latents("z.npy", np.zeros((2, 8)), "z.npz"), "can't be read"),
+    "archive-as-array": ("z.npy", lambda folder: archive_by(folder, zipfile.ZIP_STORED, "z.npy"), "can't be read"),
     "objects": ("z.npy", save_latents("z.npy", np.array([[None] * 8])), "can't be read"),
 }
 

@@ -88,7 +88,7 @@ CONFIGS = {
     "list": ("[3]", "'settings.json' must hold a JSON object of settings"),
     "list-in-a-run": ('{"config": [1]}', "'settings.json' must hold a JSON object of settings"),
     "not-json": ("steps: 3", "'settings.json' isn't JSON"),
-    "infinite": ('{"dt": Infinity}', "settings.json: dt must be a finite number, got inf"),
+    "infinite": ('{"dt": Infinity}', "'settings.json' can't be used: dt must be a finite number, got infinity"),
 }
 
 

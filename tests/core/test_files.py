@@ -1,6 +1,7 @@
 """Files that are whole or absent."""
 
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,9 +12,11 @@ from safetensors.torch import load_file
 from fastflow.core import files
 from fastflow.core.errors import InputError
 from fastflow.core.files import (
+    LARGEST_JSON,
     check_place,
     left_by_system,
     naming,
+    parse_json,
     read_json,
     remove_named,
     replacing,
@@ -230,6 +233,44 @@ def test_unreadable_json_is_an_input_error(tmp_path, data, message):
     if data is not None:
         (tmp_path / "a.json").write_bytes(data)
     with pytest.raises(InputError, match=message):
+        read_json(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 100_000, "nested more than 64 deep"),
+        ('{"a":' * 65 + "1" + "}" * 65, "nested more than 64 deep"),
+        ('{"%s": 1}' % ("1" * 5000), "has a key of 5000 characters, expected at most 1000"),
+        ('{"a": 1, "b": 2, "a": 1}', "has the key 'a' twice"),
+        ('{"a": [1, {"b": %s}]}' % ("9" * 5000), r"a\[1\]\.b must be a finite number, got infinity"),
+        ("-" + "9" * 400, "it must be a finite number, got infinity"),
+        ("[1e999]", r"\[0\] must be a finite number, got infinity"),
+        ('{"a": NaN}', "a must be a finite number, got NaN"),
+        ('["\\ud83d"]', r"\[0\] holds half of a character \(a lone surrogate\)"),
+        ('{"\\udc00x": 1}', "it holds half of a character"),
+        ('{"a": 1} {}', "isn't JSON: Extra data"),
+    ],
+    ids=["deep", "deep-object", "key", "twice", "digits", "integer", "float", "nan", "text", "surrogate-key", "two"],
+)
+def test_hostile_json_is_an_input_error_of_one_line(text, message):
+    with pytest.raises(InputError, match=f"^'a.json' .*{message}") as error:
+        parse_json(text, "'a.json'")
+    assert len(str(error.value)) < 300
+
+
+def test_json_that_others_write_is_read():
+    text = f'["\\ud83d\\ude00", "\\udcff", 1e308, {"9" * 308}, {"[" * 63 + "]" * 63}]'
+    emoji, byte, large, digits, deep = parse_json(text, "a.json")
+    assert (emoji, byte, large, digits) == ("\U0001f600", os.fsdecode(b"\xff"), 1e308, int("9" * 308))
+    assert deep == json.loads("[" * 63 + "]" * 63)
+    assert str(parse_json('{"loss": [NaN, -Infinity]}', "a line", finite=False)) == "{'loss': [nan, -inf]}"
+
+
+def test_no_more_of_a_json_file_is_read_than_is_stated(tmp_path):
+    with (tmp_path / "a.json").open("wb") as stream:
+        stream.truncate(LARGEST_JSON + 1)
+    with pytest.raises(InputError, match="is larger than 64 MiB, the most that is read of such a file"):
         read_json(tmp_path / "a.json")
 
 

@@ -100,7 +100,7 @@ NO_RUNS = {
     ),
     "beyond-floats": (
         lambda folder: change_record(folder, lambda record: record["config"].update(dt=10**400)),
-        "config.json: dt must be a finite number",
+        "config.json' can't be used: config.dt must be a finite number",
     ),
     "generator-file-gone": (
         lambda folder: change_record(folder, lambda record: record["generator"].update(name="gone.py:make")),

@@ -193,7 +193,7 @@ DAMAGED = {
     "weight": (lambda edit: {**edit, "parts": [{"mix": {"0": "x"}, "steps": 1}]}, "a weight must be a finite number"),
     "run": (lambda edit: {**edit, "run": {**edit["run"], "folder": 3}}, "folder can't be 3"),
     "unknown": (lambda edit: {**edit, "run": {**edit["run"], "color": 3}}, "color can't be 3"),
-    "name": (lambda edit: {**edit, "run": {**edit["run"], "names": {"0": 3}}}, "the name of potential 0 can't be 3"),
+    "name": (lambda edit: {**edit, "run": {**edit["run"], "names": {"0": 3}}}, "the name of potential 0 can't be used"),
 }
 
 

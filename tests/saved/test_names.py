@@ -74,11 +74,32 @@ def test_unknown_name_is_told_with_those_that_are_known(run):
         run.find("rotation")
 
 
-@pytest.mark.parametrize("content", ["[]", '{"a": "b"}', '{"1": 2}', "{"])
-def test_damaged_names_are_reported(run, content):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[]", "must hold names by potential"),
+        ("{", "isn't JSON"),
+        ('{"a": "b"}', "must hold names by potential"),
+        ('{"01": "b"}', "must hold names by potential"),
+        ('{"\u0661": "b"}', "must hold names by potential"),
+        ('{"%s": "b"}' % ("1" * 900), "must hold names by potential"),
+        ('{"1": 2}', "the name of potential 1 can't be used: a potential's name must be one line"),
+        ('{"1": ""}', "must be one line of 1 to 60 characters"),
+        ('{"1": "two\\nlines"}', "must be one line"),
+        ('{"1": "\\u202egnp"}', "must be one line"),
+        ('{"1": "\\udcff"}', "must be one line"),
+        ('{"1": "%s"}' % ("x" * 100_000), r"must be one line .* \(100002 characters\)$"),
+        ('{"1": "7"}', "must be more than a number"),
+        ('{"1": " slant"}', "must not begin or end with a space"),
+        ('{"1": "slant", "2": "slant"}', "gives two potentials the same name"),
+        ('{"1": "slant", "1": "width"}', "has the key '1' twice"),
+    ],
+)
+def test_names_are_held_to_their_rules_when_they_are_read(run, content, message):
     (run.folder / "names.json").write_text(content)
-    with pytest.raises(InputError, match=r"names\.json'"):
+    with pytest.raises(InputError, match=rf"names\.json' ?.*{message}") as error:
         run.names  # noqa: B018
+    assert len(str(error.value)) < 500
 
 
 def test_names_on_the_command_line(digits_folder, capsys):

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from tqdm import tqdm
 
+from fastflow.generators.identity import are_pixels
 from fastflow.latents.traversal import Traverses
 from fastflow.metrics.distinctness import measure_distinctness
 from fastflow.metrics.geometry import consistency, curvature, path_length
@@ -17,6 +18,7 @@ from fastflow.metrics.purity import purity
 from fastflow.metrics.strength import pixel_change
 from fastflow.pictures.strips import save_strip
 from fastflow.studies.comparison.attributes import Attributes
+from fastflow.studies.jobs import are_numbers
 
 MOST_DRAWN = 6
 """How many paths of a method are drawn at most."""
@@ -102,6 +104,27 @@ def measure(
         "paths": {"change": pure.change, "top": pure.top, "purity": pure.purity, "monotonicity": pure.monotonicity},
         "covered": pure.covered,
     }
+
+
+def is_measured(found: dict[str, Any], names: list[str]) -> bool:
+    """Whether a JSON object holds what a job finds: the measurements of a method, or why it is left out.
+
+    Args:
+        found: the object.
+        names: the attributes' names.
+    """
+    if "left_out" in found:
+        return isinstance(found["left_out"], str)
+    change = found["paths"].get("change") if isinstance(found.get("paths"), dict) else None
+    return (
+        "strength" in found
+        and are_numbers(found, MEASURES)
+        and isinstance(change, list)
+        and len(change) > 0
+        and all(are_pixels(row) and len(row) == len(names) for row in change)
+        and all(isinstance(listed, list) for listed in (found.get("covered"), found.get("strip", [])))
+        and all(isinstance(text, str) for text in [*found["covered"], *found.get("strip", [])])
+    )
 
 
 def draw_strip(source: Traverses, path_steps: int, paths: dict[str, Any], names: list[str], file: Path) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
@@ -11,6 +10,7 @@ from typing import NamedTuple
 
 from fastflow import baselines
 from fastflow.core.errors import InputError
+from fastflow.core.files import parse_json
 from fastflow.generators import Generator
 from fastflow.latents.traversal import Traverses
 from fastflow.runs.train import discover
@@ -126,6 +126,6 @@ def _words(name: str) -> list[str]:
 def _value(text: str) -> object:
     """The value of a setting: a number, true or false where the text reads as one, and otherwise the text itself."""
     try:
-        return json.loads(text)
-    except ValueError:
+        return parse_json(text, "a setting", finite=False)
+    except InputError:
         return text

@@ -13,10 +13,10 @@ import torch
 from fastflow.core.checks import check_count, is_finite
 from fastflow.core.devices import find_device
 from fastflow.core.errors import BusyError, InputError, TrainingError
-from fastflow.core.files import check_place, locked_folder, read_json, read_sealed, remove_named, write_sealed
+from fastflow.core.files import check_place, locked_folder, read_json, remove_named, write_sealed
 from fastflow.generators import Generator
 from fastflow.generators.base import as_generator
-from fastflow.generators.identity import describe, draws_alike, is_description
+from fastflow.generators.identity import are_pixels, describe, draws_alike, is_description
 from fastflow.generators.loading import load_spec, spec_of
 from fastflow.generators.specs import Spec
 from fastflow.latents.predictors import Predictor
@@ -30,16 +30,18 @@ from fastflow.studies.comparison.attributes import (
     measure_alike,
     varying,
 )
-from fastflow.studies.comparison.measures import draw_strip, measure
+from fastflow.studies.comparison.measures import draw_strip, is_measured, measure
 from fastflow.studies.comparison.methods import FLOWS, Chosen, chosen
 from fastflow.studies.comparison.table import summarise, write_table
 from fastflow.studies.jobs import (
     Found,
     advance,
     all_found,
+    are_numbers,
     begin_folder,
     is_current,
     job_bar,
+    read_found,
     saved_weights,
     termination_interrupts,
 )
@@ -264,7 +266,11 @@ def _done(jobs: dict[tuple[str, int], Job]) -> dict[tuple[str, int], Found]:
 
     If that isn't so for the flows of a seed, it isn't so for any method that has to match their strength either.
     """
-    done = {key: read_sealed(job.file) for key, job in jobs.items() if job.file.exists()}
+    done = {
+        key: read_found(job.file, lambda found, job=job: is_measured(found, job.names))
+        for key, job in jobs.items()
+        if job.file.exists()
+    }
     stale = {key for key, found in done.items() if not is_current(found, jobs[key].folder)}
     seeds = [seed for name, seed in stale if name == FLOWS and jobs[name, seed].strength is None]
     return {key: found for key, found in done.items() if key not in stale and key[1] not in seeds}
@@ -288,7 +294,8 @@ def do(job: Job) -> Found:
         found: Found = {"left_out": str(error)}
     else:
         found = measure(source, config.path_steps, attributes, pairs=job.pairs, starts=job.starts, seed=job.seed + 1)
-        found |= {**read_sealed(job.timing), "weights": saved_weights(job.folder)}
+        found |= read_found(job.timing, lambda timing: are_numbers(timing, timing))
+        found["weights"] = saved_weights(job.folder)
         found["step_length"] = source.step_length
         if job.drawn:
             file = job.out / "strips" / f"{job.name}.png"
@@ -317,7 +324,8 @@ def _match_strength(source: Traverses, job: Job) -> Traverses:
     if strength is None:
         if job.name == FLOWS:
             return source
-        strength = read_sealed(job_file(job.out, FLOWS, job.seed))["strength"]
+        flows = read_found(job_file(job.out, FLOWS, job.seed), lambda found: is_measured(found, job.names))
+        strength = flows["strength"]
     return match_strength(
         source, strength, path_steps=job.chosen.config.path_steps, samples=4 * job.starts, seed=job.seed + 1
     )
@@ -333,8 +341,8 @@ def _keep_descriptions(out: Path, settings: dict[str, Any], generator: Generator
     if not file.exists():
         return
     recorded = read_json(file)
-    described = recorded.get("generator")
-    if not (is_description(described) and draws_alike(described, generator)):
+    described = recorded.get("generator") if isinstance(recorded, dict) else None
+    if described is None or not (is_description(described) and draws_alike(described, generator)):
         return  # another generator: `begin_folder` raises the error
     settings["generator"] = described
     if any(recorded.get(key) != settings[key] for key in ("attributes_from", "attribute_names")):
@@ -342,7 +350,8 @@ def _keep_descriptions(out: Path, settings: dict[str, Any], generator: Generator
     values = recorded.get("attribute_values")
     if values is None:
         return  # begun by another version: `begin_folder` raises the error
-    if not measure_alike(values, settings["attribute_values"]):
+    rows = values if isinstance(values, list) else [values]
+    if not (all(map(are_pixels, rows)) and all(rows) and measure_alike(rows, settings["attribute_values"])):
         raise InputError(
             f"can't resume {str(out)!r}: its attributes {settings['attributes_from'] or ''}".rstrip()
             + " give other values of the same images than when it began; resume with the function and what it reads as "

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import torch
 
+from fastflow.core.files import parse_json
 from fastflow.core.rng import step_rng
 from fastflow.datasets import Sequences
 from fastflow.metrics import equivariance_error, log_likelihood, pair_log_likelihood, straight_directions
@@ -52,4 +52,5 @@ def measure(run: VAERun, train: Sequences, test: Sequences, size: Size) -> dict[
 
 def _last_line(run: VAERun) -> dict[str, Any]:
     """The last entry of the run's metrics log."""
-    return json.loads((run.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+    file = run.folder / "metrics.jsonl"
+    return parse_json(file.read_text(encoding="utf-8").splitlines()[-1], repr(str(file)), finite=False)

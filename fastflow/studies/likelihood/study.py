@@ -16,13 +16,21 @@ import torch
 from fastflow import datasets
 from fastflow.core.checks import check_count
 from fastflow.core.errors import InputError, TrainingError
-from fastflow.core.files import check_place, locked_folder, read_sealed, write_sealed
+from fastflow.core.files import check_place, locked_folder, write_sealed
 from fastflow.datasets import Sequences
 from fastflow.runs.train import train_vae
-from fastflow.studies.jobs import advance, all_found, begin_folder, is_current, job_bar, termination_interrupts
+from fastflow.studies.jobs import (
+    advance,
+    all_found,
+    begin_folder,
+    is_current,
+    job_bar,
+    read_found,
+    termination_interrupts,
+)
 from fastflow.studies.likelihood.measures import measure
 from fastflow.studies.likelihood.picture import draw
-from fastflow.studies.likelihood.table import Results, write_summary
+from fastflow.studies.likelihood.table import Results, is_measured, write_summary
 from fastflow.studies.likelihood.variants import PLAIN, SIZES, VARIANTS, Size
 from fastflow.studies.statistics import check_packages
 from fastflow.training.checkpoint import latest_checkpoint, read_facts
@@ -107,7 +115,7 @@ def study_likelihood(
             for name in data
             for variant in chosen
         }
-        done = {key: read_sealed(job.file) for key, job in jobs.items() if job.file.exists()}
+        done = {key: read_found(job.file, is_measured) for key, job in jobs.items() if job.file.exists()}
         done = {key: found for key, found in done.items() if is_current(found, jobs[key].folder)}
         results = Results(size_name, seeds, settings["data"], done)
         with job_bar(len(jobs), len(done), "run", progress) as bar, termination_interrupts("study"):

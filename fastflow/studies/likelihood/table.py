@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastflow.core.files import replacing, write_sealed
+from fastflow.studies.jobs import are_numbers
 from fastflow.studies.likelihood.variants import PLAIN, VARIANTS
 from fastflow.studies.statistics import (
     SIGNIFICANT,
@@ -29,6 +30,9 @@ LIKELIHOODS = {
     "pair": "log p(x_0, x_n \\| k)",
 }
 """The measures of likelihood with their heads in the table, in nats for an image or for a pair of images."""
+
+OTHERS = ("path_error", "agreement", "reconstruction_error", "still_error", "engine_share")
+"""The other measures of the table."""
 
 
 class Comparison(NamedTuple):
@@ -103,6 +107,13 @@ def differences(results: Results, data: str, measure: str, against: str = "") ->
     return dict(zip(found, holm(list(found.values())), strict=True))
 
 
+def is_measured(found: dict[str, Any]) -> bool:
+    """Whether a JSON object holds what a job finds: the measurements of a training, or why it failed."""
+    if "failed" in found:
+        return isinstance(found["failed"], str)
+    return set(LIKELIHOODS) <= found.keys() and are_numbers(found, (*LIKELIHOODS, *OTHERS, "training_cpu_s"))
+
+
 def write_summary(results: Results, out: Path, *, drawn: bool = False) -> Path:
     """Write results.json and table.md into a folder, and return the path of table.md.
 
@@ -149,7 +160,7 @@ def _data_section(results: Results, data: str) -> Iterator[str]:
         f"widths {', '.join(map(str, config['widths']))}, D = {config['latent_dim']}, batch {config['batch_size']}, "
         f"{config['steps']} steps, T = {config['path_steps']}, {config['likelihood']} likelihood."
     )
-    measures = [*LIKELIHOODS, "path_error", "agreement", "reconstruction_error", "still_error", "engine_share"]
+    measures = [*LIKELIHOODS, *OTHERS]
     digits = (1, 1, 1, 1, 4, 2, 4, 4, 2, 0)
     heads = [*LIKELIHOODS.values(), "path error", "agreement", "reconstruction", "still", "share", "CPU s", "seeds"]
     rows = []
