@@ -15,11 +15,18 @@ from fastflow.core.checks import check_count, check_seed
 from fastflow.core.devices import find_device, send
 from fastflow.core.errors import InputError
 from fastflow.core.plugins import first_line
-from fastflow.generators.change import generator_change
+from fastflow.generators.change import Way
+from fastflow.generators.derivatives import right_way
 
 Decode = Callable[[Tensor], Tensor]
 Encode = Callable[[Tensor], Tensor | tuple[Tensor, ...]]
 Sampler = Callable[[int, torch.Generator], Tensor]
+
+_INSTEAD = {
+    Way.ELEMENTARY: "taken with its fused operations computed from elementary ones instead, which is exact",
+    Way.REVERSE: "taken by differentiating its backward pass instead, which is exact, at twice the cost or more",
+    Way.DIFFERENCES: "taken by central finite differences instead, at three evaluations a step and two or three digits",
+}
 
 
 class Generator(nn.Module):
@@ -205,21 +212,27 @@ class Generator(nn.Module):
         return send(torch.tensor(self.classes)[place], self._anchor)
 
     @cached_property
-    def forward_mode(self) -> bool:
-        """Whether torch's forward mode can differentiate `decode`; if only the backward mode can, it warns once."""
+    def forward_mode(self) -> Way:
+        """How `generator_change` differentiates `decode`: by torch's forward mode, where that is right.
+
+        It is checked at the first use, by differences. Where forward mode fails or its gradients are wrong, another
+        exact way is taken, or differences where none is right (then it is false), and a warning says so once.
+        """
         z = self.sample(2)
         try:
-            generator_change(self.decode, z, torch.ones_like(z))
-        except Exception as error:  # whatever a user's code or operator raises
-            if not self.decode(z.requires_grad_()).requires_grad:
-                return True  # finite differences wouldn't help: a training will raise the error itself
+            way, problem = right_way(self.decode, z)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:  # a training will raise the error itself, and say what it was doing
+            return Way.FORWARD
+        if way is Way.DIFFERENCES and not self.decode(z.requires_grad_()).requires_grad:
+            return Way.FORWARD  # finite differences wouldn't help: a training will say that nothing passes through
+        if way is not Way.FORWARD:
             warnings.warn(
-                f"forward-mode differentiation of the generator failed ({first_line(error)}): its rate of change is "
-                "taken by central finite differences instead, at three evaluations a step and two or three digits",
+                f"forward-mode differentiation of the generator {problem}: its rate of change is {_INSTEAD[way]}",
                 stacklevel=2,
             )
-            return False
-        return True
+        return way
 
     def starts(self, count: int, seed: int = 0) -> Tensor:
         """`count` latents (count, D) to start traversals from: samples, or the latents of held-out images."""
