@@ -169,7 +169,9 @@ def test_the_way_taken_is_right(make, way, closed):
     if closed and way is Way.DIFFERENCES:
         return  # only a copy in float64 tells what is wrong with a scripted network of corners
     assert generator.forward_mode == way
-    double = copy.deepcopy(net).double().requires_grad_(False)
+    double = copy.deepcopy(net).double()
+    for parameter in double.parameters():  # one by one: scripted modules have no requires_grad_
+        parameter.requires_grad_(False)
     z, v, p, q = torch.randn(4, 3, 4, generator=torch.Generator().manual_seed(1), dtype=torch.double)
     h, k = 1e-5, 1e-4
 
