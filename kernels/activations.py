@@ -88,7 +88,7 @@ def logistic(a):
 
 @triton.jit
 def mills_ratio(x):
-    """Compute exp(x^2 / 2) Phi(-x) for the normal distribution Phi and x >= 0, in float64, as the native engine does."""
+    """Compute exp(x^2 / 2) Phi(-x) for the normal distribution Phi and x >= 0, in float64, as the C++ engine does."""
     inverse = 1 / (x + 4)
     t = (x - 4) * inverse
     m = -1.68865773493568699e-9 * t - 1.27723518869992687e-9

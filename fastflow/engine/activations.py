@@ -53,8 +53,8 @@ def _sin(a: Tensor) -> Derivatives:
 def _gelu(a: Tensor) -> Derivatives:
     cdf = 0.5 * (1 + torch.erf(a / sqrt(2)))
     density = torch.exp(-0.5 * a * a) / sqrt(2 * pi)
-    # On the left tail 1 + erf cancels. There erfcx, which is of the order of 1, scales exp(-a^2 / 2), and the square comes
-    # in two parts, of which the first has so few digits that it is exact: rounding it would cost a^2 / 2 units.
+    # On the left tail 1 + erf cancels. There erfcx, which is of the order of 1, scales exp(-a^2 / 2). The square is in
+    # two parts, of which the first has so few digits that it is exact: rounding it would cost a^2 / 2 units.
     tail = a < -3
     x = torch.where(tail, a, -3).clamp_min(-40)  # where the exponential is zero
     short = x.detach().to(torch.float32 if a.dtype == torch.float64 else torch.bfloat16).to(a.dtype)
