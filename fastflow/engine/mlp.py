@@ -190,7 +190,7 @@ def _is_sine(module: nn.Module) -> bool:
     """Whether a module called Sine computes sin(x), and not sin(30 x) as some do, or something that learns."""
     if next(module.parameters(), None) is not None:
         return False
-    x = torch.tensor([-1.3, 0.2, 0.9])
+    x = torch.tensor([-1.3, 0.2, 0.9], device="cpu")
     with torch.no_grad():
         y = module(x)
     if not isinstance(y, Tensor) or y.shape != x.shape:

@@ -103,7 +103,7 @@ class Generator(nn.Module):
         self._mapping_module = None if mapping is None else _module_of(mapping)
         self.encoder = encode
         self._encoder_module = None if encode is None else _module_of(encode)
-        anchor = torch.zeros(())
+        anchor = torch.zeros((), device="cpu")
         for module in (self.module, self._mapping_module, self._encoder_module):
             if module is not None:
                 module.eval()
@@ -189,7 +189,7 @@ class Generator(nn.Module):
             check_seed(seed)
             rng = torch.Generator().manual_seed(seed)
         if self._sample is None:
-            z = torch.randn(count, self.mapping_dim, generator=rng)
+            z = torch.randn(count, self.mapping_dim, generator=rng, device="cpu")
         else:
             z = self._sample(count, rng)
             if not isinstance(z, Tensor) or z.shape != (count, self.mapping_dim):
@@ -208,8 +208,8 @@ class Generator(nn.Module):
         """Draw `count` labels (count,) long from `classes`; without classes, return None and draw no random numbers."""
         if self.classes is None:
             return None
-        place = torch.randint(len(self.classes), (count,), generator=rng)
-        return send(torch.tensor(self.classes)[place], self._anchor)
+        place = torch.randint(len(self.classes), (count,), generator=rng, device="cpu")
+        return send(torch.tensor(self.classes, device="cpu")[place], self._anchor)
 
     @cached_property
     def forward_mode(self) -> Way:

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from torch import nn
 
+from fastflow.core.devices import torch_as_usual
 from fastflow.core.errors import InputError
 from fastflow.core.plugins import explaining, import_function, names_function
 from fastflow.generators.archives import archive
@@ -79,6 +80,7 @@ _OPTIONS: dict[str, tuple[Callable[[str], Any], str]] = {
 }
 
 
+@torch_as_usual()
 def load(spec: str, latent_dim: int | None = None) -> Generator:
     """The generator that `spec` names; its `name` finds it again from anywhere.
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fastflow import generators
-from fastflow.core.devices import find_device
+from fastflow.core.devices import find_device, torch_as_usual
 from fastflow.core.errors import InputError
 from fastflow.generators import Generator
 from fastflow.generators.base import as_generator
@@ -25,6 +25,7 @@ from fastflow.training.vae_data import is_data_description
 from fastflow.training.vae_models import build_vae_models
 
 
+@torch_as_usual()
 def load_run(folder: str | Path, generator: Generator | None = None, device: str | torch.device | None = None) -> Run:
     """Load the newest checkpoint of the run in `folder`.
 

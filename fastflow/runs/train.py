@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fastflow import datasets
-from fastflow.core.devices import find_device
+from fastflow.core.devices import find_device, torch_as_usual
 from fastflow.core.errors import InputError
 from fastflow.core.files import write_json
 from fastflow.core.plugins import import_function, name_of
@@ -28,6 +28,7 @@ from fastflow.training.vae_config import VAEConfig
 from fastflow.training.vae_data import describe_data, is_data_description, same_data
 
 
+@torch_as_usual()
 def discover(
     generator: Generator,
     config: DiscoverConfig | None = None,
@@ -81,6 +82,7 @@ def discover(
     return Run(folder, task.average or task.potentials, generator, config, config.steps)
 
 
+@torch_as_usual()
 def train_vae(
     config: VAEConfig | None = None,
     data_root: str | Path | None = None,
