@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from typing import Literal, NamedTuple, TypeGuard, TypeVar
 
 import torch
@@ -255,6 +254,12 @@ def _nested_jet(net: nn.Sequential, x: Tensor, time: Time | None, laplacian: Lap
             shown = " ".join(str(module).split())
             raise InputError(f"net must compute each sample by itself: layer {place}, {shown}, {problem}")
     if torch.compiler.is_compiling():
+        for place, module in enumerate(net):
+            if any(isinstance(part, nn.LayerNorm | nn.GroupNorm | _InstanceNorm | nn.GLU) for part in module.modules()):
+                raise InputError(
+                    f"net's layer {place}, {type(module).__name__}, can't be taken inside torch.compile, where "
+                    "torch's third derivatives of it are wrong or missing: call mlp_jet outside of it"
+                )
         return _nested(net, x, time, laplacian, probes)
     with explaining("nested automatic differentiation of net"):
         if not _is_ordinary(net) and any_requires_grad(x, *net.parameters()) and not func_transforms():
@@ -294,11 +299,11 @@ def _nested(net: nn.Sequential, x: Tensor, time: Time | None, laplacian: Laplaci
         rate = torch.func.grad(u, argnums=1)
         return u(point, t), gradient(point, t), trace, rate(point, t), torch.func.grad(rate, 1)(point, t)
 
-    with ExitStack() as contexts:
-        if not _is_ordinary(net):
-            contexts.enter_context(sdpa_kernel(SDPBackend.MATH))  # fused attention has no second derivatives
-            contexts.enter_context(Elementary())
+    if torch.compiler.is_compiling() or _is_ordinary(net):
         result = Jet(*torch.vmap(one)(x, times))
+    else:
+        with sdpa_kernel(SDPBackend.MATH), Elementary():  # fused attention has no second derivatives
+            result = Jet(*torch.vmap(one)(x, times))
     return result if time is not None else result._replace(u_t=torch.zeros_like(times), u_tt=torch.zeros_like(times))
 
 
