@@ -1,6 +1,9 @@
-"""Finding a device by its name, and moving tensors there."""
+"""Finding a device by its name, moving tensors there, and what callers have set for the whole of torch."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor
@@ -33,3 +36,19 @@ def send(x: Tensor, like: Tensor) -> Tensor:
     if x.device.type == "cpu" and like.is_cuda:
         x = x.pin_memory()
     return x.to(like.device, non_blocking=True)
+
+
+@contextmanager
+def torch_as_usual() -> Iterator[None]:
+    """Let torch record gradients and make tensors on the CPU unless told otherwise, whatever the caller has set.
+
+    A caller may be inside torch.inference_mode or torch.no_grad, or have called torch.set_default_device. As a
+    decorator it is for a whole function.
+    """
+    with ExitStack() as contexts:
+        if torch.is_inference_mode_enabled():
+            contexts.enter_context(torch.inference_mode(False))
+        contexts.enter_context(torch.enable_grad())
+        if torch.get_default_device().type != "cpu":
+            contexts.enter_context(torch.device("cpu"))
+        yield

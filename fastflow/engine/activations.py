@@ -53,19 +53,33 @@ def _sin(a: Tensor) -> Derivatives:
 def _gelu(a: Tensor) -> Derivatives:
     cdf = 0.5 * (1 + torch.erf(a / sqrt(2)))
     density = torch.exp(-0.5 * a * a) / sqrt(2 * pi)
+    # On the left tail 1 + erf cancels. There erfcx, which is of the order of 1, scales exp(-a^2 / 2). The square is in
+    # two parts, of which the first has so few digits that it is exact: rounding it would cost a^2 / 2 units.
+    tail = a < -3
+    x = torch.where(tail, a, -3).clamp_min(-40)  # where the exponential is zero
+    short = x.detach().to(torch.float32 if a.dtype == torch.float64 else torch.bfloat16).to(a.dtype)
+    decay = torch.exp(-0.5 * short * short) * torch.exp(-0.5 * (x - short) * (x + short))
+    cdf = torch.where(tail, 0.5 * decay * torch.special.erfcx(-x / sqrt(2)), cdf)
+    density = torch.where(tail, decay / sqrt(2 * pi), density)
     return a * cdf, cdf + a * density, density * (2 - a * a)
 
 
 def _silu(a: Tensor) -> Derivatives:
-    s = torch.sigmoid(a)
-    s1 = s * (1 - s)  # its derivative
+    s, s1 = _logistic(a)
     return a * s, s + a * s1, s1 * (2 + a * (1 - 2 * s))
 
 
 def _softplus(a: Tensor) -> Derivatives:
-    s = torch.sigmoid(a)
+    s, s1 = _logistic(a)
     # logaddexp(a, 0) is exact on both tails, where functional.softplus would switch to the identity above 20.
-    return torch.logaddexp(a, torch.zeros_like(a)), s, s * (1 - s)
+    return torch.logaddexp(a, torch.zeros_like(a)), s, s1
+
+
+def _logistic(a: Tensor) -> tuple[Tensor, Tensor]:
+    """1 / (1 + exp(-a)) and its derivative, whose own derivatives don't cancel where it is nearly 1 either."""
+    right = a > 0
+    s = torch.sigmoid(torch.where(right, -a, a))
+    return torch.where(right, 1 - s, s), s * (1 - s)
 
 
 _TABLE: dict[str, Callable[[Tensor], Derivatives]] = {

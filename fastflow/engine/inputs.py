@@ -15,6 +15,7 @@ from torch.nn import UninitializedParameter
 
 from fastflow.core.checks import check_count, is_finite
 from fastflow.core.errors import InputError
+from fastflow.core.forks import use_one_thread_if_forked
 from fastflow.engine.integration import Integration
 from fastflow.engine.tracing import values_of
 
@@ -71,6 +72,7 @@ def check_latents(z: Tensor, dim: int, like: Tensor, name: str = "z") -> Tensor:
 
     Inside autocast, latents of lower precision are raised to the parameters': derivatives need it.
     """
+    use_one_thread_if_forked()
     if not isinstance(z, Tensor) or z.ndim != 2 or z.shape[1] != dim:
         got = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
         raise InputError(f"{name} must be a tensor of shape (B, {dim}), got {got}")

@@ -6,9 +6,16 @@ from typing import Literal, NamedTuple, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.nn.modules.module import _has_any_global_hook
 
 from fastflow.core.errors import InputError
+from fastflow.core.plugins import explaining
 from fastflow.engine.backends.native import MAX_DEPTH
+from fastflow.engine.elementary import Elementary
 from fastflow.engine.inputs import (
     Time,
     check_laplacian,
@@ -18,7 +25,7 @@ from fastflow.engine.inputs import (
     draw_probes,
 )
 from fastflow.engine.operators.jet import jet
-from fastflow.engine.tracing import values_of
+from fastflow.engine.tracing import any_requires_grad, func_transforms, values_of
 from fastflow.engine.types import MLP, Jet, Laplacian
 
 _Kind = TypeVar("_Kind", bound=nn.Module)
@@ -54,8 +61,9 @@ def mlp_jet(
         t: if given, the net's last input, for x (B, D) and a first layer of D + 1 inputs; a number or (B,). The
             Laplacian is over x alone, and u_t and u_tt are the derivatives with respect to t. Without it they are zero.
         laplacian, num_probes, generator, with_u_tt: as for `PotentialBank.jet`.
-        fallback: "reference" computes other elementwise activations, mixed ones and more than 8 hidden layers by nested
-            automatic differentiation, at its price.
+        fallback: "reference" computes other networks that give one value for each sample by nested automatic
+            differentiation, at its price: other activations, mixed ones, normalisations, more than 8 hidden layers.
+            Batch normalisation and dropout have to be in eval mode.
 
     Raises:
         InputError: a layer that can't be taken, by its place, or an argument that doesn't fit.
@@ -76,9 +84,9 @@ def mlp_jet(
         raise InputError("net must have Linear layers, got none")
     like = check_parameters(net.named_parameters())
     layers = _parse(net)
-    if isinstance(layers, str) and fallback is None:
-        raise InputError(f"{layers}; fallback='reference' computes it by nested automatic differentiation")
     dim = first.in_features - (t is not None)
+    if isinstance(layers, str) and fallback is None:
+        raise InputError(f"{layers}; {_advice(net, like, dim, t is not None)}")
     if dim < 1:
         raise InputError("net must have an input for x" + (", and one more for t" if t is not None else ""))
     x = check_latents(x, dim, like, "x")
@@ -109,6 +117,8 @@ def _parse(net: nn.Sequential) -> _Layers | str:
     linears: list[nn.Linear] = []
     activation = None
     modules = list(net)
+    if _has_any_global_hook():
+        return "a hook is registered for all modules (register_module_forward_hook), which the engine wouldn't call"
     if _has_hooks(net):
         return "net has hooks, which the engine wouldn't call"
     for place, module in enumerate(modules):
@@ -137,8 +147,11 @@ def _parse(net: nn.Sequential) -> _Layers | str:
             if activation not in (None, name):
                 return f"the engine takes one activation for all layers: layer {place} is {shown}, after {activation}"
             activation = name
-    if len(body) % 2 == 0 or linears[-1].out_features != 1:
+    if len(body) % 2 == 0:
         return f"net must end in Linear(., 1), got {type(body[-1]).__name__}"
+    if linears[-1].out_features != 1:
+        last = linears[-1]
+        return f"net must end in Linear(., 1), got Linear({last.in_features}, {last.out_features})"
     if len(linears) < 2:
         return "net must have a hidden layer, got Linear(., 1) alone"
     if len(linears) > MAX_DEPTH + 1:
@@ -176,7 +189,7 @@ def _is_sine(module: nn.Module) -> bool:
     """Whether a module called Sine computes sin(x), and not sin(30 x) as some do, or something that learns."""
     if next(module.parameters(), None) is not None:
         return False
-    x = torch.tensor([-1.3, 0.2, 0.9])
+    x = torch.tensor([-1.3, 0.2, 0.9], device="cpu")
     with torch.no_grad():
         y = module(x)
     if not isinstance(y, Tensor) or y.shape != x.shape:
@@ -236,12 +249,41 @@ def _bind(layers: _Layers, x: Tensor, t: Tensor | None) -> MLP:
 
 def _nested_jet(net: nn.Sequential, x: Tensor, time: Time | None, laplacian: Laplacian, probes: Tensor | None) -> Jet:
     """The jet of any network by nested automatic differentiation, sample by sample under vmap."""
+    for place, module in enumerate(net):
+        if problem := _depends_on_more(module):
+            shown = " ".join(str(module).split())
+            raise InputError(f"net must compute each sample by itself: layer {place}, {shown}, {problem}")
+    if torch.compiler.is_compiling():
+        for place, module in enumerate(net):
+            if any(isinstance(part, nn.LayerNorm | nn.GroupNorm | _InstanceNorm | nn.GLU) for part in module.modules()):
+                raise InputError(
+                    f"net's layer {place}, {type(module).__name__}, can't be taken inside torch.compile, where "
+                    "torch's third derivatives of it are wrong or missing: call mlp_jet outside of it"
+                )
+        return _nested(net, x, time, laplacian, probes)
+    with explaining("nested automatic differentiation of net"):
+        if not _is_ordinary(net) and any_requires_grad(x, *net.parameters()) and not func_transforms():
+            with torch.enable_grad():  # operations that lack a third derivative show it here, and not in a backward
+                part = None if time is None else Time(time.of_each()[:1].detach(), None)
+                trial = _nested(net, x[:1].detach(), part, laplacian, probes)
+                summed = torch.stack([value.sum() for value in trial]).sum()
+                if summed.requires_grad:
+                    torch.autograd.grad(summed, [p for p in net.parameters() if p.requires_grad], allow_unused=True)
+        return _nested(net, x, time, laplacian, probes)
+
+
+def _nested(net: nn.Sequential, x: Tensor, time: Time | None, laplacian: Laplacian, probes: Tensor | None) -> Jet:
     times = torch.zeros_like(x[:, 0]) if time is None else time.of_each()
+    batched = any(map(_needs_a_batch, net.modules()))
 
     def u(point: Tensor, t: Tensor) -> Tensor:
-        value = net(point if time is None else torch.cat((point, t[None])))
+        point = point if time is None else torch.cat((point, t[None]))
+        value = net(point[None])[0] if batched else net(point)
         if value.shape != (1,):
-            raise InputError(f"net must give one value for each sample, got shape {tuple(value.shape)}")
+            raise InputError(
+                f"net must give one value for each sample, got shape {tuple(value.shape)}: make an nn.Sequential for "
+                "each output, which may share the layers before it"
+            )
         return value[0]
 
     gradient = torch.func.grad(u)
@@ -257,5 +299,55 @@ def _nested_jet(net: nn.Sequential, x: Tensor, time: Time | None, laplacian: Lap
         rate = torch.func.grad(u, argnums=1)
         return u(point, t), gradient(point, t), trace, rate(point, t), torch.func.grad(rate, 1)(point, t)
 
-    result = Jet(*torch.vmap(one)(x, times))
+    if torch.compiler.is_compiling() or _is_ordinary(net):
+        result = Jet(*torch.vmap(one)(x, times))
+    else:
+        with sdpa_kernel(SDPBackend.MATH), Elementary():  # fused attention has no second derivatives
+            result = Jet(*torch.vmap(one)(x, times))
     return result if time is not None else result._replace(u_t=torch.zeros_like(times), u_tt=torch.zeros_like(times))
+
+
+def _advice(net: nn.Sequential, like: Tensor, dim: int, timed: bool) -> str:
+    """Whether the fallback computes what the engine can't take, as a trial with one sample tells."""
+    if dim < 1:
+        return "net must have an input for x" + (", and one more for t" if timed else "")
+    x = torch.zeros(1, dim, dtype=like.dtype, device=like.device)
+    try:
+        with torch.no_grad():
+            _nested_jet(net, x, Time(x[:, 0], None) if timed else None, "exact", None)
+    except InputError as error:
+        return f"fallback='reference' can't compute it either: {error}"
+    return "fallback='reference' computes it by nested automatic differentiation"
+
+
+def _depends_on_more(module: nn.Module) -> str:
+    """Why a layer's output for a sample depends on more than the sample and the parameters; empty if it doesn't."""
+    for part in module.modules():
+        random = isinstance(part, _DropoutNd) and part.p > 0
+        if part.training and (random or isinstance(part, nn.RReLU)):
+            return "draws random numbers in training mode: call net.eval()"
+        if isinstance(part, _NormBase) and not isinstance(part, _InstanceNorm):
+            if part.running_mean is None:
+                return "normalises by the statistics of the batch: set track_running_stats=True"
+            if part.training:
+                return "normalises by the statistics of the batch in training mode: call net.eval()"
+    return ""
+
+
+def _needs_a_batch(module: nn.Module) -> bool:
+    """Whether a layer takes batches alone; all others get a sample as a vector."""
+    if isinstance(module, nn.Flatten | nn.Unflatten):
+        return 1 in (getattr(module, "start_dim", None), getattr(module, "dim", None))
+    return isinstance(module, _NormBase | nn.GroupNorm)
+
+
+def _is_ordinary(net: nn.Sequential) -> bool:
+    """Whether all derivatives of torch's own layers of these kinds are right and there."""
+    return all(type(module) in _ORDINARY for module in net.modules())
+
+
+_ORDINARY = {
+    nn.Sequential, nn.Linear, nn.Identity, nn.Dropout, Sin, nn.CELU, nn.ELU, nn.GELU,
+    nn.Hardswish, nn.Hardtanh, nn.LeakyReLU, nn.LogSigmoid, nn.Mish, nn.PReLU, nn.ReLU, nn.ReLU6, nn.SELU, nn.SiLU,
+    nn.Sigmoid, nn.Softmax, nn.Softplus, nn.Softsign, nn.Tanh, nn.Tanhshrink,
+}  # fmt: skip

@@ -16,7 +16,8 @@ from fastflow.core.checks import check_count, check_pixels, check_seed
 from fastflow.core.devices import find_device, send
 from fastflow.core.errors import InputError
 from fastflow.core.plugins import first_line
-from fastflow.generators.change import generator_change
+from fastflow.generators.change import Way
+from fastflow.generators.derivatives import right_way
 from fastflow.generators.specs import Spec
 
 Decode = Callable[[Tensor], Any]
@@ -27,6 +28,12 @@ Picture = Callable[[Tensor], Tensor]
 
 _NARROW = 0.51  # images that span a smaller share of their range than this are said to
 _OUTSIDE = 0.05  # so are images of which a greater share of the pixels lies outside it
+
+_INSTEAD = {
+    Way.ELEMENTARY: "taken with its fused operations computed from elementary ones instead, which is exact",
+    Way.REVERSE: "taken by differentiating its backward pass instead, which is exact, at twice the cost or more",
+    Way.DIFFERENCES: "taken by central finite differences instead, at three evaluations a step and two or three digits",
+}
 
 
 class Generator(nn.Module):
@@ -119,7 +126,7 @@ class Generator(nn.Module):
         self._mapping_module = None if mapping is None else _module_of(mapping)
         self.encoder = encode
         self._encoder_module = None if encode is None else _module_of(encode)
-        anchor = torch.zeros(())
+        anchor = torch.zeros((), device="cpu")
         for module in (self.module, self._mapping_module, self._encoder_module):
             if module is not None:
                 module.eval()
@@ -208,7 +215,7 @@ class Generator(nn.Module):
             check_seed(seed)
             rng = torch.Generator().manual_seed(seed)
         if self._sample is None:
-            z = torch.randn(count, self.mapping_dim, generator=rng)
+            z = torch.randn(count, self.mapping_dim, generator=rng, device="cpu")
         else:
             z = self._sample(count, rng)
             if not isinstance(z, Tensor) or z.shape != (count, self.mapping_dim):
@@ -227,25 +234,31 @@ class Generator(nn.Module):
         """Draw `count` labels (count,) long from `classes`; without classes, return None and draw no random numbers."""
         if self.classes is None:
             return None
-        place = torch.randint(len(self.classes), (count,), generator=rng)
-        return send(torch.tensor(self.classes)[place], self._anchor)
+        place = torch.randint(len(self.classes), (count,), generator=rng, device="cpu")
+        return send(torch.tensor(self.classes, device="cpu")[place], self._anchor)
 
     @cached_property
-    def forward_mode(self) -> bool:
-        """Whether torch's forward mode can differentiate `decode`; if only the backward mode can, it warns once."""
+    def forward_mode(self) -> Way:
+        """How `generator_change` differentiates `decode`: by torch's forward mode, where that is right.
+
+        It is checked at the first use, by differences. Where forward mode fails or its gradients are wrong, another
+        exact way is taken, or differences where none is right (then it is false), and a warning says so once.
+        """
         z = self.sample(2)
         try:
-            generator_change(self.decode, z, torch.ones_like(z))
-        except Exception as error:  # whatever a user's code or operator raises
-            if not self.decode(z.requires_grad_()).requires_grad:
-                return True  # finite differences wouldn't help: a training will raise the error itself
+            way, problem = right_way(self.decode, z)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:  # a training will raise the error itself, and say what it was doing
+            return Way.FORWARD
+        if way is Way.DIFFERENCES and not self.decode(z.requires_grad_()).requires_grad:
+            return Way.FORWARD  # finite differences wouldn't help: a training will say that nothing passes through
+        if way is not Way.FORWARD:
             warnings.warn(
-                f"forward-mode differentiation of the generator failed ({first_line(error)}): its rate of change is "
-                "taken by central finite differences instead, at three evaluations a step and two or three digits",
+                f"forward-mode differentiation of the generator {problem}: its rate of change is {_INSTEAD[way]}",
                 stacklevel=2,
             )
-            return False
-        return True
+        return way
 
     def starts(self, count: int, seed: int = 0) -> Tensor:
         """`count` latents (count, D) to start traversals from: samples, or the latents of held-out images."""

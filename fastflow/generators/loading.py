@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from torch import nn
 
+from fastflow.core.devices import torch_as_usual
 from fastflow.core.errors import InputError
 from fastflow.core.plugins import function_in, names_function, running
 from fastflow.generators.archives import archive, check_program
@@ -107,6 +108,7 @@ _OPTIONS: dict[str, tuple[Callable[[str], Any], str]] = {
 }
 
 
+@torch_as_usual()
 def load(spec: str, latent_dim: int | None = None) -> Generator:
     """The generator that `spec` names; its `name` finds it again from anywhere.
 

@@ -13,7 +13,9 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from fastflow.core.checks import check_count, check_seed, is_finite, warn_of_nearly_black
+from fastflow.core.devices import torch_as_usual
 from fastflow.core.errors import InputError
+from fastflow.core.plugins import explaining
 from fastflow.datasets.pictures import image_files, read_whole_picture
 from fastflow.generators import Generator
 
@@ -47,6 +49,7 @@ class Inversion(NamedTuple):
         return {"names": self.names, "error": self.error.tolist(), "method": self.method}
 
 
+@torch_as_usual()
 def invert(
     generator: Generator,
     images: Images,
@@ -187,7 +190,6 @@ def _fitted(image: Tensor, channels: int, height: int, width: int) -> Tensor:
     return functional.interpolate(middle, size, mode="bilinear", antialias=True, align_corners=False)[0].clamp(0, 1)
 
 
-@torch.enable_grad()  # whatever the caller has switched off
 def _optimized(
     generator: Generator,
     pixels: Tensor,
@@ -216,7 +218,8 @@ def _optimized(
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, eta_min=1e-3)
             best, least = w.detach().clone(), torch.full_like(w[:, 0], torch.inf).detach()
             for step in range(steps + 1):
-                decoded = generator.scaled(decode(centre + spread * w))
+                with explaining("the generator, whose images are differentiated,"):
+                    decoded = generator.scaled(decode(centre + spread * w))
                 if not decoded.requires_grad:
                     raise InputError(
                         "no gradient passes through the generator, so that it can't be inverted by optimization: give "

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fastflow.core import trust as trusted
-from fastflow.core.devices import find_device
+from fastflow.core.devices import find_device, torch_as_usual
 from fastflow.core.errors import InputError
 from fastflow.generators import Generator
 from fastflow.generators.base import as_generator
@@ -27,6 +27,7 @@ from fastflow.training.vae_data import is_data_description
 from fastflow.training.vae_models import build_vae_models
 
 
+@torch_as_usual()
 def load_run(
     folder: str | Path,
     generator: Generator | None = None,

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from fastflow.core.devices import torch_as_usual
 from fastflow.core.errors import InputError
 from fastflow.core.files import read_json, read_sealed
 from fastflow.core.plugins import name_of
@@ -44,6 +45,7 @@ class Run(SavedRun):
         """
         return make_edit(self, along, steps, t0, name)
 
+    @torch_as_usual()
     def evaluate(self, samples: int = 4096, seed: int = 1, progress: bool = True) -> dict[str, Any]:
         """Measure strength, distinctness and physics, write evaluation.json and return its contents.
 
@@ -51,6 +53,7 @@ class Run(SavedRun):
         """
         return evaluate(self, samples, seed, progress)
 
+    @torch_as_usual()
     def ranking(self, samples: int = 4096, progress: bool = True) -> list[tuple[int, float]]:
         """The potentials with their scores in [0, 1], most distinct, smooth and strong ones first.
 
@@ -65,6 +68,7 @@ class Run(SavedRun):
                 f"{str(self.folder / 'evaluation.json')!r} holds no ranking: evaluate the run again"
             ) from error
 
+    @torch_as_usual()
     def correlate(
         self,
         predictor: Predictor,
@@ -78,6 +82,7 @@ class Run(SavedRun):
         """
         return correlate(self, predictor, attributes, samples, seed)
 
+    @torch_as_usual()
     def report(self, samples: int = 4096, progress: bool = True) -> Path:
         """Write report.html, one page of pictures, numbers and curves, and return its path.
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fastflow import datasets
-from fastflow.core.devices import find_device
+from fastflow.core.devices import find_device, torch_as_usual
 from fastflow.core.errors import InputError
 from fastflow.core.files import write_json
 from fastflow.core.plugins import import_function, name_of, names_function
@@ -33,6 +33,7 @@ from fastflow.training.vae_config import VAEConfig
 from fastflow.training.vae_data import describe_data, is_data_description, same_data
 
 
+@torch_as_usual()
 def discover(
     generator: Generator,
     config: DiscoverConfig | None = None,
@@ -94,6 +95,7 @@ def discover(
     return Run(folder, task.average or task.potentials, generator, config, config.steps, saved_as=digest)
 
 
+@torch_as_usual()
 def train_vae(
     config: VAEConfig | None = None,
     data_root: str | Path | None = None,

@@ -191,6 +191,8 @@ def _check_differentiable(generator: Generator, z: Tensor, labels: Tensor | None
     z, decode = z.detach().requires_grad_(), generator.conditioned(labels)
     try:
         images, change = generator_change(decode, z, torch.ones_like(z), forward_mode=generator.forward_mode)
+        if images.requires_grad:  # as a step does it: some operations fail only in their backward
+            torch.autograd.grad(images.sum() + change.sum(), z, allow_unused=True)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:

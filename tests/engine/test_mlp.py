@@ -136,6 +136,17 @@ def test_hooks_are_not_skipped_in_silence(kind, place):
         ff.mlp_jet(net, points()[0])
 
 
+@pytest.mark.parametrize("kind", ["forward_hook", "forward_pre_hook", "full_backward_hook", "full_backward_pre_hook"])
+def test_hooks_of_all_modules_are_not_skipped_in_silence(kind):
+    removable = getattr(nn.modules.module, f"register_module_{kind}")(lambda *_: None)
+    try:
+        with pytest.raises(ff.InputError, match="a hook is registered for all modules"):
+            ff.mlp_jet(network(), points()[0])
+    finally:
+        removable.remove()
+    ff.mlp_jet(network(), points()[0])
+
+
 class Doubled(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         return 2 * super().forward(x)
@@ -270,3 +281,137 @@ def test_a_time_for_each_sample_takes_no_memory_for_each(laplacian):
         (jet.u_t - jet.laplacian).square().mean().backward()
 
     assert extra_memory(train) < 128 << 20
+
+
+class Plain(nn.Module):
+    """A normalisation of features (B, 8) in groups, by sums and products."""
+
+    def __init__(self, module, groups):
+        super().__init__()
+        self.module, self.groups = module, groups
+
+    def forward(self, x):
+        grouped = x.unflatten(-1, (self.groups, -1))
+        centred = grouped - grouped.mean(-1, keepdim=True)
+        y = (centred / (centred.square().mean(-1, keepdim=True) + self.module.eps).sqrt()).flatten(-2)
+        return y * self.module.weight + self.module.bias
+
+
+class PlainBatch(nn.Module):
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, x):
+        n = self.module
+        return (x - n.running_mean) / (n.running_var + n.eps).sqrt() * n.weight + n.bias
+
+
+class PlainRMS(Plain):
+    def forward(self, x):
+        return x / (x.square().mean(-1, keepdim=True) + torch.finfo(x.dtype).eps).sqrt() * self.module.weight
+
+
+class PlainGLU(nn.Module):
+    def __init__(self, _):
+        super().__init__()
+
+    def forward(self, x):
+        return x[..., :4] * x[..., 4:].sigmoid()
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.MultiheadAttention(4, 1, batch_first=True)
+
+    def forward(self, x):
+        x = x.unflatten(-1, (2, 4))
+        return self.inner(x, x, x, need_weights=False)[0].flatten(-2)
+
+
+class PlainAttention(nn.Module):
+    def __init__(self, module):
+        super().__init__()
+        self.inner = module.inner
+
+    def forward(self, x):
+        n = self.inner
+        q, k, v = nn.functional.linear(x.unflatten(-1, (2, 4)), n.in_proj_weight, n.in_proj_bias).chunk(3, -1)
+        return n.out_proj((q @ k.mT / 2).softmax(-1) @ v).flatten(-2)
+
+
+LAYERS = {
+    "layer": (lambda: nn.LayerNorm(8), lambda n: Plain(n, 1)),
+    "group": (lambda: nn.GroupNorm(2, 8), lambda n: Plain(n, 2)),
+    "batch": (lambda: nn.BatchNorm1d(8), PlainBatch),
+    "rms": (lambda: nn.RMSNorm(8), lambda n: PlainRMS(n, 1)),
+    "gated": (nn.GLU, PlainGLU),
+    "attention": (Attention, PlainAttention),
+    "dropout": (lambda: nn.Dropout(0.3), lambda n: nn.Identity()),
+}
+
+
+@pytest.mark.parametrize(("make", "plain"), LAYERS.values(), ids=LAYERS.keys())
+def test_fallback_differentiates_normalisations_three_times(make, plain):
+    """As nested autograd through the same function of sums and products, whose derivatives torch has right."""
+    torch.manual_seed(0)
+    layer = make()
+    for tensor in (*layer.parameters(), *layer.buffers()):
+        if tensor.is_floating_point():
+            tensor.data.uniform_(0.5, 1.5)
+    width = 4 if isinstance(layer, nn.GLU) else 8
+    net = nn.Sequential(nn.Linear(3, 8), layer, nn.Tanh(), nn.Linear(width, 1)).double().eval()
+    same = nn.Sequential(net[0], plain(layer), *net[2:])
+    x, _ = points()
+    jet = ff.mlp_jet(net, x, fallback="reference")
+    x = x.requires_grad_()
+    u = same(x)[:, 0]
+    (first,) = torch.autograd.grad(u.sum(), x, create_graph=True)
+    laplacian = sum(torch.autograd.grad(first[:, i].sum(), x, create_graph=True)[0][:, i] for i in range(3))
+    torch.testing.assert_close((jet.u, jet.grad, jet.laplacian), (u, first, laplacian))
+    weight = net[0].weight
+    (found,) = torch.autograd.grad(jet.laplacian.square().mean(), weight)
+    (expected,) = torch.autograd.grad(laplacian.square().mean(), weight)
+    torch.testing.assert_close(found, expected)
+
+
+class Cumulated(nn.Module):
+    """It gives a jet, whose gradient then fails."""
+
+    def forward(self, x):
+        return nn.functional.normalize(x, dim=-1)
+
+
+REFUSED = {
+    "dropout": (nn.Dropout(0.3), True, r"layer 1, Dropout.*random numbers in training mode: call net.eval\(\)"),
+    "batch": (nn.BatchNorm1d(8), True, r"layer 1, BatchNorm1d.*statistics of the batch in training mode: call"),
+    "no statistics": (nn.BatchNorm1d(8, track_running_stats=False), False, "track_running_stats=True"),
+    "outputs": (nn.Linear(8, 2), False, "one value for each sample.*make an nn.Sequential for each output"),
+    "widths": (nn.Linear(7, 1), False, "nested automatic differentiation of net failed: RuntimeError"),
+    "third derivative": (nn.Sequential(Cumulated(), nn.Linear(8, 1)), False, "of net failed: RuntimeError"),
+    "random function": (type("Random", (nn.Module,), {"forward": lambda _, x: torch.dropout(x, 0.5, True)})(),
+                        False, "of net failed: RuntimeError: vmap"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("last", "training", "message"), REFUSED.values(), ids=REFUSED.keys())
+def test_fallback_refuses_what_it_cannot_compute(last, training, message):
+    net = nn.Sequential(nn.Linear(3, 8), last).double().train(training)
+    with pytest.raises(ff.InputError, match=message):
+        ff.mlp_jet(net, points()[0], fallback="reference")
+
+
+def test_the_fallback_is_offered_where_it_works():
+    x, _ = points()
+    two = nn.Sequential(*network()[:4], nn.Linear(6, 2).double())
+    with pytest.raises(
+        ff.InputError, match=r"got Linear\(6, 2\); fallback='reference' can't compute it either: net must"
+    ):
+        ff.mlp_jet(two, x)
+    random = nn.Sequential(*network()[:4], nn.Dropout(0.3), network()[-1])
+    with pytest.raises(ff.InputError, match=r"Dropout.*; fallback='reference' can't compute it either: .*net.eval\(\)"):
+        ff.mlp_jet(random, x)
+    with pytest.raises(ff.InputError, match=r"Dropout.*; fallback='reference' computes it"):
+        ff.mlp_jet(random.eval(), x)
+    ff.mlp_jet(random, x, fallback="reference")

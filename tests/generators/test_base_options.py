@@ -6,6 +6,7 @@ import torch
 from support.runs import WEIGHT, sigmoid_generator, sigmoid_images, small_run
 from torch import nn
 
+import fastflow as ff
 from fastflow.cli.main import main
 from fastflow.core.errors import InputError
 from fastflow.engine.integration import Integration
@@ -196,3 +197,17 @@ def test_pixels_that_will_be_clipped_are_pointed_out(tmp_path, capsys):
     arguments = ["--generator", f"{tmp_path}/mine.py:decode", "--latent-dim", "4", "--out", str(tmp_path / "run")]
     main(["discover", *arguments, *small])
     assert "pixels lie outside its value_range (0, 1) and are clipped" in capsys.readouterr().err
+
+
+def test_commands_do_as_usual_whatever_the_default_device_and_the_mode(tmp_path):
+    """On a machine of one device: the meta device stands for another one."""
+    images = torch.rand(2, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    expected = small_run(tmp_path / "expected")
+    latents = ff.invert(expected.generator, images, steps=3, progress=False).latents
+    for name, context in (("device", torch.device("meta")), ("inference", torch.inference_mode())):
+        with context:
+            run = small_run(tmp_path / name)
+            found = ff.invert(run.generator, images, steps=3, progress=False).latents
+        assert torch.equal(found, latents)
+        for key, value in expected.bank.state_dict().items():
+            assert torch.equal(run.bank.state_dict()[key], value), (name, key)

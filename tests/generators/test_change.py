@@ -1,18 +1,24 @@
 """The rate of change of a generator's images: forward mode, and finite differences without it."""
 
+import copy
 import warnings
 
 import pytest
 import torch
 from support.runs import WEIGHT, metrics, sigmoid_generator, small_run
 from torch import nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
+import fastflow as ff
 from fastflow.generators import from_callable, load
-from fastflow.generators.change import generator_change
+from fastflow.generators.change import Way, generator_change
+from fastflow.generators.vae import MLPVAE, ConvVAE
 
 
 class Square(torch.autograd.Function):
-    """An operator of somebody's own, with a backward and no jvp."""
+    """An operator of somebody's own, with a backward that has none itself, and no jvp."""
 
     @staticmethod
     def forward(x):
@@ -23,6 +29,7 @@ class Square(torch.autograd.Function):
         ctx.save_for_backward(output)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, gradient):
         (output,) = ctx.saved_tensors
         return gradient * output * (1 - output)
@@ -97,3 +104,140 @@ def test_attention_has_a_forward_mode():
     _, change = generator_change(decode, z, direction)
     _, expected = generator_change(decode, z, direction, forward_mode=False)
     assert (change - expected).norm() < 1e-2 * expected.norm()
+
+
+def layers(*middle):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 16), *middle, nn.Linear(16, 36), nn.Sigmoid(), nn.Unflatten(1, (1, 6, 6)))
+
+
+class Channels(nn.Module):
+    """A layer of feature maps (B, 4, 2, 2) on features (B, 16)."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        return self.layer(x.unflatten(1, (4, 2, 2))).flatten(1)
+
+
+class Checkpointed(nn.Module):
+    def __init__(self, use_reentrant):
+        super().__init__()
+        self.options, self.inner = {"use_reentrant": use_reentrant}, nn.Linear(16, 16)
+
+    def forward(self, x):
+        return checkpoint(lambda h: self.inner(h).tanh(), x, **self.options)
+
+
+def warped(x):
+    grid = functional.affine_grid(torch.eye(2, 3).to(x).repeat(len(x), 1, 1) * x.mean((1, 2, 3))[:, None, None].cos(),
+                                  [len(x), 4, 2, 2], align_corners=False)  # fmt: skip
+    return functional.grid_sample(x, grid, align_corners=False)
+
+
+class Warp(nn.Module):
+    def forward(self, x):
+        return warped(x)
+
+
+GENERATORS = {
+    "relu": (lambda: layers(nn.ReLU()), Way.FORWARD),
+    "group": (lambda: layers(Channels(nn.GroupNorm(2, 4)), nn.Tanh()), Way.FORWARD),
+    "batch": (lambda: layers(nn.BatchNorm1d(16), nn.Tanh()), Way.FORWARD),
+    "layer": (lambda: layers(nn.LayerNorm(16), nn.Tanh()), Way.ELEMENTARY),
+    "layer and corners": (lambda: layers(nn.LayerNorm(16), nn.ReLU()), Way.ELEMENTARY),
+    "instance": (lambda: layers(Channels(nn.InstanceNorm2d(4, affine=True)), nn.Tanh()), Way.ELEMENTARY),
+    "gated": (lambda: layers(nn.Linear(16, 32), nn.GLU()), Way.ELEMENTARY),
+    "hard sigmoid": (lambda: layers(nn.Hardsigmoid()), Way.ELEMENTARY),
+    "attention": (lambda: layers(nn.Unflatten(1, (4, 4)), nn.TransformerEncoderLayer(4, 2, 8, batch_first=True),
+                                 nn.Flatten()), Way.ELEMENTARY),
+    "warp": (lambda: layers(Channels(Warp())), Way.REVERSE),
+    "checkpoint": (lambda: layers(Checkpointed(False)), Way.REVERSE),
+    "scripted": (lambda: torch.jit.script(layers(nn.LayerNorm(16), nn.ReLU())), Way.DIFFERENCES),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:forward-mode", "ignore:.*torch.jit:DeprecationWarning", "ignore:enable_nested")
+@pytest.mark.parametrize("closed", [False, True], ids=["module", "function"])
+@pytest.mark.parametrize(("make", "way"), GENERATORS.values(), ids=GENERATORS.keys())
+def test_the_way_taken_is_right(make, way, closed):
+    """Its change and its gradients, against differences of a copy in float64."""
+    net = make().eval()
+    generator = from_callable((lambda z: net(z)) if closed else net, 4)
+    if closed and way is Way.DIFFERENCES:
+        return  # only a copy in float64 tells what is wrong with a scripted network of corners
+    assert generator.forward_mode == way
+    double = copy.deepcopy(net).double()
+    for parameter in double.parameters():  # one by one: scripted modules have no requires_grad_
+        parameter.requires_grad_(False)
+    z, v, p, q = torch.randn(4, 3, 4, generator=torch.Generator().manual_seed(1), dtype=torch.double)
+    h, k = 1e-5, 1e-4
+
+    def loss(z, v):
+        return ((double(z + h * v) - double(z - h * v)) / (2 * h)).square().sum()
+
+    leaves = z.float().requires_grad_(), v.float().requires_grad_()
+    _, change = generator_change(generator.decode, *leaves, forward_mode=generator.forward_mode)
+    loss_gradients = torch.autograd.grad(change.square().sum(), leaves, allow_unused=True)
+    assert float(change.detach().square().sum()) == pytest.approx(float(loss(z, v)), rel=3e-3)
+    expected = float(loss(z, v + k * q) - loss(z, v - k * q)) / (2 * k)
+    assert float((loss_gradients[1] * q).sum()) == pytest.approx(expected, rel=2e-2)
+    if way is not Way.DIFFERENCES:
+        expected = float(loss(z + k * p, v) - loss(z - k * p, v)) / (2 * k)
+        assert float((loss_gradients[0] * p).sum()) == pytest.approx(expected, rel=5e-3, abs=1e-3 * float(loss(z, v)))
+
+
+def test_another_way_says_so_once_in_one_line():
+    generator = from_callable(layers(nn.LayerNorm(16), nn.Tanh()), 4)
+    with pytest.warns(UserWarning, match=r"is wrong \(.* is off by .*%\).*elementary.*exact") as warned:
+        assert generator.forward_mode
+    (message,) = [str(warning.message) for warning in warned]
+    assert "\n" not in message
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert generator.forward_mode is Way.ELEMENTARY
+
+
+def test_a_wrong_backward_is_named():
+    class Wrong(Square):
+        @staticmethod
+        @once_differentiable
+        def backward(ctx, gradient):
+            return gradient * ctx.saved_tensors[0]
+
+    generator = from_callable(lambda z: Wrong.apply(z @ WEIGHT.to(z)).unflatten(1, (1, 6, 6)), 4)
+    with pytest.warns(UserWarning, match=r"even its first derivative is wrong \(autograd's gradient is off by"):
+        assert not generator.forward_mode
+
+
+@pytest.mark.filterwarnings("ignore:forward-mode", "ignore:None of the inputs have requires_grad")
+def test_a_backward_that_fails_is_told_before_the_training(tmp_path):
+    generator = from_callable(layers(Checkpointed(True)), 4)
+    with pytest.raises(ff.InputError, match=r"can't be learned on: .*use_reentrant=False"):
+        small_run(tmp_path / "run", generator)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("net", [MLPVAE((1, 4, 4), 3, (8,)), ConvVAE((1, 4, 4), 3, (4, 4))], ids=["mlp", "conv"])
+def test_gradients_of_the_change_reach_a_decoder_that_trains(net):
+    """With respect to its own parameters, as a VAE's training uses them."""
+    net = net.double()
+    z, v = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(1), dtype=torch.double)
+
+    def loss():
+        return generator_change(net.decode, z, v)[1].square().sum()
+
+    parameters = [p for p in net.parameters() if p.requires_grad]
+    gradients = torch.autograd.grad(loss(), parameters, allow_unused=True)
+    h, moved = 1e-6, []
+    shifts = [torch.randn(p.shape, generator=torch.Generator().manual_seed(2), dtype=torch.double) for p in parameters]
+    for sign in (1, -2):
+        with torch.no_grad():
+            for parameter, shift in zip(parameters, shifts, strict=True):
+                parameter += sign * h * shift
+        moved.append(float(loss().detach()))
+    expected = (moved[0] - moved[1]) / (2 * h)
+    found = sum(float((g * s).sum()) for g, s in zip(gradients, shifts, strict=True) if g is not None)
+    assert found == pytest.approx(expected, rel=1e-5)

@@ -67,6 +67,38 @@ def test_fork():
     assert os.waitpid(child, 0)[1] == 0
 
 
+def bank_in_a_forked_child() -> None:
+    """A loss of many samples, each with its own time, so that torch's part takes several threads, before and after."""
+    import signal
+
+    import fastflow as ff
+
+    torch.set_num_threads(2)
+    torch.manual_seed(0)
+    bank = ff.PotentialBank(2, 8, (64, 64))
+    z, t, index = torch.randn(20_000, 8), torch.rand(20_000), torch.arange(20_000) % 2
+
+    def gradient() -> torch.Tensor:
+        bank.zero_grad()
+        ff.pde_loss(bank, z, t, index).backward()
+        assert bank.time_weight_in.grad is not None
+        return bank.time_weight_in.grad.clone()
+
+    expected = gradient()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(120)  # ends it if it waits for threads that it hasn't got
+        close = torch.allclose(gradient(), expected, rtol=1e-3, atol=1e-6)
+        os._exit(0 if close and torch.get_num_threads() == 1 else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.slow
+def test_a_bank_in_a_forked_child():
+    """Torch's own threads don't survive a fork either."""
+    in_fresh_processes(f"{IMPORT}; t.bank_in_a_forked_child()")
+
+
 def test_calls_from_several_python_threads():
     from concurrent.futures import ThreadPoolExecutor
 

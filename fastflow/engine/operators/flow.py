@@ -17,7 +17,7 @@ from fastflow.engine.backends.selection import backend_for, integrator_for
 from fastflow.engine.backends.table import PATHS
 from fastflow.engine.integration import Integration
 from fastflow.engine.operators.double_backward import differentiate_backward
-from fastflow.engine.operators.functions import quick_to_apply
+from fastflow.engine.operators.functions import fake, quick_to_apply
 from fastflow.engine.operators.jet import jet
 from fastflow.engine.operators.settings import Settings
 from fastflow.engine.operators.vmap import map_slices, slice_by_slice
@@ -98,7 +98,7 @@ def _flow(
     return _converged(points, error, direction)
 
 
-@_flow.register_fake
+@fake(_flow)
 def _(z0: Tensor, index: Tensor, slots: Tensor, *rest: Any) -> Tensor:
     return z0.new_empty(z0.shape[0], reference.num_steps(slots.shape[0], rest[-3]) + 1, z0.shape[1])
 
@@ -130,7 +130,7 @@ def _flow_backward(
         return PATHS[backend]().flow_backward(*bound, **integration)
 
 
-@_flow_backward.register_fake
+@fake(_flow_backward)
 def _(points: Tensor, index: Tensor, slots: Tensor, points_bar: Tensor, tensors: list[Tensor], *_: Any) -> list[Tensor]:
     return empty_gradients(points[:, 0], *tensors, like=points)
 

@@ -14,7 +14,7 @@ from fastflow.engine.backends.memory import empty_gradients
 from fastflow.engine.backends.selection import backend_for
 from fastflow.engine.backends.table import JETS
 from fastflow.engine.operators.double_backward import differentiate_backward
-from fastflow.engine.operators.functions import quick_to_apply
+from fastflow.engine.operators.functions import fake, quick_to_apply
 from fastflow.engine.operators.settings import Settings
 from fastflow.engine.operators.vmap import Folded, fold, map_slices, slice_by_slice, unfold
 from fastflow.engine.tracing import any_requires_grad, second_backward_may_follow
@@ -69,7 +69,7 @@ def _jet(
         return JETS[backend]().jet(settings.mlp(tensors), z, index, slot, **options)
 
 
-@_jet.register_fake
+@fake(_jet)
 def _(z: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     u, laplacian, u_t, u_tt = (z.new_empty(z.shape[0]) for _ in range(4))
     return u, torch.empty_like(z, memory_format=torch.contiguous_format), laplacian, u_t, u_tt
@@ -128,7 +128,7 @@ def _jet_backward(
         return JETS[backend]().jet_backward(settings.mlp(tensors), z, index, slot, jet_bar=jet_bar, **options)
 
 
-@_jet_backward.register_fake
+@fake(_jet_backward)
 def _(z: Tensor, index: Tensor, slot: Tensor, tensors: list[Tensor], *rest: Any) -> list[Tensor]:
     return empty_gradients(z if rest[-1] else None, *tensors, like=z)
 

@@ -13,7 +13,7 @@ from fastflow.engine.backends.memory import empty_gradients
 from fastflow.engine.backends.selection import backend_for
 from fastflow.engine.backends.table import JETS
 from fastflow.engine.operators.double_backward import differentiate_backward
-from fastflow.engine.operators.functions import quick_to_apply
+from fastflow.engine.operators.functions import fake, quick_to_apply
 from fastflow.engine.operators.settings import Settings
 from fastflow.engine.operators.vmap import map_slices, slice_by_slice
 from fastflow.engine.tracing import any_requires_grad, second_backward_may_follow
@@ -62,7 +62,7 @@ def _residual_loss(
         return JETS[backend]().residual_loss(settings.mlp(tensors), z, index, slot, coefficients, **options)
 
 
-@_residual_loss.register_fake
+@fake(_residual_loss)
 def _(z: Tensor, *_: Any) -> Tensor:
     return z.new_empty(())
 
@@ -91,7 +91,7 @@ def _residual_loss_and_gradient(
         return JETS[backend]().residual_loss_and_gradient(*bound, source=source, with_z=with_z, precision=precision)
 
 
-@_residual_loss_and_gradient.register_fake
+@fake(_residual_loss_and_gradient)
 def _(
     z: Tensor,
     index: Tensor,

@@ -15,7 +15,7 @@ from fastflow.engine.backends.table import ROLLOUTS
 from fastflow.engine.integration import Integration
 from fastflow.engine.operators.double_backward import differentiate_backward
 from fastflow.engine.operators.flow import flow
-from fastflow.engine.operators.functions import quick_to_apply
+from fastflow.engine.operators.functions import fake, quick_to_apply
 from fastflow.engine.operators.residual_loss import residual_loss
 from fastflow.engine.operators.settings import Settings
 from fastflow.engine.operators.vmap import map_slices, slice_by_slice
@@ -72,7 +72,7 @@ def _rollout_loss(
         return function(*bound, dt=dt, method=method, step_length=step_length)
 
 
-@_rollout_loss.register_fake
+@fake(_rollout_loss)
 def _(
     z0: Tensor, index: Tensor, slots: Tensor, coefficients: Tensor, tensors: list[Tensor], *rest: Any
 ) -> list[Tensor]:
@@ -111,7 +111,7 @@ def _rollout_loss_backward(
         return ROLLOUTS[backend]().rollout_loss_backward(*bound, coefficients, **bars, **options)
 
 
-@_rollout_loss_backward.register_fake
+@fake(_rollout_loss_backward)
 def _(
     points: Tensor,
     index: Tensor,

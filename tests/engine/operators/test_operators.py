@@ -257,3 +257,42 @@ def test_more_than_eight_layers_say_what_to_do():
         bank.jet(torch.zeros(1, 2), 0.0, 0)
     with ff.use_backend("reference"):
         assert bank.jet(torch.zeros(1, 2), 0.0, 0).u.shape == (1,)
+
+
+def direct_calls() -> dict[str, tuple]:
+    """Each operator's arguments as torch.ops.fastflow takes them."""
+    mlp = network(torch.float64)
+    z, index, slot = random_samples(mlp, 7)
+    tensors, slots, settings = list(mlp.tensors()), path_slots("heun"), Settings.of(mlp, "native")
+    coefficients, loss_bar, points = torch.ones(3, 5).double(), torch.ones(()).double(), z[:, None].repeat(1, 4, 1)
+    path = (0.1, "heun", "forward", None)
+    return {
+        "jet": (z, index, slot, tensors, torch.ones(1, 4).double(), *settings, "hutchinson", True),
+        "jet_backward": (z, index, slot, tensors, None, z[:, 0], z, None, None, None, *settings, "exact", True),
+        "residual_loss": (z, index, slot, coefficients, z[:, 0], tensors, *settings),
+        "residual_loss_and_gradient": (z, index, slot, coefficients, z[:, 0], tensors, *settings, True),
+        "flow": (z, index, slots, tensors, *settings, *path),
+        "flow_backward": (points, index, slots, points, tensors, *settings, *path),
+        "rollout_loss": (z, index, slots, coefficients, tensors, *settings, 0.1, "heun", None, True),
+        "rollout_loss_backward": (points, index, slots, coefficients, loss_bar, points, tensors, *settings, 0.1, "heun",
+                                  None),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", direct_calls())
+def test_tensors_on_several_devices_are_refused(name):
+    """One on the meta device would leave the results of the others uninitialised."""
+    operator, arguments = getattr(torch.ops.fastflow, name), direct_calls()[name]
+    operator(*arguments)
+    for place, argument in enumerate(arguments):
+        for moved in (
+            [argument.to("meta")] if isinstance(argument, Tensor) else
+            [[x.to("meta") if i == k else x for k, x in enumerate(argument)] for i in range(len(argument))]
+            if isinstance(argument, list) else []
+        ):  # fmt: skip
+            with pytest.raises(ff.InputError, match=rf"fastflow::{name} must be on one device, got cpu and meta: move"):
+                operator(*arguments[:place], moved, *arguments[place + 1 :])
+    everything = [x.to("meta") if isinstance(x, Tensor) else x for x in arguments]
+    everything = [[y.to("meta") for y in x] if isinstance(x, list) else x for x in everything]
+    found = operator(*everything)
+    assert all(x.is_meta for x in (found if isinstance(found, list | tuple) else [found]))
