@@ -35,7 +35,9 @@ def state_digest(states: Iterable[Mapping[str, Tensor]]) -> str:
     for state in states:
         for name, tensor in state.items():
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            # A copy: a tensor of one element may have a stride of 0, and then can't be viewed as bytes.
+            flat = tensor.detach().cpu().flatten().clone(memory_format=torch.contiguous_format)
+            digest.update(flat.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

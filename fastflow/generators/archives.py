@@ -42,6 +42,7 @@ def check_program(file: Path) -> None:
     """Raise InputError unless a file is an archive of torch.jit.save or torch.export.save; nothing in it is run."""
     if not file.is_file():
         raise InputError(f"generator file {str(file)!r} " + ("is a folder" if file.is_dir() else "doesn't exist"))
+    check_zip(file)
     if not (is_torchscript(file) or is_exported(file)):
         what = what_it_is(file) or (
             f"if it holds a state dict, name its architecture before it, as in {shlex.quote(f'sngan:{file.name}')}, or "
@@ -70,7 +71,6 @@ class _Exported(nn.Module):
 def _program(file: Path) -> nn.Module:
     """The program in an archive."""
     try:
-        check_zip(file)
         if is_torchscript(file):
             with warnings.catch_warnings():  # torch deprecates TorchScript, which the file's owner can't change
                 warnings.simplefilter("ignore", DeprecationWarning)

@@ -69,6 +69,9 @@ class _Checks:
 
     def __init__(self, decode: Decode, z: Tensor, v: Tensor, p: Tensor, w: Tensor) -> None:
         self.decode, self.z, self.v, self.p, self.w = decode, z, v, p, w
+        with torch.no_grad():
+            # What is smaller is rounding, as where images don't depend on z at all.
+            self._least = 1e3 * torch.finfo(z.dtype).eps * float(decode(z).norm())
         # A corner between two points, as ReLU has them, makes a difference wrong: the smaller the steps, the rarer.
         self._steps = (1e-5, 1e-6, 1e-7, 1e-8) if z.dtype == torch.float64 else (1e-2, 3e-3, 1e-3)
 
@@ -126,7 +129,12 @@ class _Checks:
         found = self.rate(way)
         parts = ("its rate of change", "the gradient of its rate of change", "its gradient")
         for part, got, right in zip(parts, found, expected, strict=True):
-            least = 1e-2 * float(expected.direction_gradient.norm()) if got is not found.change else 0.0
+            least = self._least
+            if got is not found.change:
+                least = max(
+                    1e-2 * float(expected.direction_gradient.norm()),
+                    least * float(self.w.norm()) / float(self.v.norm()),
+                )
             if problem := _disagreement(part, got.double(), iter((right, right)), 0.1, least):
                 return problem
         return ""

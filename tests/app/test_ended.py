@@ -42,6 +42,7 @@ def test_strangers_get_nothing_and_nothing_stays(folder, tmp_path, number):
         [sys.executable, "-m", "fastflow", "serve", str(folder), "--port", "0"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # ignored, where tests run in the background
     )  # fmt: skip
     try:
         port = int(re.search(r"http://127\.0\.0\.1:(\d+); Ctrl-C ends it", process.stdout.readline())[1])

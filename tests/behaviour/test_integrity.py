@@ -133,13 +133,19 @@ def test_settings_that_somebody_changed_on_purpose_are_read(folder):
     assert load(folder).config.dt == 0.5
 
 
+def found(run, name):
+    """A record of figures without the time that measuring took, which no digest covers."""
+    record = run._current(name)
+    return None if record is None else {key: value for key, value in record.items() if key != "seconds"}
+
+
 def test_flipped_bits_of_figures_are_measured_again(folder, monkeypatch):
     run = load(folder)
     for name in ("evaluation.json", "traversals/index.json"):
-        whole = run._current(name)
+        whole = found(run, name)
         assert whole is not None
-        assert all(run._current(name) in (None, whole) for _ in flips(folder / name, count=100))
-        assert run._current(name) == whole
+        assert all(found(run, name) in (None, whole) for _ in flips(folder / name, count=100))
+        assert found(run, name) == whole
 
 
 def test_every_figure_names_the_weights_of_its_checkpoint(folder):

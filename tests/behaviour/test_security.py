@@ -108,7 +108,7 @@ def test_no_command_runs_a_strangers_program(words, strange, capsys):
 @pytest.mark.parametrize("words", COMMANDS, indirect=True)
 def test_every_command_runs_it_if_it_is_trusted_that_once(words, strange, capsys, monkeypatch):
     monkeypatch.setattr(Run, "report", lambda run, samples: None)
-    monkeypatch.setattr(look, "serve", lambda run, *where, generator: print(generator))
+    monkeypatch.setattr(look, "serve", lambda run, *where, generator, **rest: print(generator))
     main([*words, "--trust"])
     assert ran(strange)
     output = capsys.readouterr().out
@@ -121,7 +121,7 @@ def test_every_command_runs_it_if_it_is_trusted_that_once(words, strange, capsys
 @pytest.mark.parametrize("words", COMMANDS, indirect=True)
 def test_every_command_takes_a_program_of_ones_own_in_its_place(words, strange, monkeypatch):
     monkeypatch.setattr(Run, "report", lambda run, samples: None)
-    monkeypatch.setattr(look, "serve", lambda run, *where, generator: None)
+    monkeypatch.setattr(look, "serve", lambda run, *where, **rest: None)
     main([*words, *(["--classifier", "small"] if words[0] == "discover" else ["--generator", "digits-vae"])])
     assert not ran(strange)
 

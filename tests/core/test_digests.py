@@ -97,6 +97,10 @@ def test_digest_of_weights_follows_names_types_shapes_and_values(dtype):
     state = {name: value.detach().clone() for name, value in module.state_dict().items()}
     same = state_digest([state])
     assert same == state_digest([module.state_dict()])
+    # A tensor of one element may have any stride.
+    assert state_digest([{"a": torch.zeros(1, dtype=dtype)}]) == state_digest(
+        [{"a": torch.zeros((), dtype=dtype).expand(1)}]
+    )
     others = [
         {**state, "bias": -state["bias"]},
         {**state, "bias": state["bias"][:1]},

@@ -185,7 +185,7 @@ DAMAGES = {
     "state-missing": (lambda folder: (folder / "state.json").unlink(), "its state.json is missing"),
     "state-no-json": (lambda folder: (folder / "state.json").write_text('{"step": '), "its state.json isn't JSON"),
     "state-no-text": (lambda folder: (folder / "state.json").write_bytes(b"\xff"), "its state.json isn't JSON"),
-    "state-deep": (lambda folder: (folder / "state.json").write_text("[" * 100_000), "its state.json isn't JSON"),
+    "state-deep": (lambda folder: (folder / "state.json").write_text("[" * 100_000), "its state.json can't be used"),
     "state-list": (lambda folder: (folder / "state.json").write_text("[3]"), "doesn't name its step"),
     "state-of-another-step": (
         lambda folder: (folder / "state.json").write_text(json.dumps({"step": 4})),

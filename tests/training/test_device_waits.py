@@ -8,7 +8,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastflow.engine import inputs as arguments
-from fastflow.training.discover import Discovery
+from fastflow.training.discover import Discovery, check_task
 
 WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "_unique2", "equal", "item", "is_nonzero")
 
@@ -69,6 +69,7 @@ CONFIGURATIONS = {
 @pytest.mark.parametrize("changes", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
 def test_a_step_waits_for_nothing(changes):
     task = Discovery(small_config(**changes), sigmoid_generator())
+    check_task(task)  # as before any step, also of how the generator is differentiated
     task.phases.enabled = False  # as around a capture
     batch = task.draw(1)
     parameters = [parameter for parameter in task.module.parameters() if parameter.requires_grad]

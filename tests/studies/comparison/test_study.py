@@ -14,7 +14,7 @@ from support.runs import contents, sigmoid_generator, small_config
 
 from fastflow.cli.main import main
 from fastflow.core.errors import BusyError, InputError
-from fastflow.core.files import locked_folder
+from fastflow.core.files import locked_folder, read_sealed
 from fastflow.metrics.strength import CLOSE
 from fastflow.studies.comparison import study as module
 from fastflow.studies.comparison.measures import MEASURES
@@ -165,7 +165,7 @@ def test_results_of_weights_that_have_changed_are_measured_again(done, tmp_path,
 
     def stop(job):
         asked.append((job.name, job.seed))
-        return module.read_sealed(job.file)
+        return read_sealed(job.file)
 
     monkeypatch.setattr(module, "do", stop)
     small(out, resume=True)

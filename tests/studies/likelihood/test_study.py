@@ -15,6 +15,7 @@ import torch
 
 from fastflow import VAEConfig
 from fastflow.core.errors import InputError
+from fastflow.core.files import read_sealed
 from fastflow.studies.likelihood import study as module
 from fastflow.studies.likelihood.study import study_likelihood
 from fastflow.studies.likelihood.variants import SIZES, VARIANTS, Size, Variant
@@ -83,7 +84,7 @@ def test_results_of_weights_that_have_changed_are_measured_again(done, tmp_path,
     shutil.rmtree(seeds[1])
     shutil.copytree(seeds[0], seeds[1])
     asked = []
-    monkeypatch.setattr(module, "do", lambda job: asked.append(job.folder) or module.read_sealed(job.file))
+    monkeypatch.setattr(module, "do", lambda job: asked.append(job.folder) or read_sealed(job.file))
     study(out, resume=True)
     assert asked == [seeds[1].parent]
 
