@@ -59,6 +59,6 @@ def test_strangers_get_nothing_and_nothing_stays(folder, tmp_path, number):
         assert sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file()) < 1 << 20
     finally:
         process.send_signal(number)
-        rest, errors = process.communicate(timeout=60)
+        rest, errors = process.communicate(timeout=180)
     assert (process.returncode, rest, errors) == (130, "", "fastflow: interrupted\n")
     assert not list(tmp_path.glob("fastflow-*"))
