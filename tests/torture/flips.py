@@ -28,7 +28,7 @@ from fastflow.saved.names import read_names
 from fastflow.training.checkpoint import latest_checkpoint, read_checkpoint
 from fastflow.training.config import DiscoverConfig
 from torture.parts import REFUSED, RIGHT, Fault, Part
-from torture.scenarios import SCENARIOS, Library, Scenario
+from torture.scenarios import everything
 
 _SLOW = 100  # one case in so many goes to readers that take long
 _LONGEST_NAME = 60
@@ -200,9 +200,7 @@ class Flips(Part):
 
     def __init__(self, folder: Path, seed: int, readers: Callable[[Path], list[Reader]] = _readers) -> None:
         super().__init__(folder, seed)
-        self._clean = _whole_folder(
-            Library(folder / "references", {**SCENARIOS, **_MORE}, timed=False), folder / "clean"
-        )
+        self._clean = everything(folder / "clean")
         self._flipped = shutil.copytree(self._clean, folder / "flipped", dirs_exist_ok=True)
         self._readers = readers(self._clean)
         self._expected: dict[str, Any] = {}
@@ -262,21 +260,6 @@ class Flips(Part):
         elif found == expected:
             return RIGHT
         raise Fault(f"{how}, read by {reader.name}: other values, without a word: {_first_difference(found, expected)}")
-
-
-_MORE = {
-    "reported and named": Scenario("reported and named", ("name", "run", "1", "rotation"), "report"),
-    "reported": Scenario(
-        "reported", ("name", "run"), "reported and named", prepare=SCENARIOS["edit"].prepare, tried=False
-    ),
-}
-
-
-def _whole_folder(library: Library, folder: Path) -> Path:
-    """A folder with all that is read: a run that was measured, drawn and named, an edit, a VAE and a comparison."""
-    for name in ("reported", "train-vae", "compare"):
-        shutil.copytree(library.reference(library.scenarios[name]).folder, folder, dirs_exist_ok=True)
-    return folder
 
 
 def _files(folder: Path) -> list[str]:

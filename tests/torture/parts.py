@@ -14,7 +14,16 @@ REFUSED, RIGHT = "refused", "right"
 
 
 class Fault(Exception):
-    """A case that did neither what was asked nor refuse it clearly."""
+    """A case that did neither what was asked nor refuse it clearly.
+
+    Args:
+        what: what went wrong.
+        counts: what came of the case's other things before.
+    """
+
+    def __init__(self, what: str, counts: Counter[str] | None = None) -> None:
+        super().__init__(what)
+        self.counts = Counter() if counts is None else counts
 
 
 class Part(ABC):

@@ -187,6 +187,20 @@ def _imported(names: list[str]) -> bool:
     return len(sys.modules) > before
 
 
+def everything(folder: Path) -> Path:
+    """Make a folder with all that is read: a run, measured, drawn and named, an edit, a VAE and a comparison."""
+    save = SCENARIOS["edit"].prepare
+    more = (
+        Scenario("reported and named", ("name", "run", "1", "rotation"), "report"),
+        Scenario("reported", ("name", "run"), "reported and named", prepare=save),
+    )
+    scenarios = {**SCENARIOS, **{scenario.name: scenario for scenario in more}}
+    library = Library(folder.with_name("references"), scenarios, timed=False)
+    for name in ("reported", "train-vae", "compare"):
+        shutil.copytree(library.reference(scenarios[name]).folder, folder, dirs_exist_ok=True)
+    return folder
+
+
 # What differs between two runs of the same command: times, and digests of records that hold times.
 _TIMES = ("seconds", "training_cpu_s", "measuring_cpu_s", "engine_share", "steps_per_second", "digest")
 

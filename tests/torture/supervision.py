@@ -148,7 +148,7 @@ def work(part: Part, out: Path, name: str, numbers: Any, board: Any, deadline: f
             board[_COUNTED.index(FAILED)] += 1
             what = str(error) if isinstance(error, Fault) else f"{type(error).__name__}: {error}"
             keep_fault(out, name, part.seed, number, {"what": what, "traceback": traceback.format_exc()})
-            outcome = Counter()
+            outcome = error.counts if isinstance(error, Fault) else Counter()
         for kind, count in Counter({outcome: 1} if isinstance(outcome, str) else outcome).items():
             board[_COUNTED.index(kind)] += count
         board[_BEGAN] = _BETWEEN
