@@ -284,8 +284,9 @@ def _foreign_origin(rng: random.Random, port: int, calls: Calls) -> Request:
 _ROUTES = (
     "/docs", "/redoc", "/openapi.json", "/config", "/gradio_api/info", "/gradio_api/upload", "/gradio_api/call/open",
     "/gradio_api/run/predict", "/gradio_api/api/open", "/gradio_api/reset", "/gradio_api/cancel", "/login", "/logout",
-    "/gradio_api/startup-events", "/gradio_api/queue/status", "/gradio_api/proxy=http://169.254.169.254/", "/robots.txt",
-    "/gradio_api/file=/etc/passwd", "/gradio_api/file=../../etc/passwd", "/file=/etc/passwd", "/static/../../etc/passwd",
+    "/gradio_api/startup-events", "/gradio_api/queue/status", "/gradio_api/proxy=http://169.254.169.254/",
+    "/gradio_api/file=/etc/passwd", "/gradio_api/file=../../etc/passwd", "/file=/etc/passwd", "/robots.txt",
+    "/static/../../etc/passwd",
     "/static/%2e%2e/%2e%2e/etc/passwd", "/assets/..%2f..%2f..%2fetc/passwd", "/gradio_api/file=%2Fetc%2Fpasswd",
     "/gradio_api/file=\x00", "/gradio_api/heartbeat/", "/gradio_api/heartbeat/../x", "/gradio_api/stream/x/y/z",
     "/gradio_api/deep_link", "/gradio_api/component_server", "/gradio_api/vibe-edit/", "/gradio_api/process_recording",
@@ -321,9 +322,9 @@ def _half_sent(rng: random.Random, port: int, calls: Calls) -> Request:
 
 
 _VALUES: tuple[Any, ...] = (
-    None, True, -1, 0, 1, 2, 10**9, 2**63, -(2**70), 1e308, "", "0", "real", "x" * 100_000, "\ud800", "<script>", [], {},
-    [[]], {"path": "/etc/passwd"}, {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}, "data:image/png;base64,",
-    "data:image/png;base64,AAAA", float("nan"), float("inf"), "-inf", ["a"] * 1000,
+    None, True, -1, 0, 1, 2, 10**9, 2**63, -(2**70), 1e308, "", "0", "real", "x" * 100_000, "\ud800", "<script>", [],
+    {}, [[]], {"path": "/etc/passwd"}, {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}},
+    "data:image/png;base64,", "data:image/png;base64,AAAA", float("nan"), float("inf"), "-inf", ["a"] * 1000,
 )  # fmt: skip
 
 

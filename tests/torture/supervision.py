@@ -38,12 +38,15 @@ class Supervised:
         name: the part's name in `PARTS`.
         seed: the seed of all cases.
         out: the folder of the suite's results.
+        scratch: a folder for what the parts need meanwhile.
         seconds: how long to go on.
         cases: the numbers to try; all from 0 on if None.
     """
 
-    def __init__(self, name: str, seed: int, out: Path, seconds: float, cases: range | None = None) -> None:
-        self.name, self.seed, self.out = name, seed, out
+    def __init__(
+        self, name: str, seed: int, out: Path, scratch: Path, seconds: float, cases: range | None = None
+    ) -> None:
+        self.name, self.seed, self.out, self._folder = name, seed, out, scratch / name
         self.begun = time.monotonic()
         self._deadline = self.begun + seconds
         self._next, self._last = (0, None) if cases is None else (cases.start, cases.stop)
@@ -51,7 +54,6 @@ class Supervised:
         self._stillborn = 0
         self._limit = PARTS[name].load().limit
         self._written = 0.0
-        shutil.rmtree(out / name, ignore_errors=True)
         self._start()
 
     @property
@@ -104,7 +106,8 @@ class Supervised:
     def _start(self) -> None:
         self._board[_BEGAN], self._started = _BETWEEN, time.monotonic()
         self._board[_NUMBER] = self._next - 1
-        arguments = (self.name, self.seed, self._next, self._last, self._deadline, self.out, self._board)
+        shutil.rmtree(self._folder, ignore_errors=True)
+        arguments = (self.name, self.seed, self._next, self._last, self._deadline, self.out, self._folder, self._board)
         self._process = context().Process(target=_work, args=arguments)
         self._process.start()
 
@@ -117,7 +120,8 @@ class Supervised:
         else:
             self._stillborn = 0
         self._board[_COUNTED.index(FAILED)] += 1
-        keep_fault(self.out, self.name, self.seed, number, {"what": what, "log": _tail(self.out / f"{self.name}.log")})
+        record = {"what": what, "log": _tail(self.out / f"{self.name}.log")}
+        keep_fault(self.out, self._folder / "case", self.name, self.seed, number, record)
         self._next = max(self._next, number + 1)
 
     def _go_on(self) -> bool:
@@ -147,14 +151,15 @@ def work(part: Part, out: Path, name: str, numbers: Any, board: Any, deadline: f
         except Exception as error:
             board[_COUNTED.index(FAILED)] += 1
             what = str(error) if isinstance(error, Fault) else f"{type(error).__name__}: {error}"
-            keep_fault(out, name, part.seed, number, {"what": what, "traceback": traceback.format_exc()})
+            record = {"what": what, "traceback": traceback.format_exc()}
+            keep_fault(out, part.case_folder, name, part.seed, number, record)
             outcome = error.counts if isinstance(error, Fault) else Counter()
         for kind, count in Counter({outcome: 1} if isinstance(outcome, str) else outcome).items():
             board[_COUNTED.index(kind)] += count
         board[_BEGAN] = _BETWEEN
 
 
-def keep_fault(out: Path, name: str, seed: int, number: int, record: dict[str, Any]) -> None:
+def keep_fault(out: Path, case: Path, name: str, seed: int, number: int, record: dict[str, Any]) -> None:
     """Write a fault to OUT/faults, with the files of its case and the command that tries it again."""
     faults = out / "faults"
     if len(list(faults.glob(f"{name}-*"))) >= _MOST_KEPT:
@@ -164,7 +169,6 @@ def keep_fault(out: Path, name: str, seed: int, number: int, record: dict[str, A
     again = f"PYTHONPATH=tests python -m torture --only {name} --seed {seed} --case {number}"
     text = json.dumps({**record, "again": again}, indent=2)
     (folder / "fault.json").write_text(text + "\n", encoding="utf-8", errors="replace")
-    case = out / name / "case"
     files = [path for path in case.rglob("*") if path.is_file()] if case.is_dir() else []
     if sum(path.stat().st_size for path in files) <= _LARGEST_KEPT:
         shutil.copytree(case, folder / "case", symlinks=True, dirs_exist_ok=True) if files else None
@@ -175,7 +179,9 @@ def end_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
-def _work(name: str, seed: int, first: int, last: int | None, deadline: float, out: Path, board: Any) -> None:
+def _work(
+    name: str, seed: int, first: int, last: int | None, deadline: float, out: Path, folder: Path, board: Any
+) -> None:
     """What a part's process does."""
     os.setpgrp()
     log = os.open(out / f"{name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -183,7 +189,7 @@ def _work(name: str, seed: int, first: int, last: int | None, deadline: float, o
     os.dup2(log, 2)
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"  # for whom it starts
-    part: Part = PARTS[name].load()(out / name, seed)
+    part: Part = PARTS[name].load()(folder, seed)
     try:
         numbers = itertools.count(first) if last is None else range(first, last)
         work(part, out, name, numbers, board, deadline)
