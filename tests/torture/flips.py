@@ -161,27 +161,40 @@ def _edit(folder: Path) -> Any:
 
 _GENERATOR = generators.load("digits-vae")
 _CHECKPOINT = ("weights.safetensors", "optimizer.safetensors", "state.json", "digests.sha256")
-_NEWEST = "checkpoints/step-000012"
 
 
-def _readers(folder: Path) -> list[Reader]:
-    """All readers, for a clean folder."""
-    run = tuple(f"run/{_NEWEST}/{name}" for name in _CHECKPOINT)
-    vae = tuple(f"vae/{_NEWEST}/{name}" for name in _CHECKPOINT)
+def _checkpoint(folder: Path, name: str) -> tuple[str, ...]:
+    """The files of a run's newest checkpoint."""
+    newest = latest_checkpoint(folder / name / "checkpoints")
+    assert newest is not None
+    return tuple(f"{name}/checkpoints/{newest.folder.name}/{file}" for file in _CHECKPOINT)
+
+
+def run_readers(folder: Path) -> list[Reader]:
+    """The quick readers of a run itself, for a clean folder in which it is called `run`."""
+    files = _checkpoint(folder, "run")
+    return [
+        Reader("load_run", _load, ("run/config.json", *files)),
+        Reader("a resumed discovery's checkpoint", _restore("run")(folder), files),
+        Reader("read_config", lambda folder: asdict(read_config(folder / "run")), ("run/config.json",)),
+        Reader("read_names", _names, ("run/names.json",), free=True),
+    ]
+
+
+def all_readers(folder: Path) -> list[Reader]:
+    """All readers, for a clean folder of `everything`."""
+    run, vae = _checkpoint(folder, "run"), _checkpoint(folder, "vae")
     measured = ("run/config.json", "run/metrics.jsonl", "run/evaluation.json", "run/attributes.json")
     drawn = ("run/traversals/index.json", "run/traversals/landscapes.json", "run/traversals/digests.sha256")
     pictures = ("run/traversals/*.png", "run/traversals/*.gif")
     compared = ("comparison/results.json", "comparison/strips/*.png", "comparison/strips/digests.sha256")
     return [
-        Reader("load_run", _load, ("run/config.json", *run)),
-        Reader("a resumed discovery's checkpoint", _restore("run")(folder), run),
+        *run_readers(folder),
         Reader("load_run of a VAE", _load_vae, ("vae/config.json", *vae)),
         Reader("a resumed VAE's checkpoint", _restore("vae")(folder), vae),
         Reader("ranking", _ranking, ("run/evaluation.json",)),
         Reader("read_run", _report_files, (*measured, *drawn)),
-        Reader("read_config", lambda folder: asdict(read_config(folder / "run")), ("run/config.json",)),
         Reader("load_edit", _edit, ("edit.json",)),
-        Reader("read_names", _names, ("run/names.json",), free=True),
         Reader("the page of a comparison", _comparison, compared, slow=True),
         Reader("the page of a run", _page, (*measured, *drawn, *pictures), slow=True),
         Reader("discover with resume", _resume, ("run/config.json", *run), slow=True, alone=True),
@@ -193,14 +206,21 @@ class Flips(Part):
 
     Args:
         folder, seed: as for every part.
-        readers: the readers for a clean folder.
+        made: makes a clean folder.
+        readers: the readers for it.
     """
 
     limit = 120.0
 
-    def __init__(self, folder: Path, seed: int, readers: Callable[[Path], list[Reader]] = _readers) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        seed: int,
+        made: Callable[[Path], Path] = everything,
+        readers: Callable[[Path], list[Reader]] = all_readers,
+    ) -> None:
         super().__init__(folder, seed)
-        self._clean = everything(folder / "clean")
+        self._clean = made(folder / "clean")
         self._flipped = shutil.copytree(self._clean, folder / "flipped", dirs_exist_ok=True)
         self._readers = readers(self._clean)
         self._expected: dict[str, Any] = {}

@@ -19,7 +19,6 @@ import h5py
 import torch
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
-from safetensors.torch import save as save_safetensors
 from support.grids import SMALL, labels, pixels
 
 from fastflow import generators
@@ -35,6 +34,7 @@ from fastflow.report.comparison import write_comparison
 from fastflow.runs.loading import load_run, read_config
 from fastflow.saved.edits import load_edit
 from fastflow.saved.names import read_names
+from fastflow.training.checkpoint import latest_checkpoint
 from torture import mutations
 from torture.flips import comparable
 from torture.mutations import Sample
@@ -89,7 +89,8 @@ class Files(Part):
         self._real = {kind.name: _read_or_none(self._base / kind.file) for kind in self._kinds}
         warnings.simplefilter("ignore")
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + _BACKSTOP, resource.RLIM_INFINITY))
+        self._limits = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (used + _BACKSTOP, self._limits[1]))
 
     def try_case(self, number: int) -> Counter[str]:
         kind = self._kinds[number % len(self._kinds)]
@@ -117,6 +118,9 @@ class Files(Part):
         if faults:
             raise Fault(faults[0], counts)
         return counts
+
+    def close(self) -> None:
+        resource.setrlimit(resource.RLIMIT_AS, self._limits)
 
     def _tried(self, kind: Kind, sample: Sample) -> str:
         file = self._base / kind.file
@@ -163,27 +167,45 @@ class Files(Part):
 
 def kinds_of_files(folder: Path) -> list[Kind]:
     """All kinds, for a folder of `everything`."""
-    generator = generators.load("digits-vae")
-    run = load_run(folder / "run", generator)
-    mark = folder / "ran"
-    newest = "checkpoints/step-000012"
     for lists in folder.rglob("digests.sha256"):
         lists.unlink()  # or they would be all that is tried
+    return [*kinds_of_documents(folder), *kinds_of_images(folder), *kinds_of_arrays(folder), *kinds_of_weights(folder)]
+
+
+def kinds_of_documents(folder: Path) -> list[Kind]:
+    """JSON of every kind."""
     settings = {"num_potentials": 3, "steps": 7, "hidden": [4, 8], "pde": "wave", "dt": 0.5}
     (folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
-    (folder / "images").mkdir()
-    (folder / "latents").mkdir()
-    hdf5 = _hdf5()
-    for name, data in {"weights.pt": _saved(), "latents/z.safetensors": _latents(), "3dshapes.h5": hdf5}.items():
-        (folder / name).write_bytes(data)
 
     def document(name: str, read: Callable[[Path], Any], what: str = "", noted: bool = False) -> Kind:
         data = (folder / name).read_bytes()
         real = data.splitlines()[0] if name.endswith(".jsonl") else data
         return Kind(f"{name}{what}", name, mutations.json_samples(real), read, noted)
 
-    def page(folder: Path) -> Any:
-        return write_report(folder / "run").read_text(encoding="utf-8").startswith("<!doctype html>")
+    newest = latest_checkpoint(folder / "run" / "checkpoints")
+    assert newest is not None
+    pages = (
+        "evaluation.json",
+        "attributes.json",
+        "traversals/index.json",
+        "traversals/landscapes.json",
+        "metrics.jsonl",
+    )
+    return [
+        document("run/config.json", _load, " by load_run"),
+        document("run/config.json", lambda folder: vars(read_config(folder / "run")), " by read_config"),
+        document("run/names.json", lambda folder: read_names(folder / "run", 3)),
+        document(f"run/checkpoints/{newest.folder.name}/state.json", _load, " by load_run"),
+        document("settings.json", _settings),
+        document("edit.json", lambda folder: load_edit(folder / "edit.json").to_json()),
+        *(document(f"run/{name}", _page, " by write_report", noted=True) for name in pages),
+        document("comparison/results.json", lambda folder: write_comparison(folder / "comparison").exists()),
+    ]
+
+
+def kinds_of_images(folder: Path) -> list[Kind]:
+    """Images of every format."""
+    (folder / "images").mkdir()
 
     def picture(name: str) -> Kind:
         file = f"images/x.{mutations.SUFFIX.get(name, name.lower())}"
@@ -196,6 +218,15 @@ def kinds_of_files(folder: Path) -> list[Kind]:
 
         return Kind(f"images as {name}", file, mutations.image_samples(name), read)
 
+    return [picture(name) for name in mutations.FORMATS]
+
+
+def kinds_of_arrays(folder: Path) -> list[Kind]:
+    """Latents for a run in every format, and data sets."""
+    (folder / "latents").mkdir()
+    run = load_run(folder / "run", _GENERATOR)
+    hdf5 = _hdf5()
+
     def latents(suffix: str, samples: st.SearchStrategy[Sample]) -> Kind:
         file = f"latents/z.{suffix}"
 
@@ -207,6 +238,22 @@ def kinds_of_files(folder: Path) -> list[Kind]:
 
         return Kind(f"latents as {suffix}", file, samples, read)
 
+    return [
+        latents("npy", mutations.npy_samples()),
+        latents("npz", mutations.npz_samples()),
+        latents("safetensors", mutations.safetensors_samples()),
+        Kind("IDX", "images-idx3-ubyte", mutations.idx_samples(), lambda folder: _idx(folder / "images-idx3-ubyte")),
+        Kind("HDF5", "3dshapes.h5", mutations.hdf5_samples(hdf5), lambda folder: _grid(folder / "3dshapes.h5")),
+    ]
+
+
+def kinds_of_weights(folder: Path) -> list[Kind]:
+    """Weights of runs and of others."""
+    newest = latest_checkpoint(folder / "run" / "checkpoints")
+    assert newest is not None
+    file = f"run/checkpoints/{newest.folder.name}/weights.safetensors"
+    mark = folder / "ran"
+
     def weights(folder: Path) -> Any:
         try:
             return read_state_dict(folder / "weights.pt")
@@ -216,32 +263,20 @@ def kinds_of_files(folder: Path) -> list[Kind]:
                 raise Fault("the file's own code ran")
 
     return [
-        document("run/config.json", lambda folder: load_run(folder / "run", generator).step, " by load_run"),
-        document("run/config.json", lambda folder: vars(read_config(folder / "run")), " by read_config"),
-        document("run/names.json", lambda folder: read_names(folder / "run", 3)),
-        document("edit.json", lambda folder: load_edit(folder / "edit.json").to_json()),
-        document(f"run/{newest}/state.json", lambda folder: load_run(folder / "run", generator).step, " by load_run"),
-        document("settings.json", _settings),
-        document("run/evaluation.json", page, noted=True),
-        document("run/attributes.json", page, noted=True),
-        document("run/traversals/index.json", page, noted=True),
-        document("run/traversals/landscapes.json", page, noted=True),
-        document("run/metrics.jsonl", page, noted=True),
-        document("comparison/results.json", lambda folder: write_comparison(folder / "comparison").exists()),
-        *(picture(name) for name in mutations.FORMATS),
-        latents("npy", mutations.npy_samples()),
-        latents("npz", mutations.npz_samples()),
-        latents("safetensors", mutations.safetensors_samples()),
-        Kind(
-            f"run/{newest}/weights.safetensors",
-            f"run/{newest}/weights.safetensors",
-            mutations.safetensors_samples((folder / f"run/{newest}/weights.safetensors").read_bytes()),
-            lambda folder: load_run(folder / "run", generator).step,
-        ),
-        Kind("IDX", "images-idx3-ubyte", mutations.idx_samples(), lambda folder: _idx(folder / "images-idx3-ubyte")),
-        Kind("HDF5", "3dshapes.h5", mutations.hdf5_samples(hdf5), lambda folder: _grid(folder / "3dshapes.h5")),
+        Kind("a checkpoint's weights", file, mutations.safetensors_samples((folder / file).read_bytes()), _load),
         Kind("weights of torch.save", "weights.pt", mutations.weights_samples(mark), weights),
     ]
+
+
+_GENERATOR = generators.load("digits-vae")
+
+
+def _load(folder: Path) -> Any:
+    return load_run(folder / "run", _GENERATOR).step
+
+
+def _page(folder: Path) -> Any:
+    return write_report(folder / "run").read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
 def _settings(folder: Path) -> Any:
@@ -268,16 +303,6 @@ def _hdf5() -> bytes:
         for name, values in {"images": pixels(), "labels": labels()}.items():
             file.create_dataset(name, data=values, compression="gzip")
     return stream.getvalue()
-
-
-def _saved() -> bytes:
-    stream = io.BytesIO()
-    torch.save({"layer.weight": torch.arange(6.0).view(2, 3), "layer.bias": torch.zeros(2)}, stream)
-    return stream.getvalue()
-
-
-def _latents() -> bytes:
-    return save_safetensors({"z": torch.arange(24.0).view(3, 8) / 10})
 
 
 def _read_or_none(file: Path) -> bytes | None:

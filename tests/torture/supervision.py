@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from support.processes import context
 
-from torture.parts import PARTS, REFUSED, RIGHT, Fault, Part
+from torture.parts import PARTS, REFUSED, RIGHT, Entry, Fault, Part
 
 FAILED = "failed"
 _COUNTED = (REFUSED, RIGHT, FAILED)
@@ -41,10 +41,18 @@ class Supervised:
         scratch: a folder for what the parts need meanwhile.
         seconds: how long to go on.
         cases: the numbers to try; all from 0 on if None.
+        entry: the part itself; that of this name if None.
     """
 
     def __init__(
-        self, name: str, seed: int, out: Path, scratch: Path, seconds: float, cases: range | None = None
+        self,
+        name: str,
+        seed: int,
+        out: Path,
+        scratch: Path,
+        seconds: float,
+        cases: range | None = None,
+        entry: Entry | None = None,
     ) -> None:
         self.name, self.seed, self.out, self._folder = name, seed, out, scratch / name
         self.begun = time.monotonic()
@@ -52,7 +60,8 @@ class Supervised:
         self._next, self._last = (0, None) if cases is None else (cases.start, cases.stop)
         self._board = context().Array("d", 5)
         self._stillborn = 0
-        self._limit = PARTS[name].load().limit
+        self._entry = PARTS[name] if entry is None else entry
+        self._limit = self._entry.load().limit
         self._written = 0.0
         self._start()
 
@@ -107,7 +116,8 @@ class Supervised:
         self._board[_BEGAN], self._started = _BETWEEN, time.monotonic()
         self._board[_NUMBER] = self._next - 1
         shutil.rmtree(self._folder, ignore_errors=True)
-        arguments = (self.name, self.seed, self._next, self._last, self._deadline, self.out, self._folder, self._board)
+        numbers = (self._next, self._last, self._deadline)
+        arguments = (self._entry, self.name, self.seed, numbers, self.out, self._folder, self._board)
         self._process = context().Process(target=_work, args=arguments)
         self._process.start()
 
@@ -180,19 +190,26 @@ def end_with_parent() -> None:
 
 
 def _work(
-    name: str, seed: int, first: int, last: int | None, deadline: float, out: Path, folder: Path, board: Any
+    entry: Entry,
+    name: str,
+    seed: int,
+    numbers: tuple[int, int | None, float],
+    out: Path,
+    folder: Path,
+    board: Any,
 ) -> None:
-    """What a part's process does."""
+    """What a part's process does: it tries the cases from the first to before the last number, until a time."""
+    first, last, deadline = numbers
     os.setpgrp()
     log = os.open(out / f"{name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(log, 1)
     os.dup2(log, 2)
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"  # for whom it starts
-    part: Part = PARTS[name].load()(folder, seed)
+    part: Part = entry.load()(folder, seed)
     try:
-        numbers = itertools.count(first) if last is None else range(first, last)
-        work(part, out, name, numbers, board, deadline)
+        cases = itertools.count(first) if last is None else range(first, last)
+        work(part, out, name, cases, board, deadline)
     finally:
         part.close()
         sys.stderr.flush()
