@@ -76,7 +76,16 @@ class Calls(Part):
         call = rng.choice(_VALID)(rng)
         if number % 3:
             return self._try_hostile(_spoilt(call, rng))
-        self._compare(call, _outcome(call, self._context()))
+        try:
+            found = _outcome(call, self._context())
+        except ConvergenceError:  # a path that can't be undone is refused
+            if (
+                call.arguments.get("direction", getattr(call.arguments.get("integration"), "direction", ""))
+                != "reverse"
+            ):
+                raise
+            return REFUSED
+        self._compare(call, found)
         return RIGHT
 
     def _try_hostile(self, spoilt: _Spoilt) -> str:
@@ -581,7 +590,7 @@ def _with(x: Tensor, value: float, rng: random.Random) -> Tensor:
         limits = torch.finfo(y.dtype) if y.is_floating_point() else torch.iinfo(y.dtype)
         fits = math.isfinite(value) and limits.min <= value <= limits.max
         if y.is_floating_point() or fits:
-            y.view(-1)[rng.randrange(y.numel())] = value if y.is_floating_point() else int(value)
+            y.view(-1)[rng.randrange(y.numel())] = torch.tensor(value if y.is_floating_point() else int(value)).to(y)
     return y
 
 
