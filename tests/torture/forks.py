@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import faulthandler
 import os
 import resource
 import signal
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastflow.cli.main import main
+from torture.parts import Fault
 from torture.supervision import end_with_parent
 
 Prepare = Callable[[], None]
@@ -53,14 +55,19 @@ class Fork:
         os.killpg(self.pid, number)
 
     def wait(self, seconds: float = 120) -> Ended:
-        """Wait for its end. After so many seconds it is killed."""
+        """Wait for its end; raise Fault, with its traceback, if that takes more than so many seconds."""
         deadline = time.monotonic() + seconds
         while not self.ended() and time.monotonic() < deadline:
             time.sleep(0.002)
-        if not self.ended():
+        hangs = not self.ended()
+        if hangs:
+            os.kill(self.pid, signal.SIGABRT)  # at which Python says where it is
+            time.sleep(1)
             self.kill()
         _, status = os.waitpid(self.pid, 0)
         out, err = (file.read_text(encoding="utf-8", errors="replace") for file in self._streams)
+        if hangs:
+            raise Fault(f"a command doesn't end within {seconds:g} s: {err[-3000:]}")
         return Ended(os.waitstatus_to_exitcode(status), out, err)
 
 
@@ -79,6 +86,7 @@ def _become(arguments: list[str], folder: Path, streams: list[Path], prepare: Pr
             descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
             os.dup2(descriptor, number)
             os.close(descriptor)
+        faulthandler.enable(2)
         os.chdir(folder)
         if prepare is not None:
             prepare()
@@ -105,8 +113,11 @@ CHANGING = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.trunca
 """The events by which a program changes files: each a moment at which it may be killed, or at which a disk is full."""
 
 
-def at_changes(folder: Path, act: Callable[[int, str, str], None]) -> Prepare:
-    """Call `act` before each change of files below a folder, with the change's number from 0 on, its event and path."""
+def at_changes(folder: Path, act: Callable[[int, str, str, object], None]) -> Prepare:
+    """Call `act` before each change of files below a folder.
+
+    It is told the change's number, from 0 on, its event, the whole path, and the path as the program named it.
+    """
     inside = os.path.realpath(folder) + os.sep
 
     def hook(event: str, arguments: tuple[object, ...]) -> None:
@@ -118,7 +129,7 @@ def at_changes(folder: Path, act: Callable[[int, str, str], None]) -> Prepare:
         if path is not None and path.startswith(inside):
             number = counted[0]
             counted[0] += 1
-            act(number, event, path)
+            act(number, event, path, arguments[0])
 
     counted = [0]
     return lambda: sys.addaudithook(hook)
@@ -147,13 +158,17 @@ def _path_of(event: str, arguments: tuple[object, ...]) -> str | None:
 def counting(folder: Path, file: Path) -> Prepare:
     """Write to a file how many changes of files below a folder there were, as a line of its own for each."""
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    return at_changes(folder, lambda number, event, path: os.write(descriptor, f"{event} {path}\n".encode()) and None)
+
+    def act(number: int, event: str, path: str, named: object) -> None:
+        os.write(descriptor, f"{event} {path}\n".encode())
+
+    return at_changes(folder, act)
 
 
 def killed_at(folder: Path, change: int) -> Prepare:
     """Kill the process just before a change of files below a folder."""
 
-    def act(number: int, event: str, path: str) -> None:
+    def act(number: int, event: str, path: str, named: object) -> None:
         if number == change:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -163,10 +178,10 @@ def killed_at(folder: Path, change: int) -> Prepare:
 def failing_at(folder: Path, change: int, code: int, *, forever: bool = False) -> Prepare:
     """Let a change of files below a folder fail with an error number; `forever` also all later ones that need space."""
 
-    def act(number: int, event: str, path: str) -> None:
+    def act(number: int, event: str, path: str, named: object) -> None:
         later = forever and number > change and event not in ("os.remove", "os.rmdir")
         if number == change or later:
-            raise OSError(code, os.strerror(code), path)
+            raise OSError(code, os.strerror(code), named)
 
     return at_changes(folder, act)
 

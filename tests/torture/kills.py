@@ -14,7 +14,7 @@ from torture.parts import RIGHT, Fault, Part
 from torture.scenarios import SCENARIOS, Library, Scenario, check_end, check_loads, check_whole
 
 _MOST = 4  # kills of one folder
-_SEVERAL_WORKERS = 6  # a comparison and a study have workers once in so many cases
+_SEVERAL_WORKERS = 12  # a comparison and a study have workers once in so many cases
 
 
 class Kills(Part):
