@@ -133,7 +133,7 @@ class Files(Part):
             found = comparable(kind.read(self._base))
         except InputError as error:
             text = str(error)
-            if "\n" in text.strip() or Path(kind.file).name not in text:
+            if "\n" in text.strip() or not (Path(kind.file).name in text or str(file.parent) in text):
                 raise Fault(f"the message doesn't name the file in one line: {text[:500]}") from error
             if sample.original is not None:
                 raise Fault(f"a good file is refused: {text[:500]}") from error

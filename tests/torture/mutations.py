@@ -340,7 +340,9 @@ def npz_samples(draw: Draw) -> Sample:
         if way == "nested":
             archive.writestr("inner.npz", stream.getvalue())
     data = stream.getvalue()
-    return mangled(data, draw) if way == "mangled" else Sample(data, f"{way} {member.what}")
+    if way == "mangled":
+        return mangled(data, draw)._replace(original=None)
+    return Sample(data, f"{way} {member.what}")
 
 
 def _npy_of_zeros(rows: int) -> bytes:
