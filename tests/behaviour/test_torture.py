@@ -26,13 +26,15 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.mark.slow
 def test_calls_find_nothing(tmp_path):
-    counts, faults = outcomes(Calls(tmp_path, 0), range(60))
+    counts, faults = outcomes(Calls(tmp_path, 0), range(45))
     assert not faults
-    assert counts["right"] >= 20
-    assert counts["refused"] >= 10
+    assert counts["right"] >= 15
+    assert counts["refused"] >= 8
 
 
+@pytest.mark.slow
 def test_calls_notice_a_wrong_value(tmp_path, monkeypatch):
     jet = native.jet
 
@@ -61,6 +63,7 @@ def test_flips_find_nothing(tmp_path):
     assert counts["refused"] > 50
 
 
+@pytest.mark.slow
 def test_flips_notice_a_careless_reader(tmp_path):
     _, faults = outcomes(Flips(tmp_path, 0, small_folder, careless_reader), range(5))
     assert any("other values, without a word" in fault for fault in faults)
@@ -86,14 +89,15 @@ def test_files_find_nothing(tmp_path):
 def careless_kinds(folder):
     file, samples = "run/names.json", json_samples(b'{"1": "rotation"}')
     return [
-        Kind("unclear", file, samples, lambda folder: json.loads((folder / file).read_bytes())["1"]),
+        Kind("unclear", file, samples, lambda folder: {}["planted"]),
         Kind("large", file, samples, lambda folder: (b"x" * (400 << 20))[-1]),
     ]
 
 
+@pytest.mark.slow
 def test_files_notice_unclear_errors_and_memory(tmp_path):
     _, faults = outcomes(Files(tmp_path, 0, small_folder, careless_kinds), range(2))
-    assert "Error: " in faults[0]
+    assert "KeyError: 'planted'" in faults[0]
     assert " MB" in faults[1]
 
 
@@ -129,6 +133,7 @@ def test_page_finds_nothing(tmp_path):
     assert counts.total() == 40
 
 
+@pytest.mark.slow
 def test_page_notices_a_server_that_answers_everybody(tmp_path):
     _, faults = outcomes(Page(tmp_path, 0, ("-c", OPEN_TO_ALL)), range(2))
     assert any("is answered" in fault for fault in faults)
