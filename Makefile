@@ -9,6 +9,8 @@ CONSTRAINTS ?= requirements/known-good.txt
 OUT ?= gpu-results
 # Which tests the sanitizers run: those that reach native code.
 SANITIZE_TESTS ?= tests/native tests/cuda tests/engine/operators/test_operators.py tests/engine/test_paths.py tests/engine/test_mlp.py
+# How long `make torture` goes on.
+MINUTES ?= 5
 # What the package is installed with.
 EXTRAS = dev,viz,logging,app
 
@@ -24,7 +26,7 @@ INSTALL_SELF = $(INSTALL) --no-build-isolation --config-settings=build-dir=build
   --config-settings=cmake.define.FASTFLOW_CUDA_EMULATION=ON --editable '.[$(EXTRAS)]'
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-fast test-lowest coverage docs bench gpu profile lint format sanitize wheel clean
+.PHONY: help build demo test test-fast test-lowest coverage torture docs bench gpu profile lint format sanitize wheel clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.* ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.* ## /\1\t/' | expand -t 14
@@ -56,6 +58,10 @@ test-fast: $(READY) ## run the quick ones of them
 # What child processes run isn't counted, nor what Triton compiles.
 coverage: $(GENERATORS) ## run the tests and tell which lines of Python none of them reaches
 	$(PYTEST) -m "not gpu" --cov --cov-report=term --cov-report=html
+
+# Counts and faults go to torture-results/.
+torture: $(READY) ## try to break everything, by the thousand, for some minutes (MINUTES=60 for an hour)
+	PYTHONPATH=tests $(BIN)/python -m torture --minutes $(MINUTES) --out torture-results
 
 # The packages whose classes generators are tested on. A test whose package is absent says so and is skipped.
 $(GENERATORS): $(READY) requirements/generators.txt
@@ -114,4 +120,4 @@ wheel: $(READY) ## build the source distribution, and from it the wheel, in dist
 	$(BIN)/python -m build --outdir dist
 
 clean: ## remove everything that the targets above made
-	rm -rf $(VENV) .venv-lowest build dist demo site gpu-results htmlcov .coverage .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-lowest build dist demo site gpu-results torture-results htmlcov .coverage .pytest_cache .ruff_cache

@@ -13,13 +13,17 @@ from fastflow.core.errors import InputError
 
 def is_finite(value: Any, dtype: torch.dtype) -> bool:
     """Whether `value` is a number, not a bool, and finite in `dtype`. torch.compile traces this for all numbers."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= torch.finfo(dtype).max
+    if isinstance(value, int) and not isinstance(value, bool):
+        return abs(value) < 2**63  # more than torch takes
+    return isinstance(value, float) and abs(value) <= torch.finfo(dtype).max
 
 
 def check_count(value: Any, name: str) -> None:
-    """Raise InputError unless `value` is a whole number of at least 1."""
+    """Raise InputError unless `value` is a whole number of at least 1, and one that torch takes."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")
+    if value >= 2**63:
+        raise InputError(f"{name} must be a whole number below 2^63, got {value!r}")
 
 
 def check_seed(value: Any) -> None:

@@ -76,8 +76,7 @@ def check_latents(z: Tensor, dim: int, like: Tensor, name: str = "z") -> Tensor:
     if not isinstance(z, Tensor) or z.ndim != 2 or z.shape[1] != dim:
         got = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
         raise InputError(f"{name} must be a tensor of shape (B, {dim}), got {got}")
-    if z.layout != torch.strided:
-        raise InputError(f"{name} must be a dense tensor, got one of layout {z.layout}: use {name}.to_dense()")
+    _check_dense(z, name)
     if z.device != like.device:
         raise InputError(f"{name} must be on the parameters' device {like.device}, got {z.device}: move one of them")
     if like.dtype not in (torch.float32, torch.float64):
@@ -126,6 +125,7 @@ def check_index(index: int | Tensor, num_potentials: int, z: Tensor) -> Index:
     if not isinstance(index, Tensor) or index.dtype != torch.long or index.shape != z.shape[:1]:
         got = f"{index.dtype} {tuple(index.shape)}" if isinstance(index, Tensor) else type(index).__name__
         raise InputError(f"index must be an int or a long tensor of shape ({z.shape[0]},), got {got}")
+    _check_dense(index, "index")
     if index.device != z.device:
         raise InputError(f"index must be on the latents' device {z.device}, got {index.device}")
     _check_range(index, num_potentials, "index")
@@ -138,6 +138,12 @@ def check_laplacian(laplacian: str) -> None:
         raise InputError(f"laplacian must be one of exact, hutchinson, none, row_sum, got {laplacian!r}")
 
 
+def check_with_u_tt(with_u_tt: bool) -> None:
+    """Raise InputError unless it is True or False."""
+    if not isinstance(with_u_tt, bool):
+        raise InputError(f"with_u_tt must be True or False, got {with_u_tt!r}")
+
+
 def check_time(t: Times, z: Tensor) -> Time:
     """The times of latents z (B, D); raise InputError unless they fit."""
     samples = z.shape[0]
@@ -147,6 +153,7 @@ def check_time(t: Times, z: Tensor) -> Time:
         grid, place = t
         if not isinstance(place, Tensor) or place.dtype != torch.long or place.shape != z.shape[:1]:
             raise InputError(f"t as a grid must be a pair (times, place), its place a long tensor ({samples},)")
+        _check_dense(place, "t's places in its grid")
         if place.device != z.device:
             raise InputError(f"t as a grid must have its place on the latents' device {z.device}, got {place.device}")
         _check_range(place, grid.shape[0], "t's places in its grid")
@@ -195,6 +202,11 @@ def _seen(x: Tensor) -> Tensor | None:
     return values_of(x) if x.device.type == "cpu" else None
 
 
+def _check_dense(x: Tensor, name: str) -> None:
+    if x.layout != torch.strided:
+        raise InputError(f"{name} must be a dense tensor, got one of layout {x.layout}: call to_dense() on it")
+
+
 def _all_finite(x: Tensor) -> bool:
     values = _seen(x)
     # A sum is one pass and finite wherever it matters; only where it isn't, each value is looked at.
@@ -210,6 +222,7 @@ def _check_range(indices: Tensor, count: int, name: str) -> None:
 
 
 def _finite_times(t: Tensor, z: Tensor) -> Tensor:
+    _check_dense(t, "t")
     if t.device != z.device and t.device.type != "cpu":
         raise InputError(f"t must be on the CPU or the latents' device {z.device}, got {t.device}")
     t = t if t.is_complex() else t.to(z.dtype)

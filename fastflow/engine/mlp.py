@@ -22,6 +22,7 @@ from fastflow.engine.inputs import (
     check_latents,
     check_parameters,
     check_time,
+    check_with_u_tt,
     draw_probes,
 )
 from fastflow.engine.operators.jet import jet
@@ -75,6 +76,7 @@ def mlp_jet(
     if fallback not in (None, "reference"):
         raise InputError(f"fallback must be None or 'reference', got {fallback!r}")
     check_laplacian(laplacian)
+    check_with_u_tt(with_u_tt)
     if laplacian == "row_sum":
         raise InputError("laplacian must be one of exact, hutchinson, none for mlp_jet, got 'row_sum'")
     if not isinstance(net, nn.Sequential):

@@ -24,6 +24,7 @@ from fastflow.engine.inputs import (
     check_latents,
     check_parameters,
     check_time,
+    check_with_u_tt,
     draw_probes,
 )
 from fastflow.engine.operators.jet import jet
@@ -167,6 +168,7 @@ class PotentialBank(nn.Module):
     ) -> Jet:
         """The `jet` of samples that have been checked."""
         check_laplacian(laplacian)
+        check_with_u_tt(with_u_tt)
         probes = draw_probes(samples.z, num_probes, generator) if laplacian == "hutchinson" else None
         tensors = self.tensors()
 
