@@ -161,13 +161,17 @@ def _ending_by_signals() -> Iterator[None]:
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
+    def hang_up(number: int, frame: FrameType | None) -> None:
+        # While the server runs, SIGTERM goes to uvicorn, which ends in order. An exception may be lost in a callback.
+        signal.raise_signal(signal.SIGTERM)
+
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    numbers = [signal.SIGTERM]
+    handlers = {signal.SIGTERM: interrupt}
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup ignores it
-        numbers.append(signal.SIGHUP)
-    before = {number: signal.signal(number, interrupt) for number in numbers}
+        handlers[signal.SIGHUP] = hang_up
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:

@@ -2,15 +2,13 @@
 
 import ast
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from behaviour.test_engine_without_pillow import NEEDED_BY_OTHERS
 from support.processes import in_forks
 
 ROOT = Path(__file__).parents[2]
-ENGINE_NEEDS_NOT = ("numpy", "PIL", "jinja2", "safetensors", "tqdm", "tyro", "matplotlib", "sklearn", "gradio")
 
 
 def floors() -> dict[str, int]:
@@ -189,7 +187,7 @@ def loaded() -> dict[str, set[str]]:
 def test_importing_fastflow_loads_the_engine(loaded):
     ours = {name.split(".")[1] for name in loaded["fastflow"] if name.startswith("fastflow.")}
     assert ours - {"_cuda"} == {"core", "engine", "_native"}
-    assert not (loaded["fastflow"] - loaded["torch"]) & set(ENGINE_NEEDS_NOT)
+    assert not (loaded["fastflow"] - loaded["torch"]) & set(NEEDED_BY_OTHERS)
 
 
 @pytest.mark.slow
@@ -197,21 +195,6 @@ def test_importing_fastflow_loads_no_kernels(loaded):
     ours = {name for name in loaded["fastflow"] if name.startswith("fastflow.")}
     assert "triton" not in loaded["fastflow"]
     assert not {name for name in ours if "kernels" in name}
-
-
-@pytest.mark.slow
-def test_the_engine_needs_no_package_of_the_latent_half():
-    """Not only doesn't it import them: it works where they aren't installed."""
-    program = (
-        "import sys\n"
-        f"for name in {ENGINE_NEEDS_NOT}: sys.modules[name] = None\n"
-        "from fastflow.engine import PotentialBank, flow, pde_loss\n"
-        "torch = sys.modules['torch']\n"  # which the engine has imported
-        "bank = PotentialBank(2, 3, (8, 8))\nz = torch.randn(4, 3)\n"
-        "pde_loss(bank, z, 0.0, 1).backward()\n"
-        "assert flow(bank, z, 0, 3).shape == (4, 4, 3)\n"
-    )
-    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
 
 
 @pytest.mark.slow
