@@ -182,6 +182,8 @@ def check_integration(integration: Integration, t0: float, dtype: torch.dtype) -
             raise InputError(f"{name} must be a finite number, got {value!r}")
     if step_length is not None and not (is_finite(step_length, dtype) and step_length > 0):
         raise InputError(f"step_length must be a positive number or None, got {step_length!r}")
+    if step_length is not None and step_length < torch.finfo(dtype).tiny:
+        raise InputError(f"step_length must be at least {torch.finfo(dtype).tiny} in {dtype}, got {step_length!r}")
 
 
 def draw_probes(z: Tensor, num_probes: int, generator: torch.Generator | None) -> Tensor:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from fastflow.core.checks import is_finite
-from fastflow.core.digests import state_digest
+from fastflow.core.digests import state_digest, unsealed
 from fastflow.core.errors import InputError
-from fastflow.core.files import read_json, shortened, write_json
+from fastflow.core.files import read_json, shortened, write_sealed
 from fastflow.engine.inputs import check_latents
 from fastflow.engine.integration import Integration
 from fastflow.engine.paths import check_mix, integrate_mix
@@ -193,10 +193,13 @@ class Edit:
             )
 
     def save(self, file: str | Path) -> Path:
-        """Write the edit to a JSON file, which appears whole or not at all, and return its path."""
+        """Write the edit to a JSON file, which appears whole or not at all, and return its path.
+
+        The file has a digest, by which `load_edit` notices that it has changed.
+        """
         file = Path(file)
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(file, self.to_json())
+        write_sealed(file, self.to_json())
         return file
 
     def to_json(self) -> dict[str, Any]:
@@ -262,9 +265,14 @@ def load_edit(file: str | Path) -> Edit:
     """The edit in a JSON file.
 
     Raises:
-        InputError: the file can't be read, or doesn't hold an edit.
+        InputError: the file can't be read, doesn't hold an edit, or has changed since it was saved. An edit without a
+            digest, of an earlier version or your own, is taken as it is.
     """
-    return Edit.from_json(read_json(Path(file)), repr(str(file)))
+    file = Path(file)
+    value = read_json(file)
+    edit = Edit.from_json(value, repr(str(file)))
+    unsealed(value, file)
+    return edit
 
 
 def fingerprint(run: SavedRun) -> str:

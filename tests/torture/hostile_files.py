@@ -167,9 +167,19 @@ class Files(Part):
 
 def kinds_of_files(folder: Path) -> list[Kind]:
     """All kinds, for a folder of `everything`."""
-    for lists in folder.rglob("digests.sha256"):
-        lists.unlink()  # or they would be all that is tried
+    _without_digests(folder)
     return [*kinds_of_documents(folder), *kinds_of_images(folder), *kinds_of_arrays(folder), *kinds_of_weights(folder)]
+
+
+def _without_digests(folder: Path) -> None:
+    """Make checkpoints as earlier versions wrote them, or digests would be all that is tried."""
+    for lists in folder.rglob("digests.sha256"):
+        state = lists.with_name("state.json")
+        if state.exists():
+            record = json.loads(state.read_bytes())
+            record.pop("digests", None)
+            state.write_text(json.dumps(record), encoding="utf-8")
+        lists.unlink()
 
 
 def kinds_of_documents(folder: Path) -> list[Kind]:

@@ -198,6 +198,9 @@ def everything(folder: Path) -> Path:
     library = Library(folder.with_name("references"), scenarios, timed=False)
     for name in ("reported", "train-vae", "compare"):
         shutil.copytree(library.reference(scenarios[name]).folder, folder, dirs_exist_ok=True)
+    file = folder / "run" / "traversals" / "landscapes.json"  # the largest by far: one potential's is enough
+    landscapes = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps({"potentials": landscapes["potentials"][:1]}), encoding="utf-8")
     return folder
 
 

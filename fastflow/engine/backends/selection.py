@@ -122,6 +122,8 @@ def backend_for(tensor: Tensor, mlp: MLP) -> str:
             raise BackendError(f"backend 'native' can't be used: {_native_missing}")
         return "reference" if native_module is None else "native"
     if kind != "cuda":
+        if tensor.device != mlp.out_bias.device:  # a meta tensor beside others has no values
+            raise InputError(f"the latents are on {tensor.device}, the network is on {mlp.out_bias.device}: move one")
         return "reference"
     reason = _unfit(tensor, mlp)
     if reason is None:
