@@ -8,6 +8,7 @@ import random
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,7 +77,7 @@ def _values_of_run(run: Any) -> Any:
 
 
 def _load(folder: Path) -> Any:
-    return _values_of_run(load_run(folder / "run", _GENERATOR))
+    return _values_of_run(load_run(folder / "run", _generator()))
 
 
 def _load_vae(folder: Path) -> Any:
@@ -89,7 +90,7 @@ def _resume(folder: Path) -> Any:
     if not isinstance(config, DiscoverConfig):
         raise InputError("config.json is that of another run")
     longer = DiscoverConfig(**{**vars(config), "steps": config.steps + 1})
-    return _values_of_run(discover(_GENERATOR, longer, folder / "run", resume=True, progress=False))
+    return _values_of_run(discover(_generator(), longer, folder / "run", resume=True, progress=False))
 
 
 class _Shapes(nn.Module):
@@ -127,7 +128,7 @@ def _restore(name: str) -> Callable[[Path], Read]:
 
 
 def _ranking(folder: Path) -> Any:
-    run = load_run(folder / "run", _GENERATOR)
+    run = load_run(folder / "run", _generator())
 
     def evaluate(*_: Any, **__: Any) -> Any:
         raise InputError("evaluation.json can't be used: the run would be evaluated again")
@@ -163,7 +164,11 @@ def _edit(folder: Path) -> Any:
     return load_edit(folder / "edit.json").to_json()
 
 
-_GENERATOR = generators.load("digits-vae")
+@cache
+def _generator() -> generators.Generator:
+    return generators.load("digits-vae")
+
+
 _CHECKPOINT = ("weights.safetensors", "optimizer.safetensors", "state.json", "digests.sha256")
 
 

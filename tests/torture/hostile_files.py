@@ -12,6 +12,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -234,7 +235,7 @@ def kinds_of_images(folder: Path) -> list[Kind]:
 def kinds_of_arrays(folder: Path) -> list[Kind]:
     """Latents for a run in every format, and data sets."""
     (folder / "latents").mkdir()
-    run = load_run(folder / "run", _GENERATOR)
+    run = load_run(folder / "run", _generator())
     hdf5 = _hdf5()
 
     def latents(suffix: str, samples: st.SearchStrategy[Sample]) -> Kind:
@@ -278,11 +279,13 @@ def kinds_of_weights(folder: Path) -> list[Kind]:
     ]
 
 
-_GENERATOR = generators.load("digits-vae")
+@cache
+def _generator() -> generators.Generator:
+    return generators.load("digits-vae")
 
 
 def _load(folder: Path) -> Any:
-    return load_run(folder / "run", _GENERATOR).step
+    return load_run(folder / "run", _generator()).step
 
 
 def _page(folder: Path) -> Any:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file
 from support.runs import small_run
 
@@ -114,6 +115,7 @@ def tried(kind: str, folder: Path, cases: int, plant: str) -> tuple[Counter[str]
 
 def send_tried(sender: Any, *arguments: Any) -> None:
     """Send what `tried` gives through a pipe."""
+    torch.set_num_threads(1)  # before anything is computed: a fork of threads may hang
     sender.send(tried(*arguments))
 
 
