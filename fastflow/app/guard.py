@@ -27,7 +27,7 @@ _PATIENCE = 30  # seconds that a body may take to arrive
 _SESSION = re.compile("[a-z0-9]{1,32}")
 
 # What the page asks for, by method: exact paths, and the beginnings of others.
-_READ = {"/", "/theme.css", "/gradio_api/queue/data"}
+_READ = {"/", "/favicon.ico", "/theme.css", "/gradio_api/queue/data"}  # browsers ask for the second by themselves
 _READ_BELOW = ("/assets/", "/static/", "/gradio_api/heartbeat/", "/gradio_api/file=")
 _WRITTEN = {"/gradio_api/queue/join"}
 
