@@ -106,6 +106,7 @@ def in_a_process(*arguments):
     receiver, sender = context().Pipe(duplex=False)
     child = context().Process(target=planted.send_tried, args=(sender, *arguments))
     child.start()
+    sender.close()  # so that its end ends the wait
     assert receiver.poll(300)
     child.join()
     return receiver.recv()
@@ -122,16 +123,16 @@ def in_a_process(*arguments):
     ],
 )
 def test_kills_and_disks(tmp_path, kind, plant, words):
-    _, faults = in_a_process(kind, tmp_path, 8, plant)
+    _, faults = in_a_process(kind, tmp_path, 5, plant)
     assert any(words in fault for fault in faults) if words else not faults
 
 
 @pytest.mark.slow
 def test_page_finds_nothing(tmp_path):
     pytest.importorskip("gradio", reason="needs the extra app: pip install 'fastflow[app]'")
-    counts, faults = outcomes(Page(tmp_path, 0), range(2))
+    counts, faults = outcomes(Page(tmp_path, 0), range(1))
     assert not faults
-    assert counts.total() == 40
+    assert counts.total() == 20
 
 
 @pytest.mark.slow

@@ -45,6 +45,8 @@ class Fork:
         self.pid = os.fork()
         if not self.pid:
             _become(list(arguments), folder, self._streams, prepare)
+        with suppress(ProcessLookupError):  # here too, so that it may be killed before it has done so itself
+            os.setpgid(self.pid, self.pid)
 
     def ended(self) -> bool:
         """Whether it has ended by now; it stays there to be asked how."""
