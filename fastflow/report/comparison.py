@@ -13,6 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from fastflow.core.errors import InputError
 from fastflow.core.files import read_sealed, read_up_to
+from fastflow.core.plugins import first_line
 from fastflow.generators.loading import may_need_width
 from fastflow.report.rendering import LARGEST_PICTURE, data_uri, settings_rows, write_page
 from fastflow.training.config import DiscoverConfig
@@ -29,10 +30,20 @@ def write_comparison(folder: Path) -> Path:
     The page is one file and needs no network.
 
     Raises:
-        InputError: there is no results.json, or it can't be read.
+        InputError: there is no results.json, or it isn't one that a comparison wrote.
     """
-    record = read_sealed(folder / "results.json")
-    return write_page("comparison.html", _view(record, folder), folder / "compare.html")
+    file = folder / "results.json"
+    record = read_sealed(file)
+    try:
+        view = _view(record, folder)
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"{str(file)!r} isn't one that a comparison wrote: {type(error).__name__}: {first_line(error)}; resume the "
+            "comparison to write it again"
+        ) from error
+    return write_page("comparison.html", view, folder / "compare.html")
 
 
 def _view(record: Record, folder: Path) -> dict[str, Any]:

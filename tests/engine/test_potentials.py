@@ -434,7 +434,11 @@ def test_bad_sizes_and_names_are_refused(options, message):
         ({"t": 10**400}, "t must be finite"),
         ({"t": torch.zeros(2, device="meta")}, "t must be on the CPU or the latents' device cpu, got meta"),
         ({"t": (torch.zeros(1),)}, "t as a grid must be a pair"),
+        ({"t": 2**70}, "t must be finite"),
+        ({"t": torch.zeros(2).to_sparse()}, "t must be a dense tensor"),
         ({"z": torch.zeros(2, 4, dtype=torch.float64).to_sparse()}, "z must be a dense tensor"),
+        ({"index": torch.zeros(2, dtype=torch.long).to_sparse()}, "index must be a dense tensor"),
+        ({"with_u_tt": (1, 2)}, "with_u_tt must be True or False"),
     ],
     ids=lambda value: "" if isinstance(value, str) else next(iter(value)),
 )

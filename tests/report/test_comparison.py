@@ -155,3 +155,10 @@ def test_without_strips_it_says_so(folder, parse):
 def test_refuses_a_folder_without_results(tmp_path):
     with pytest.raises(InputError, match="can't be read"):
         write_comparison(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "value"), [("measures", {"purity": {}}), ("methods", None), ("config", 3)])
+def test_refuses_results_that_no_comparison_wrote(folder, record, name, value):
+    (folder / "results.json").write_text(json.dumps({**record, name: value}))
+    with pytest.raises(InputError, match=r"results\.json' isn't one that a comparison wrote"):
+        write_comparison(folder)

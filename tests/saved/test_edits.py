@@ -290,3 +290,10 @@ def test_apply_to_a_run_that_was_trained_on(digits_folder, saved, tmp_path, caps
     assert "at step 7 has other potentials" in fails(capsys, *words)
     main([*map(str, words), "--retrained"])
     assert ff.load_edit(tmp_path / "out" / "edit.json").run.training_steps == 7
+
+
+def test_an_edit_that_has_changed_is_refused(digits_folder, tmp_path):
+    file = ff.load_run(digits_folder).edit(0, 2.5).save(tmp_path / "edit.json")
+    file.write_text(file.read_text().replace("2.5", "3.5"))
+    with pytest.raises(ff.InputError, match=r"edit\.json' has changed since it was written"):
+        ff.load_edit(file)

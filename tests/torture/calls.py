@@ -112,6 +112,8 @@ class Calls(Part):
         """Raise Fault unless a call gave what the reference gives in float64."""
         try:
             expected = _outcome(_in(torch.float64, call), ff.use_backend("reference"))
+        except ConvergenceError:  # which depends on the last digits of what isn't far from it
+            return
         except Exception as error:
             raise Fault(f"it gave a value where the reference raises {type(error).__name__}: {error}") from error
         dtype = next((x.dtype for x in found if x is not None and x.is_floating_point()), torch.float64)
@@ -525,17 +527,18 @@ class _Marked(Tensor):
 
 def _spoilt(call: Call, rng: random.Random) -> _Spoilt:
     """The call with one argument replaced by a hostile one."""
-    arguments = dict(call.arguments)
+    arguments, tensor = dict(call.arguments), False
     name = rng.choice([name for name, value in arguments.items() if not isinstance(value, nn.Module)])
     value = arguments[name]
     if isinstance(value, MLP):
         tensors = value.tensors()
         place = rng.randrange(len(tensors))
         tensors[place], how = _hostile_tensor(tensors[place], rng)
-        arguments[name] = value.with_tensors(tensors)
+        arguments[name], tensor = value.with_tensors(tensors), True
         name = f"{name}.tensors()[{place}]"
     elif isinstance(value, Tensor) and rng.random() < 0.85:
         arguments[name], how = _hostile_tensor(value, rng)
+        tensor = True
     elif isinstance(value, Integration) and rng.random() < 0.85:
         field = rng.choice(Integration._fields)
         hostile, how = _hostile_value(rng)
@@ -543,9 +546,11 @@ def _spoilt(call: Call, rng: random.Random) -> _Spoilt:
     else:
         arguments[name], how = _hostile_value(rng)
     what = f"{getattr(call.function, '__name__', call.function)} with {name} {how}"
-    # Operators that are called directly take any numbers: what comes of infinite ones is nobody's promise.
-    endless = any(word in how for word in ("NaN", "infinity", "huge", "nan", "inf", "e+"))
-    return _Spoilt(call._replace(arguments=arguments), what, not (call.direct and endless))
+    # What comes of numbers at the end of their range is nobody's promise, nor what operators that are called directly
+    # make of other things than tensors.
+    endless = any(word in how for word in ("NaN", "infinity", "huge"))
+    comparable = "e+308" not in how and not (call.direct and (endless or not tensor))
+    return _Spoilt(call._replace(arguments=arguments), what, comparable)
 
 
 def _hostile_tensor(x: Tensor, rng: random.Random) -> tuple[Any, str]:

@@ -54,10 +54,7 @@ class Fork:
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Send a signal to the command and to all that it started."""
-        try:
-            os.killpg(self.pid, number)
-        except ProcessLookupError:  # it hasn't come so far as to lead a group of its own, and has started nothing
-            os.kill(self.pid, number)
+        os.killpg(self.pid, number)
 
     def wait(self, seconds: float = 120) -> Ended:
         """Wait for its end; raise Fault, with its traceback, if that takes more than so many seconds."""
