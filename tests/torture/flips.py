@@ -142,6 +142,7 @@ def _report_files(folder: Path) -> Noted:
     notes = found.pop("notes")
     for name in ("folder", "names", "metrics", "landscapes"):  # the last two are drawn, and have no digest
         del found[name]
+    found["evaluation"] = {key: value for key, value in (found["evaluation"] or {}).items() if key != "seconds"}
     compared = ("generator", "predictor")  # with those in use
     found["settings"] = {key: value for key, value in found["settings"].items() if key not in compared}
     return Noted(found, str(notes))
