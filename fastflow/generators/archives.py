@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import warnings
+import zipfile
 from pathlib import Path
 
 import torch
@@ -42,8 +43,14 @@ def check_program(file: Path) -> None:
     """Raise InputError unless a file is an archive of torch.jit.save or torch.export.save; nothing in it is run."""
     if not file.is_file():
         raise InputError(f"generator file {str(file)!r} " + ("is a folder" if file.is_dir() else "doesn't exist"))
-    check_zip(file)
-    if not (is_torchscript(file) or is_exported(file)):
+    try:
+        check_zip(file)
+        is_program = is_torchscript(file) or is_exported(file)
+    except InputError:
+        raise
+    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError):  # it is broken
+        is_program = False
+    if not is_program:
         what = what_it_is(file) or (
             f"if it holds a state dict, name its architecture before it, as in {shlex.quote(f'sngan:{file.name}')}, or "
             "load it in a FILE.py:FUNCTION"
