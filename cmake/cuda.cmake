@@ -3,7 +3,7 @@
 set(FASTFLOW_CUDA_OLDEST 12.0) # the first that knows sm_90
 # Code for sm_80 and sm_90; later devices compile the latter's PTX.
 set(FASTFLOW_CUDA_ARCHITECTURES 80-real 90 CACHE STRING "What the CUDA module is compiled for")
-set(FASTFLOW_CUDA_SOURCES csrc/cuda/forward.cu csrc/cuda/backward.cu)
+set(FASTFLOW_CUDA_SOURCES csrc/cuda/backward.cu csrc/cuda/forward.cu) # the one that takes longest first
 
 # fastflow_find_cuda(RESULT) enables CUDA if its compiler works. What isn't there, too old or broken only makes RESULT false,
 # unless FASTFLOW_CUDA is ON: the rest of the package doesn't depend on it.
