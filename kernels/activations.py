@@ -20,7 +20,10 @@ def activate(a, NAME: tl.constexpr):
         sigma3 = -sigma1
     elif NAME == "gelu":
         cdf = 0.5 * (1 + tl.erf(a * SQRT_HALF))
-        density = tl.exp(-0.5 * a * a) * INVERSE_SQRT_TAU
+        decay = tl.exp(-0.5 * a * a)
+        if a.dtype == tl.float64:
+            cdf = tl.where(a < -3, decay * mills_ratio(tl.maximum(-a, 3.0)), cdf)  # where 1 + erf cancels
+        density = decay * INVERSE_SQRT_TAU
         h = a * cdf
         sigma1 = cdf + a * density
         sigma2 = density * (2 - a * a)
@@ -81,6 +84,36 @@ def logistic(a):
     e = tl.exp(-tl.abs(a))
     one_more = 1 + e
     return tl.where(a < 0, e, 1.0) / one_more, e / (one_more * one_more)
+
+
+@triton.jit
+def mills_ratio(x):
+    """Compute exp(x^2 / 2) Phi(-x) for the normal distribution Phi and x >= 0, in float64, as the C++ engine does."""
+    inverse = 1 / (x + 4)
+    t = (x - 4) * inverse
+    m = -1.68865773493568699e-9 * t - 1.27723518869992687e-9
+    m = m * t + 1.60673871370920393e-8
+    m = m * t + 1.95696091625891702e-8
+    m = m * t - 7.87836037796727402e-8
+    m = m * t - 1.62231632548433488e-7
+    m = m * t + 2.64733728571348611e-7
+    m = m * t + 1.02698407067617491e-6
+    m = m * t - 6.24955107985336674e-7
+    m = m * t - 5.92289377791323438e-6
+    m = m * t + 7.1460215320660193e-7
+    m = m * t + 0.0000351456023592055371
+    m = m * t - 1.90767603073269405e-6
+    m = m * t - 0.000231095137787332419
+    m = m * t + 0.000133344209160147971
+    m = m * t + 0.00163081848547359253
+    m = m * t - 0.00347969235665150234
+    m = m * t - 0.00754018896889161957
+    m = m * t + 0.0603965748903609184
+    m = m * t - 0.186521857959578716
+    m = m * t + 0.387137400742226602
+    m = m * t - 0.607896641971892958
+    m = m * t + 0.755285130415751451
+    return m * inverse
 
 
 @triton.jit

@@ -9,6 +9,7 @@ from support.kernel_cases import Case, check, make, twin_jet, twin_loss
 from support.networks import random_mlp
 
 from fastflow.engine.activations import ACTIVATIONS, OUT_ACTIVATIONS
+from fastflow.engine.backends import reference
 
 pytestmark = pytest.mark.usefixtures("_fresh_memory_is_nan")
 
@@ -165,3 +166,18 @@ def test_activations_are_accurate_near_zero_and_far_out(device):
             torch.testing.assert_close(computed.u.cpu().double(), value[:, 0].detach(), rtol=1e-6, atol=0)
             large = sigma1 > 1e-12
             torch.testing.assert_close(computed.grad.cpu().double()[large], sigma1[large].detach(), rtol=2e-5, atol=0)
+
+
+def test_the_left_tail_of_gelu_keeps_its_digits(device):
+    """In float64, where 1 + erf would cancel: the jets of one unit, against the reference."""
+    mlp = random_mlp(1, 1, (1,), slots=1, activation="gelu", out_activation="identity", dtype=torch.float64)
+    one = {id(x) for x in (*mlp.weights, mlp.out_weight)}
+    mlp = mlp.with_tensors([torch.full_like(x, float(id(x) in one)) for x in mlp.tensors()])
+    z = torch.tensor([[-20.0], [-9.5], [-9.0], [-6.0], [-3.5]], dtype=torch.double)
+    none = torch.zeros(5, dtype=torch.long)
+    expected = reference.jet(mlp, z, none, none)
+    there = mlp.with_tensors([x.to(device) for x in mlp.tensors()])
+    samples = there, z.to(device), none.to(device), none.to(device)
+    found = engine().jet(*samples, "exact", None, with_u_tt=True, precision="ieee")
+    for name in ("u", "grad", "laplacian"):
+        torch.testing.assert_close(getattr(found, name).cpu(), getattr(expected, name), rtol=1e-13, atol=0)
