@@ -156,7 +156,8 @@ PROGRAMS = {
     "torch": "import torch",
     "fastflow": "import fastflow",
     "latent half": "import fastflow as ff\nff.DiscoverConfig, ff.generators.load, ff.Run",
-    "attributes": "import fastflow as ff\nff.errors.InputError, ff.flows.flow, ff.traversal.Traversal, ff.pde.Wave",
+    "attributes": "import fastflow as ff\nff.errors.InputError, ff.flows.flow, ff.traversal.Traversal, ff.pde.Wave\n"
+    "ff.objectives.WAVE, ff.objectives.jacobian_loss, ff.report.save_strip, ff.runs, ff.studies, ff.training",
 }
 OLD = [
     ("fastflow.pde", "Wave", "fastflow.engine.pde"),
