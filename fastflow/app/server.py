@@ -80,7 +80,15 @@ def serve(
         address = listener.getsockname()[:2]
         if token is None and not _bound(address[0]).is_loopback:
             token = secrets.token_urlsafe(16)
-        guard = Guard(app, address, _names(host, address[0]), allowed_hosts, files, token, visits.PageVisits(blocks))
+        guard = Guard(
+            app,
+            address,
+            names=_names(host, address[0]),
+            allowed_hosts=allowed_hosts,
+            files=files,
+            token=token,
+            visits=visits.PageVisits(blocks),
+        )
         print(f"serving {run.folder} at {page_address(host, listener, token)}; Ctrl-C ends it", flush=True)
         if note := opened(listener):
             print(note, flush=True)
