@@ -37,6 +37,10 @@ Command = tyro.conf.OmitSubcommandPrefixes[
 
 NARROWEST, WIDEST = 40, 120
 """The columns that help is written for, at least and at most. In very few, tyro would work for minutes."""
+FRAMED = 60
+"""The columns from which help has tyro's frames. In fewer, tyro would break words: the column of text is too narrow."""
+ONE_COLUMN = 129
+"""The widest terminal in which tyro puts no two frames side by side."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -101,32 +105,37 @@ def _tidy_page() -> Iterator[None]:
     """Print what tyro prints for a terminal of a sensible width, in plain text if NO_COLOR is set."""
     columns = min(max(shutil.get_terminal_size().columns, NARROWEST), WIDEST)
     before = dict(os.environ)
-    os.environ["COLUMNS"] = str(columns)
-    if os.environ.get("NO_COLOR"):
+    framed = columns >= FRAMED
+    os.environ["COLUMNS"] = str(columns if framed else ONE_COLUMN)
+    if os.environ.get("NO_COLOR") or not framed:
         os.environ["TERM"] = "dumb"
-    page = _Page()
+    output = sys.stdout.encoding or "utf-8"
+    page = _Page(output if framed else "utf-8")
     try:
         with contextlib.redirect_stdout(page):
             yield
     finally:
         os.environ.clear()
         os.environ.update(before)
-        if text := page.getvalue():
-            if "utf" not in page.encoding.lower():
-                text = text.replace("•", "*").encode(page.encoding, "replace").decode(page.encoding)
+        # Where a default is nothing, as of a list, tyro says so in no words.
+        if text := page.getvalue().replace("(default: )", " " * len("(default: )")):
+            if not framed:
+                text = _unframed(text, columns)
+            if "utf" not in output.lower():
+                text = text.replace("•", "*").encode(output, "replace").decode(output)
             print("\n".join(_wrapped(line, columns) for line in text.splitlines()), flush=True)
 
 
 class _Page(io.StringIO):
-    """Collects what is printed, and passes for the output that it will be printed to."""
+    """Collects what is printed, and passes for the output that it will be printed to, but in this encoding."""
 
-    def __init__(self) -> None:
+    def __init__(self, encoding: str) -> None:
         super().__init__()
-        self.output = sys.stdout
+        self.output, self.output_encoding = sys.stdout, encoding
 
     @property
     def encoding(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.output.encoding or "utf-8"
+        return self.output_encoding
 
     def isatty(self) -> bool:
         return self.output.isatty()
@@ -141,6 +150,42 @@ def _wrapped(line: str, columns: int) -> str:
     if plain.startswith("usage:"):
         plain, indent = plain.replace(",", ", "), " " * len("usage: ")
     return textwrap.fill(plain, columns, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False)
+
+
+def _unframed(page: str, columns: int) -> str:
+    """A page of help for a narrow terminal: without frames, and with each text below its option."""
+    lines: list[str] = []
+    text: list[str] = []
+
+    def wrap(words: str, indent: int, hang: int) -> None:
+        lines.extend(
+            textwrap.wrap(
+                words, columns, initial_indent=" " * indent, subsequent_indent=" " * hang, break_on_hyphens=False
+            )
+        )
+
+    def end_of_text() -> None:
+        wrap(" ".join(text), 6, 6)
+        text.clear()
+
+    for line in page.splitlines():
+        content = line.strip("│|").rstrip()
+        if line.startswith(("╭", "╰", "+")):
+            end_of_text()
+            if title := line.strip("╭╮╰╯+─- "):
+                lines += [""] * bool(lines[-1]) + [f"{title}:"]
+        elif not line.startswith(("│", "|")):
+            lines.append(line)
+        elif not content.strip("─- "):  # a rule
+            end_of_text()
+        elif content.startswith(" " * 5):
+            text.append(content.strip())
+        else:
+            end_of_text()
+            option, _, first = content.strip().partition("  ")
+            wrap(re.sub(r",(?=\S)", ", ", option), 2, 5)
+            text += [first.strip()] if first else []
+    return "\n".join(lines)
 
 
 def _one_line(explanation: str) -> str:

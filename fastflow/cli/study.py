@@ -80,7 +80,7 @@ class Study:
     """Answer a question by many trainings with several seeds. A table says how certain the answer is."""
 
     question: tyro.conf.Positional[Annotated[Literal["likelihood"], tyro.conf.arg(metavar="QUESTION")]]
-    """Question to answer. likelihood asks whether flows raise the likelihood of a VAE's held-out images."""
+    """Question to answer. The only one, likelihood, asks whether flows raise the likelihood of held-out images."""
     out: str
     """Folder of the study. The answer is OUT/table.md."""
     data: tuple[str, ...] = ("mnist=data/mnist", "mnist-few=data/mnist", "dsprites")
