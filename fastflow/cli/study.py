@@ -27,11 +27,11 @@ class Compare:
     methods: tuple[str, ...] = ()
     """Methods to compare: flows, random, pca, sefa, linear, warped, hessian and latentclr, by default all of them.
     flows always takes part.
-    NAME,SETTING=VALUE gives a method its own settings, such as flows,classifier_weight=3."""
+    NAME,SETTING=VALUE gives a method settings, as in flows,pde=heat."""
     seeds: int = 3
     """Number of seeds, counted from --seed."""
     attributes: str = "appearance"
-    """Attributes that a path may change: appearance, for any images, strokes, for digits, or FILE.py:FUNCTION.
+    """Attributes that a path may change: appearance (any images), strokes (digits) or FILE.py:FUNCTION.
     FUNCTION returns values (B, A) of images (B, C, H, W) in [0, 1]."""
     attribute_names: tuple[str, ...] | None = None
     """Names of the values that FUNCTION returns. By default, they are attribute 0, attribute 1 and so on."""
