@@ -42,6 +42,17 @@ FRAMED = 60
 ONE_COLUMN = 129
 """The widest terminal in which tyro puts no two frames side by side."""
 
+_PLAIN_WORDS = {
+    r" \(applied to [\w -]+\)| Arguments are applied to .*? matter\.": "",
+    " Available subcommands:": "; the commands are",
+    r"Error parsing \[?([\w-]+)\]?:": r"\1:",
+    r": invalid literal for int\(\).*: (.*)": r" must be a whole number, got \1",
+    r": could not convert string to float: (.*)": r" must be a number, got \1",
+    r": Could not find valid parse for .*: (.*)": r" can't be read from \1",
+    r": no type matching (?:\{None\}\|)?(\S+) could be instantiated from (.*?)\. Got errors:.*": r" must be \1, got \2",
+}
+"""How tyro's explanations of errors read here, by patterns of its own words."""
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command. Bad input ends with one line on stderr and exit status 2."""
@@ -197,7 +208,15 @@ def _one_line(explanation: str) -> str:
     text = " ".join(lines)
     # A configuration that refuses a value names the setting itself; tyro only knows the configuration's own name.
     text = re.sub(r"Error parsing __\S+: ", "", text)
-    return re.sub(r"\.? ?For full helptext, (run:?|see)", "; see", text)
+    text = re.sub(r"\.? ?For full helptext, (run:?|see)", "; see", text)
+    # For a word that no command has, tyro repeats the help of every option that looks like it, in every command.
+    text, _, meant = text.partition(" Perhaps you meant: ")
+    if meant:
+        option, place = meant.split()[0], meant.rpartition("; ")[2]
+        text += f"; {place}" if option in text.split() else f"; perhaps you meant {option}; {place}"
+    for pattern, plain in _PLAIN_WORDS.items():
+        text = re.sub(pattern, plain, text)
+    return text
 
 
 def _show_warning(message: Warning | str, *place: object) -> None:
