@@ -94,14 +94,12 @@ _LATE = {
 """The names that are loaded on first use, by the module that holds them."""
 
 _ORIGIN = {name: module for module, names in _LATE.items() for name in names}
-_PACKAGES = ("baselines", "datasets", "generators", "metrics")
+_PACKAGES = ("baselines", "datasets", "generators", "metrics", "report", "runs", "studies", "training")
 
 
 def __getattr__(name: str) -> Any:
-    if name in _PACKAGES:
+    if name in _PACKAGES or name in moved.MOVED:
         return import_module(f"fastflow.{name}")
-    if name in moved.MOVED:
-        return import_module(f"fastflow.{moved.MOVED[name]}")
     if name not in _ORIGIN:
         raise AttributeError(f"module 'fastflow' has no attribute {name!r}")
     value = getattr(import_module(f"fastflow.{_ORIGIN[name]}"), name)

@@ -77,10 +77,10 @@ class Guard:
         app: the application.
         address: the address and the port that the server listens on.
         names: the names by which browsers reach that address.
-        allowed_hosts: further names, such as that of a proxy, which may give this server another name than it has.
+        allowed_hosts: other host names under which browsers may open the page, such as a proxy's.
         files: the folder whose files may be read.
-        token: what visitors must know; None to let everybody in.
-        visits: what is told of the page's visits.
+        token: the token that visitors need; None to let everybody in.
+        visits: what to tell of the page's visits: that they begin and end.
     """
 
     def __init__(

@@ -52,9 +52,9 @@ def serve(
         port: the port to listen on; 0 chooses a free one. The page's address is printed.
         generator: a further argument of `ff.load_run`, in Python: an expression that loads the run's generator, if the
             run itself doesn't find it, or trust=True.
-        token: what visitors must know: the address that is printed ends with it. By default, a page that other
+        token: the token that visitors need; the address that is printed ends with it. By default, a page that other
             machines reach has a random one, and other pages have none.
-        allowed_hosts: further names by which browsers reach the page, such as that of a proxy before it.
+        allowed_hosts: other host names under which browsers may open the page, such as that of a proxy in front of it.
 
     Raises:
         InputError: the run has no potentials, the address, the token or a name can't be used, or gradio isn't
@@ -80,7 +80,15 @@ def serve(
         address = listener.getsockname()[:2]
         if token is None and not _bound(address[0]).is_loopback:
             token = secrets.token_urlsafe(16)
-        guard = Guard(app, address, _names(host, address[0]), allowed_hosts, files, token, visits.PageVisits(blocks))
+        guard = Guard(
+            app,
+            address,
+            names=_names(host, address[0]),
+            allowed_hosts=allowed_hosts,
+            files=files,
+            token=token,
+            visits=visits.PageVisits(blocks),
+        )
         print(f"serving {run.folder} at {page_address(host, listener, token)}; Ctrl-C ends it", flush=True)
         if note := opened(listener):
             print(note, flush=True)

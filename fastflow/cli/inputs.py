@@ -42,7 +42,7 @@ class RunCommand:
     """Width of the latents, needed if FUNCTION or the archive of --generator maps latents to images itself."""
     trust: bool = False
     """Run the program that the run names as its generator, if it is a FILE.py:FUNCTION or an archive.
-    It has all your rights. Runs that you trained here yourself need no --trust."""
+    It can do all that you can do. Runs that you trained here yourself need no --trust."""
 
     def load(self) -> Run:
         """The run."""

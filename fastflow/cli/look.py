@@ -86,7 +86,7 @@ class Apply:
     edit: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="EDIT")]]
     """File of the edit, as edit.save writes it."""
     to: tuple[str, ...]
-    """What to edit: a file of latents (N, D), which is .npy, .npz or .safetensors, or image files, or folders of them.
+    """What to edit: a file of latents (N, D) in .npy, .npz or .safetensors; or image files, or folders of them.
     The generator's encoder or an optimization finds the images' latents."""
     out: str
     """Folder to write to."""
@@ -100,7 +100,7 @@ class Apply:
     """Width of the latents, needed if FUNCTION or the archive of --generator maps latents to images itself."""
     trust: bool = False
     """Run the program that the edit's run names as its generator, if it is a FILE.py:FUNCTION or an archive.
-    It has all your rights. Runs that you trained here yourself need no --trust."""
+    It can do all that you can do. Runs that you trained here yourself need no --trust."""
     latents_format: LatentsFormat = "safetensors"
     """Format of the file that the edited latents are saved in."""
     seed: int = 0
@@ -226,16 +226,16 @@ class Report(RunCommand):
 
 @dataclass(frozen=True)
 class Serve(RunCommand):
-    """Serve a page on which to explore a run: drag images along its potentials, and mix, chain, name and save them."""
+    """Serve a web page that explores a run: drag images along its potentials, and mix, chain, name and save them."""
 
     host: str = HOST
-    """Address to listen on. Any address but this machine's own (127.0.0.1) lets others in who have the token."""
+    """Address to listen on. At any but this machine's own, 127.0.0.1, others who have the token can open the page."""
     port: int = PORT
     """Port to listen on; 0 takes any free one."""
     token: str | None = None
-    """Token that visitors must have. By default, it is random if others are let in, and nobody needs one otherwise."""
+    """Token that visitors need. By default, it is random; at this machine's own address, none is needed."""
     allowed_hosts: tuple[str, ...] = ()
-    """Further names by which browsers reach the page, such as that of a proxy before it."""
+    """Other host names under which browsers may open the page, such as the name of a proxy in front of it."""
 
     def run(self) -> None:
         """Serve the page until interrupted."""

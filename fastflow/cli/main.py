@@ -37,6 +37,21 @@ Command = tyro.conf.OmitSubcommandPrefixes[
 
 NARROWEST, WIDEST = 40, 120
 """The columns that help is written for, at least and at most. In very few, tyro would work for minutes."""
+FRAMED = 60
+"""The columns from which help has tyro's frames. In fewer, tyro would break words: the column of text is too narrow."""
+ONE_COLUMN = 129
+"""The widest terminal in which tyro puts no two frames side by side."""
+
+_PLAIN_WORDS = {
+    r" \(applied to [\w -]+\)| Arguments are applied to .*? matter\.": "",
+    " Available subcommands:": "; the commands are",
+    r"Error parsing \[?([\w-]+)\]?:": r"\1:",
+    r": invalid literal for int\(\).*: (.*)": r" must be a whole number, got \1",
+    r": could not convert string to float: (.*)": r" must be a number, got \1",
+    r": Could not find valid parse for .*: (.*)": r" can't be read from \1",
+    r": no type matching (?:\{None\}\|)?(\S+) could be instantiated from (.*?)\. Got errors:.*": r" must be \1, got \2",
+}
+"""How tyro's explanations of errors read here, by patterns of its own words."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -101,32 +116,37 @@ def _tidy_page() -> Iterator[None]:
     """Print what tyro prints for a terminal of a sensible width, in plain text if NO_COLOR is set."""
     columns = min(max(shutil.get_terminal_size().columns, NARROWEST), WIDEST)
     before = dict(os.environ)
-    os.environ["COLUMNS"] = str(columns)
-    if os.environ.get("NO_COLOR"):
+    framed = columns >= FRAMED
+    os.environ["COLUMNS"] = str(columns if framed else ONE_COLUMN)
+    if os.environ.get("NO_COLOR") or not framed:
         os.environ["TERM"] = "dumb"
-    page = _Page()
+    output = sys.stdout.encoding or "utf-8"
+    page = _Page(output if framed else "utf-8")
     try:
         with contextlib.redirect_stdout(page):
             yield
     finally:
         os.environ.clear()
         os.environ.update(before)
-        if text := page.getvalue():
-            if "utf" not in page.encoding.lower():
-                text = text.replace("•", "*").encode(page.encoding, "replace").decode(page.encoding)
+        # Where a default is nothing, as of a list, tyro says so in no words.
+        if text := page.getvalue().replace("(default: )", " " * len("(default: )")):
+            if not framed:
+                text = _unframed(text, columns)
+            if "utf" not in output.lower():
+                text = text.replace("•", "*").encode(output, "replace").decode(output)
             print("\n".join(_wrapped(line, columns) for line in text.splitlines()), flush=True)
 
 
 class _Page(io.StringIO):
-    """Collects what is printed, and passes for the output that it will be printed to."""
+    """Collects what is printed, and passes for the output that it will be printed to, but in this encoding."""
 
-    def __init__(self) -> None:
+    def __init__(self, encoding: str) -> None:
         super().__init__()
-        self.output = sys.stdout
+        self.output, self.output_encoding = sys.stdout, encoding
 
     @property
     def encoding(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.output.encoding or "utf-8"
+        return self.output_encoding
 
     def isatty(self) -> bool:
         return self.output.isatty()
@@ -143,6 +163,42 @@ def _wrapped(line: str, columns: int) -> str:
     return textwrap.fill(plain, columns, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False)
 
 
+def _unframed(page: str, columns: int) -> str:
+    """A page of help for a narrow terminal: without frames, and with each text below its option."""
+    lines: list[str] = []
+    text: list[str] = []
+
+    def wrap(words: str, indent: int, hang: int) -> None:
+        lines.extend(
+            textwrap.wrap(
+                words, columns, initial_indent=" " * indent, subsequent_indent=" " * hang, break_on_hyphens=False
+            )
+        )
+
+    def end_of_text() -> None:
+        wrap(" ".join(text), 6, 6)
+        text.clear()
+
+    for line in page.splitlines():
+        content = line.strip("│|").rstrip()
+        if line.startswith(("╭", "╰", "+")):
+            end_of_text()
+            if title := line.strip("╭╮╰╯+─- "):
+                lines += [""] * bool(lines[-1]) + [f"{title}:"]
+        elif not line.startswith(("│", "|")):
+            lines.append(line)
+        elif not content.strip("─- "):  # a rule
+            end_of_text()
+        elif content.startswith(" " * 5):
+            text.append(content.strip())
+        else:
+            end_of_text()
+            option, _, first = content.strip().partition("  ")
+            wrap(re.sub(r",(?=\S)", ", ", option), 2, 5)
+            text += [first.strip()] if first else []
+    return "\n".join(lines)
+
+
 def _one_line(explanation: str) -> str:
     """The message in tyro's framed explanation of an error."""
     lines = [line.strip("│╭╮╰╯─ ") for line in explanation.splitlines()]
@@ -152,7 +208,15 @@ def _one_line(explanation: str) -> str:
     text = " ".join(lines)
     # A configuration that refuses a value names the setting itself; tyro only knows the configuration's own name.
     text = re.sub(r"Error parsing __\S+: ", "", text)
-    return re.sub(r"\.? ?For full helptext, (run:?|see)", "; see", text)
+    text = re.sub(r"\.? ?For full helptext, (run:?|see)", "; see", text)
+    # For a word that no command has, tyro repeats the help of every option that looks like it, in every command.
+    text, _, meant = text.partition(" Perhaps you meant: ")
+    if meant:
+        option, place = meant.split()[0], meant.rpartition("; ")[2]
+        text += f"; {place}" if option in text.split() else f"; perhaps you meant {option}; {place}"
+    for pattern, plain in _PLAIN_WORDS.items():
+        text = re.sub(pattern, plain, text)
+    return text
 
 
 def _show_warning(message: Warning | str, *place: object) -> None:

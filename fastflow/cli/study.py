@@ -27,11 +27,11 @@ class Compare:
     methods: tuple[str, ...] = ()
     """Methods to compare: flows, random, pca, sefa, linear, warped, hessian and latentclr, by default all of them.
     flows always takes part.
-    NAME,SETTING=VALUE gives a method its own settings, such as flows,classifier_weight=3."""
+    NAME,SETTING=VALUE gives a method settings, as in flows,pde=heat."""
     seeds: int = 3
     """Number of seeds, counted from --seed."""
     attributes: str = "appearance"
-    """Attributes that a path may change: appearance, for any images, strokes, for digits, or FILE.py:FUNCTION.
+    """Attributes that a path may change: appearance (any images), strokes (digits) or FILE.py:FUNCTION.
     FUNCTION returns values (B, A) of images (B, C, H, W) in [0, 1]."""
     attribute_names: tuple[str, ...] | None = None
     """Names of the values that FUNCTION returns. By default, they are attribute 0, attribute 1 and so on."""
@@ -80,7 +80,7 @@ class Study:
     """Answer a question by many trainings with several seeds. A table says how certain the answer is."""
 
     question: tyro.conf.Positional[Annotated[Literal["likelihood"], tyro.conf.arg(metavar="QUESTION")]]
-    """Question to answer. likelihood asks whether flows raise the likelihood of a VAE's held-out images."""
+    """Question to answer. The only one, likelihood, asks whether flows raise the likelihood of held-out images."""
     out: str
     """Folder of the study. The answer is OUT/table.md."""
     data: tuple[str, ...] = ("mnist=data/mnist", "mnist-few=data/mnist", "dsprites")

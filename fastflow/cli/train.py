@@ -93,7 +93,7 @@ class Discover(_Training):
     latent_dim: int | None = None
     """Width of the latents, needed if FUNCTION or the archive maps latents to images itself."""
     trust: bool = False
-    """Run the FILE.py:FUNCTION that the file of --config names as the classifier. It has all your rights.
+    """Run the FILE.py:FUNCTION that the file of --config names as the classifier. It can do all that you can do.
     A --classifier needs no --trust, nor does the config.json of a run that you trained here yourself."""
 
     def run(self) -> None:

@@ -36,7 +36,7 @@ class Sin(nn.Module):
     """sin(x), elementwise."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Of any shape."""
+        """Return sin(x); x may have any shape."""
         return torch.sin(x)
 
 

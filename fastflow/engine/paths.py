@@ -169,7 +169,9 @@ def rollout_loss(
     chosen = check_index(index, bank.num_potentials, z0)
     mlp, network, slots = bank.networks_along(times, chosen)
     if isinstance(pde, LinearQuadratic) and not pde.has_source:
-        return ops_rollout_loss(mlp, z0, network, slots, bank.coefficients(pde, chosen), integration)
+        return ops_rollout_loss(
+            mlp, z0, network, slots, coefficients=bank.coefficients(pde, chosen), integration=integration
+        )
     path = ops_flow(mlp, z0, network, slots, integration)
     visits = reference.visits(path, network, slots, method)
     times = reference.at_visits(times, steps, method).repeat_interleave(z0.shape[0])

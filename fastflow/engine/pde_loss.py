@@ -47,7 +47,9 @@ def _fused_loss(bank: PotentialBank, samples: Samples, pde: LinearQuadratic) -> 
 
     def whole(samples: Samples, source: Tensor | None, coefficients: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
         networks = bank.networks(samples, tensors)
-        return residual_loss(networks.mlp, samples.z, networks.network, networks.slot, coefficients, source)
+        return residual_loss(
+            networks.mlp, samples.z, networks.network, networks.slot, coefficients=coefficients, source=source
+        )
 
     def part(
         z: Tensor, times: Tensor, each: Tensor, source: Tensor | None, coefficients: Tensor, *parameters: Tensor

@@ -340,7 +340,7 @@ def sinusoidal_embedding(t: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _chosen(x: Tensor, index: Index) -> Tensor:
-    """Of a tensor (K, ...) what one index for all samples needs, (1, ...), or else all of it."""
+    """A tensor (K, ...), or its one row (1, ...) if all samples have the same index."""
     return x if index.one is None else x[index.one : index.one + 1]
 
 

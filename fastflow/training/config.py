@@ -82,7 +82,7 @@ class FlowConfig:
     Laplace's equation has a single term, so its normalized residual is always 1: choose residual square for it."""
     force: Literal["none", "constant", "field"] = "none"
     """Force in hamilton-jacobi: none, a learned constant for each potential, or a learned field of latent and time.
-    For poisson it is the density: a learned constant for each potential, or with field such a learned field."""
+    In poisson, field makes the density a learned field; otherwise it is a learned constant for each potential."""
     laplacian: Literal["exact", "row_sum"] = "exact"
     """Laplacian in the equation: exact, or row_sum, the sums of the Hessian's rows.
     The public code of Song et al. uses row_sum. It is here for comparison, in plain PyTorch, and it is slow."""

@@ -42,6 +42,21 @@ def test_explanations_lose_their_frames(capsys, monkeypatch, arguments, encoding
     assert "─" not in said
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["discovr"], "discovr; the commands are info, demo, discover, train-vae, traverse, "),
+        (["demo", "--stepz", "3"], "--stepz, 3; perhaps you meant --steps; see fastflow --help"),
+        (["demo", "--steps", "many"], "--steps must be a whole number, got 'many'"),
+        (["discover", "--out", "x", "--generator", "faces", "--dt", "a"], "--dt must be a number, got 'a'"),
+        (["traverse", "x", "--steps", "a"], "--steps must be INT, got ['a']"),
+    ],
+    ids=lambda case: case if isinstance(case, str) else " ".join(case),
+)
+def test_what_can_not_be_parsed_is_said_in_plain_words(capsys, arguments, message):
+    assert message in fails(capsys, *arguments)
+
+
 def test_names_that_a_terminal_does_not_have_are_shown_by_escapes(tmp_path, monkeypatch):
     run = small_run(tmp_path / "a run")
     run.name(0, "größe ✓")

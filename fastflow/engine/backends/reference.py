@@ -162,7 +162,7 @@ def rollout_loss(
     step_length: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Compute the squared residual's mean over the points z_0 .. z_{steps-1}, each at its own time, and the path."""
-    path, _ = flow(mlp, z0, index, slots, dt, method, "forward", step_length)
+    path, _ = flow(mlp, z0, index, slots, dt=dt, method=method, step_length=step_length)
     return residual_loss(mlp, *visits(path, index, slots, method), coefficients), path
 
 

@@ -115,7 +115,7 @@ def jet_backward(
     ]
     tangents = _tangents(mlp, laplacian, probes)
     launch = _launch(mlp, laplacian, tangents, precision, timed, backward=True)
-    gradient = _Gradient(mlp, z, index, slot, tangents, launch, with_z)
+    gradient = _Gradient(mlp, z, index, slot, tangents=tangents, launch=launch, with_z=with_z)
     if gradient.programs:
         with _device(z):
             jet_bwd_kernel[(gradient.programs,)](
@@ -164,7 +164,7 @@ def residual_loss_and_gradient(
     mlp, z, index, slot = _checked(mlp, z, index, slot)
     tangents = _tangents(mlp, "exact", None)
     launch = _launch(mlp, "exact", tangents, precision, mlp.has_time, backward=True)
-    gradient = _Gradient(mlp, z, index, slot, tangents, launch, with_z)
+    gradient = _Gradient(mlp, z, index, slot, tangents=tangents, launch=launch, with_z=with_z)
     losses = z.new_empty(gradient.programs)
     _clear_losses(gradient.scratch, launch)
     coefficients, source = coefficients.detach().contiguous(), None if source is None else source.detach().contiguous()
@@ -287,9 +287,16 @@ def _launch(mlp: MLP, laplacian: str, tangents: Tangents, precision: str, timed:
     triangular = laplacian == "exact" and tangents.basis is not None
     double = mlp.out_bias.dtype == torch.float64
     return choose(
-        widths, mlp.activation, mlp.out_activation, timed, laplacian, triangular, "ieee" if double else precision,
-        backward, mlp.out_bias.element_size(),
-    )  # fmt: skip
+        widths,
+        activation=mlp.activation,
+        out_activation=mlp.out_activation,
+        timed=timed,
+        laplacian=laplacian,
+        triangular=triangular,
+        precision="ieee" if double else precision,
+        backward=backward,
+        itemsize=mlp.out_bias.element_size(),
+    )
 
 
 def _schedule(mlp: MLP, index: Tensor, slot: Tensor, launch: Launch, by_slot: bool) -> Schedule:

@@ -81,7 +81,8 @@ def _(
 ) -> tuple[tuple[Tensor, ...], int]:
     z_dim, index_dim, slot_dim, tensor_dims, probes_dim, *_ = in_dims
     tensor_dims = [None] * len(tensors) if tensor_dims is None else tensor_dims
-    batch = _fold(info, (probes_dim, index_dim, slot_dim, z_dim, *tensor_dims), rest[0], index, slot, z, tensors)
+    dims = (probes_dim, index_dim, slot_dim, z_dim, *tensor_dims)
+    batch = _fold(info, dims, probes=rest[0], index=index, slot=slot, z=z, tensors=tensors)
     outputs = torch.ops.fastflow.jet(batch.z, batch.network, batch.slot, batch.parameters, *rest)
     return tuple(unfold(output, info.batch_size) for output in outputs), 0
 
@@ -97,7 +98,7 @@ def _fold(
 ) -> Folded:
     if probes is not None and dims[0] is not None:
         raise ValueError("vmap over Hutchinson probes isn't supported: draw them outside")
-    return fold(info.batch_size, dims[1:], index, slot, z, tensors)
+    return fold(info.batch_size, dims[1:], index=index, slot=slot, z=z, parameters=tensors)
 
 
 @torch.library.custom_op("fastflow::jet_backward", mutates_args=())
@@ -163,7 +164,7 @@ class _Jet(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[tuple[Tensor, ...], int]:
         options, probes, index, slot, z, *tensors = arguments
-        batch = _fold(info, in_dims[1:], probes, index, slot, z, tensors)
+        batch = _fold(info, in_dims[1:], probes=probes, index=index, slot=slot, z=z, tensors=tensors)
         outputs = _Jet.apply(options, probes, batch.network, batch.slot, batch.z, *batch.parameters)
         return tuple(unfold(output, info.batch_size) for output in outputs), 0
 

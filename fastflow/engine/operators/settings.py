@@ -22,7 +22,7 @@ class Settings(NamedTuple):
 
     @staticmethod
     def of(mlp: MLP, backend: str) -> Settings:
-        """Those of `mlp`, in the precision now in force."""
+        """The settings of calls on `mlp`, in the precision now in force."""
         return Settings(mlp.activation, mlp.out_activation, mlp.has_time, backend, current_precision())
 
     def mlp(self, tensors: Sequence[Tensor]) -> MLP:
