@@ -164,7 +164,7 @@ def training_defaults(arguments: Sequence[str]) -> Discover | TrainVAE | None:
 
 def _read_settings(file: str, kind: type[Any]) -> Any:
     """The configuration in a JSON file, which may be a run's config.json."""
-    record = read_json(Path(file))
+    record = read_json(Path(file), typed=True)
     values = record.get("config", record) if isinstance(record, dict) else record
     if not isinstance(values, dict):
         raise InputError(f"{file!r} must hold a JSON object of settings, got a {type(values).__name__}")
