@@ -65,6 +65,11 @@ def replacing(file: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+def as_argument(path: str) -> str:
+    """A path as one gives it to a command, which would take one that begins with a dash for an option."""
+    return f"./{path}" if path.startswith("-") else path
+
+
 def left_by_system(path: Path) -> bool:
     """Whether an operating system left a file or a folder there, such as .DS_Store, ._photo.png, desktop.ini."""
     name = path.name.lower()
