@@ -304,10 +304,10 @@ class Generator(nn.Module):
         return self.picture is None and images.shape[-3] in (1, 3)
 
     def _images_of(self, returned: Any) -> Tensor:
-        """The images in what decode returned. Half-precision images are widened to the latents' dtype."""
+        """The images in what decode returned, converted to the latents' dtype, as from half precision."""
         images = returned if self.output is None else _chosen(returned, self.output)
-        half = isinstance(images, Tensor) and images.dtype in (torch.float16, torch.bfloat16)
-        return images.to(self._anchor.dtype) if half else images
+        convertible = isinstance(images, Tensor) and images.is_floating_point()
+        return images.to(self._anchor.dtype) if convertible else images
 
     @torch.no_grad()
     def _check_picture(self, picture: Picture) -> None:

@@ -125,8 +125,10 @@ def test_half_precision_images_are_widened(dtype):
     assert torch.equal(generator(z), images_of(z).to(dtype).float())
 
 
-def test_bfloat16_images_can_be_learned_on():
-    generator = from_callable(lambda z: images_of(z).bfloat16(), 4)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_images_of_another_dtype_than_the_latents_can_be_learned_on(dtype):
+    generator = from_callable(lambda z: images_of(z).to(dtype), 4)
+    assert generator(generator.sample(2)).dtype == torch.float32
     task = Discovery(small_config(), generator)
     check_task(task)
     assert bool(task.losses(task.draw(1)).loss.isfinite())
