@@ -130,6 +130,7 @@ class Generator(nn.Module):
         for module in (self.module, self._mapping_module, self._encoder_module):
             if module is not None:
                 module.eval()
+                _leave_inference_mode(module)
                 for parameter in module.parameters():  # one by one: scripted modules have no requires_grad_
                     parameter.requires_grad_(False)
         if self.module is not None:
@@ -537,6 +538,16 @@ def _default_picture(images: Tensor) -> Tensor:
     if channels == 4:  # red, green, blue and opacity, on black
         return images[:, :3] * images[:, 3:]
     return images[:, :1] if channels == 2 else images[:, :3]
+
+
+def _leave_inference_mode(module: nn.Module) -> None:
+    """Put copies in the place of weights that were made in inference mode, which autograd can't use."""
+    with torch.inference_mode(False):
+        for part in module.modules():
+            for name, value in [*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)]:
+                if value.is_inference():
+                    copied = value.clone()
+                    setattr(part, name, nn.Parameter(copied, False) if isinstance(value, nn.Parameter) else copied)
 
 
 def _module_of(decode: Callable[..., Any]) -> nn.Module | None:

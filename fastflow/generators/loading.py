@@ -142,6 +142,8 @@ def load_spec(spec: Spec, latent_dim: int | None = None) -> Generator:
     if spec.kind in NAMED:
         generator = NAMED[spec.kind]()
     elif spec.kind in ARCHITECTURES:
+        if not spec.path:
+            raise InputError(f"{spec.kind} must be followed by its weights' file or folder, as in {spec.kind}:PATH")
         architecture = ARCHITECTURES[spec.kind]
         generator = architecture.build(spec.path, **_options(spec.kind, spec.options, architecture.options))
     elif spec.kind == ARCHIVE:
@@ -236,6 +238,10 @@ def _from_archive(spec: Spec, latent_dim: int | None) -> Generator:
 
 def _near(place: str) -> str:
     """What a name that isn't known was perhaps meant to be; empty if it is like none."""
+    if ":" not in place and (place in ARCHITECTURES or place.endswith((".safetensors", ".py"))):
+        meant = f"KIND:{place}" if place.endswith(".safetensors") else f"{place}:FUNCTION"
+        meant = f"{place}:PATH" if place in ARCHITECTURES else meant
+        return f"did you mean {shlex.quote(meant)}? If not, "
     kind, separator, path = place.partition(":")
     known = ARCHITECTURES if separator else NAMED
     folded = {name.replace("-", ""): name for name in known}

@@ -312,6 +312,10 @@ def test_gans_take_a_last_activation(tmp_path, kind, net):
         ("mlp_vae:g.pt", "did you mean mlp-vae:g.pt?"),
         ("dgcan:g.safetensors", "unknown generator 'dgcan:g.safetensors': did you mean dcgan:g.safetensors?"),
         ("digit-vae", "unknown generator 'digit-vae': did you mean digits-vae?"),
+        ("g.py", "unknown generator 'g.py': did you mean g.py:FUNCTION?"),
+        ("g.safetensors", "unknown generator 'g.safetensors': did you mean KIND:g.safetensors?"),
+        ("sngan", "unknown generator 'sngan': did you mean sngan:PATH?"),
+        ("sngan:", "sngan must be followed by its weights' file or folder, as in sngan:PATH"),
         ("xyzzy:g.pt", "unknown kind 'xyzzy' in 'xyzzy:g.pt': expected digits-vae"),
     ],
 )
@@ -327,6 +331,7 @@ WRONG = {
     "page": (b"<!DOCTYPE html><title>Quota exceeded</title>", "it is a web page, 'Quota exceeded': download the file"),
     "lfs": (b"version https://git-lfs.github.com/spec/v1\nsize 9\n", "it is a pointer of Git LFS"),
     "empty": (b"", "it is empty"),
+    "cut off": (b"PK\3\4" + bytes(99), "it begins as an archive and is cut off or damaged"),
 }
 
 
