@@ -67,6 +67,9 @@ def read_latents(file: Path, run: Run) -> torch.Tensor:
     """
     if file.suffix not in LATENTS_SUFFIXES:
         raise InputError(f"latents must be a .npy, .npz or .safetensors file, got {str(file)!r}")
+    if not file.is_file():
+        problem = "isn't a file" if file.exists() else "doesn't exist"
+        raise InputError(f"latents file {str(file)!r} can't be read: it {problem}")
     try:
         z0 = _read_array(file)
     except Exception as error:  # a damaged file's header is read as Python, and fails in all of Python's ways

@@ -16,7 +16,7 @@ from fastflow import generators
 from fastflow.cli.inputs import shows_progress
 from fastflow.core.devices import find_device
 from fastflow.core.errors import InputError
-from fastflow.core.files import read_json
+from fastflow.core.files import as_argument, read_json
 from fastflow.core.trust import marked
 from fastflow.runs.train import discover, train_vae
 from fastflow.training.config import DiscoverConfig
@@ -48,7 +48,7 @@ class Demo:
             generators.load("digits-vae"), config, self.out, overwrite=self.overwrite, progress=shows_progress()
         )  # fmt: skip
         print("evaluating on latents that training never saw")
-        print(f"look at {run.report()}; next: {shlex.join(['fastflow', 'serve', self.out])}")
+        print(f"look at {run.report()}; next: {_command('serve', self.out)}")
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Discover(_Training):
             trust=self.trust,
         )
         if not is_follower():
-            print(f"trained {run}; next: {shlex.join(['fastflow', 'report', self.out])}")
+            print(f"trained {run}; next: {_command('report', self.out)}")
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,12 @@ class TrainVAE(_Training):
         )
         if not is_follower():
             print(f"trained on {read_record(run.folder)['data']['note']}")
-            print(f"{run}" + (f"; next: {shlex.join(['fastflow', 'report', self.out])}" if run.config.flows else ""))
+            print(f"{run}" + (f"; next: {_command('report', self.out)}" if run.config.flows else ""))
+
+
+def _command(name: str, folder: str) -> str:
+    """A command for a run's folder, as one types it."""
+    return shlex.join(["fastflow", name, as_argument(folder)])
 
 
 _CONFIGURED: dict[str, tuple[type[Any], type[Any]]] = {
@@ -164,7 +169,7 @@ def training_defaults(arguments: Sequence[str]) -> Discover | TrainVAE | None:
 
 def _read_settings(file: str, kind: type[Any]) -> Any:
     """The configuration in a JSON file, which may be a run's config.json."""
-    record = read_json(Path(file))
+    record = read_json(Path(file), typed=True)
     values = record.get("config", record) if isinstance(record, dict) else record
     if not isinstance(values, dict):
         raise InputError(f"{file!r} must hold a JSON object of settings, got a {type(values).__name__}")

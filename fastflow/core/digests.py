@@ -6,9 +6,11 @@ digest as its last entry.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import re
+import stat
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -47,6 +49,13 @@ def write_digests(folder: Path, digests: Mapping[str, str]) -> None:
     (folder / LIST).write_text(f"{lines}# {digest_of(lines.encode())}\n", encoding="utf-8")
 
 
+def check_regular(file: Path) -> None:
+    """Raise OSError for a pipe, on which a reader may wait for ever, or a device, which may never end."""
+    mode = file.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # of a folder, whoever reads it says that it is one
+        raise OSError(errno.EINVAL, "it is a pipe or a device, expected a file", str(file))
+
+
 def read_digests(folder: Path) -> dict[str, str] | None:
     """The digests of a folder's files, by name; None if the folder has no list of them.
 
@@ -55,6 +64,7 @@ def read_digests(folder: Path) -> dict[str, str] | None:
     """
     file = folder / LIST
     try:
+        check_regular(file)
         data = file.read_bytes()
     except FileNotFoundError:
         return None
@@ -77,6 +87,7 @@ def read_whole(file: Path, digests: Mapping[str, str] | None) -> tuple[bytes, st
         InputError: the bytes aren't those that were written, or the list doesn't name the file.
         OSError: the file can't be read.
     """
+    check_regular(file)
     data = file.read_bytes()
     digest = digest_of(data)
     if digests is not None and digests.get(file.name) != digest:

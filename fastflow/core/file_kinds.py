@@ -24,6 +24,8 @@ _MAGIC = (
     (b"GIF8", "it is an image"),
     (b"%PDF", "it is a PDF"),
     (b"\x7fELF", "it is a program for Linux"),
+    (b"MZ", "it is a program for Windows"),
+    (b"GGUF", "it is a GGUF file, such as llama.cpp reads"),
     (b"\x00\x05\x16\x07", "it holds what macOS notes about another file: take the one without ._ before its name"),
 )  # fmt: skip
 
@@ -32,6 +34,8 @@ _WEB_PAGE = re.compile(
     r"(<\?xml[^>]*>|<!--.*?-->|\s)*<(!doctype\s+html|html|head|body|title|script|meta)\b", re.IGNORECASE | re.DOTALL
 )
 _TORCH = "it is a file of torch.save: give it a name that ends in .pt"
+_TORCH_BEFORE_ZIP = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # a pickled number, which older files begin with
+_ONNX = re.compile(rb"\x08[\x01-\x1f][\x12:]", re.DOTALL)  # the version of its format, then its producer or its graph
 
 
 def what_it_is(file: Path) -> str | None:
@@ -60,6 +64,15 @@ def what_it_is(file: Path) -> str | None:
             return _TORCH
     elif start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 1 << 32:
         return "it is a file of safetensors: give it a name that ends in .safetensors"
+    if re.match(rb"\x80[\x02-\x05]", start) and not start.startswith(_TORCH_BEFORE_ZIP):
+        return (
+            "it is a pickle that torch.save didn't write, and could run code: load it in a program that you trust, and "
+            "save the module's state_dict() with torch.save"
+        )
+    if start[4:8] == b"TFL3":
+        return "it is a model of TensorFlow Lite"
+    if _ONNX.match(start):
+        return "it seems to be a model in ONNX, through which no gradient passes: take the one that it was made of"
     if start[257:262] == b"ustar":
         return "it is a tar archive: unpack it first"
     return _text_words(start)
@@ -96,6 +109,8 @@ def _text_words(start: bytes) -> str | None:
         title = re.search(r"<title[^>]*>\s*(.*?)\s*</title", plain, re.I | re.S)
         words = f", {' '.join(unescape(title[1]).split())!r}" if title and title[1] else ""
         return f"it is a web page{words}: download the file itself, and see in a browser what the page says"
+    if re.match(r'\{\s*"(metadata|weight_map)"', plain) and '"weight_map"' in plain:
+        return "it is the index of weights that lie in several files beside it: join them in one file first"
     if any(not (character.isprintable() or character.isspace()) for character in plain) or "\ufffd" in plain:
         return None
     if len(text.encode()) < len(start) - 4:  # much of it is no UTF-8

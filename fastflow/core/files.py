@@ -22,7 +22,7 @@ from typing import Any
 from safetensors.torch import save
 from torch import Tensor
 
-from fastflow.core.digests import digest_of, sealed, unsealed
+from fastflow.core.digests import check_regular, digest_of, sealed, unsealed
 from fastflow.core.errors import BusyError, InputError
 from fastflow.core.leftovers import in_use, remove_leftovers, temporary_path
 
@@ -63,6 +63,11 @@ def replacing(file: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # it isn't there, and a read-only file system says something else
             temporary.unlink()
+
+
+def as_argument(path: str) -> str:
+    """A path as one gives it to a command, which would take one that begins with a dash for an option."""
+    return f"./{path}" if path.startswith("-") else path
 
 
 def left_by_system(path: Path) -> bool:
@@ -260,21 +265,27 @@ def write_tensors(file: Path, tensors: dict[str, Tensor]) -> str:
     return digest_of(data)
 
 
-def read_json(file: Path) -> Any:
+def read_json(file: Path, *, typed: bool = False) -> Any:
     """Read a JSON file, of at most `LARGEST_JSON` bytes.
+
+    Args:
+        file: the file.
+        typed: whether somebody named this very file, which may then be a pipe.
 
     Raises:
         InputError: the file doesn't exist, can't be read, is too large, or `parse_json` refuses it.
     """
     try:
-        content = read_up_to(file, LARGEST_JSON)
+        content = read_up_to(file, LARGEST_JSON, typed=typed)
     except OSError as error:
         raise InputError(f"{str(file)!r} can't be read: {error.strerror}") from error
     return parse_json(content, repr(str(file)))
 
 
-def read_up_to(file: Path, most: int) -> bytes:
-    """The bytes of a file; raise InputError if there are more than `most`."""
+def read_up_to(file: Path, most: int, *, typed: bool = False) -> bytes:
+    """The bytes of a file; raise InputError if there are more than `most`. For `typed` see `read_json`."""
+    if not typed:
+        check_regular(file)
     with file.open("rb") as stream:
         content = stream.read(most + 1)
     if len(content) > most:

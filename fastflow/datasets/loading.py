@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fastflow.core.devices import torch_as_usual
 from fastflow.core.errors import InputError
 from fastflow.datasets.base import Sequences, Split
 from fastflow.datasets.digits import digits, mnist
@@ -23,6 +24,7 @@ _IN_FOLDERS: dict[str, Callable[..., Sequences]] = {
 DATASETS = ("digits", "dsprites", *_IN_FOLDERS)
 
 
+@torch_as_usual()
 def load(
     name: str,
     root: Path | str | None = None,

@@ -99,6 +99,9 @@ def _opened(file: Path, mode: str | None = None) -> Image.Image:
     Args:
         mode: Pillow's mode; if None, "L" for a grey image and "RGB" for others.
     """
+    if not file.is_file():
+        problem = "isn't a file" if file.exists() else "doesn't exist"
+        raise InputError(f"image {str(file)!r} {problem}: expected an image file, or a folder of them")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

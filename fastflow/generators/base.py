@@ -130,6 +130,7 @@ class Generator(nn.Module):
         for module in (self.module, self._mapping_module, self._encoder_module):
             if module is not None:
                 module.eval()
+                _leave_inference_mode(module)
                 for parameter in module.parameters():  # one by one: scripted modules have no requires_grad_
                     parameter.requires_grad_(False)
         if self.module is not None:
@@ -304,10 +305,10 @@ class Generator(nn.Module):
         return self.picture is None and images.shape[-3] in (1, 3)
 
     def _images_of(self, returned: Any) -> Tensor:
-        """The images in what decode returned. Half-precision images are widened to the latents' dtype."""
+        """The images in what decode returned, converted to the latents' dtype, as from half precision."""
         images = returned if self.output is None else _chosen(returned, self.output)
-        half = isinstance(images, Tensor) and images.dtype in (torch.float16, torch.bfloat16)
-        return images.to(self._anchor.dtype) if half else images
+        convertible = isinstance(images, Tensor) and images.is_floating_point()
+        return images.to(self._anchor.dtype) if convertible else images
 
     @torch.no_grad()
     def _check_picture(self, picture: Picture) -> None:
@@ -331,9 +332,13 @@ class Generator(nn.Module):
         images = self._tried(z)
         wanted = f"a generator must map latents (2, {self.latent_dim}) to images (2, C, H, W)"
         if not isinstance(images, Tensor):
-            raise InputError(f"{wanted}, got {_other_outputs(images)}")
+            chosen = "" if self.output is None else f"as its output {self.output!r} "
+            raise InputError(f"{wanted}, got {chosen}{_other_outputs(images, nested=self.output is not None)}")
+        if images.layout != torch.strided or images.device.type == "meta":
+            kind = "without values, on the device meta" if images.is_meta else f"of layout {images.layout}"
+            raise InputError(f"{wanted}, got a tensor {kind}: return a dense one on the latents' device")
         shape = tuple(images.shape)
-        if images.ndim != 4 or shape[0] != 2:
+        if images.ndim != 4 or shape[0] != 2 or not images.numel():
             raise InputError(f"{wanted}, got {shape}{_reshaping(shape)}")
         if self.picture is None and shape[3] <= 4 < min(shape[1:3]):
             raise InputError(
@@ -341,8 +346,9 @@ class Generator(nn.Module):
                 f"with picture= how to draw {shape[1]} channels"
             )
         if not images.is_floating_point() or not bool(images.isfinite().all()):
-            integers = "" if images.is_floating_point() else f", got {images.dtype}: gradients don't pass integers"
-            raise InputError(f"a generator's images must be finite floating-point numbers{integers}")
+            got = "NaN or infinity" if images.is_floating_point() else f"{images.dtype}: gradients don't pass integers"
+            got = f"{images.dtype}: take their real part" if images.is_complex() else got
+            raise InputError(f"a generator's images must be finite floating-point numbers, got {got}")
         # A network that normalizes over the batch gives other images if a third latent is in the batch.
         again = self._tried(torch.cat((z, z[:1])))[:2]
         low, high = self.value_range
@@ -373,7 +379,7 @@ class Generator(nn.Module):
             return self.decode(z)
         except _OutputError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise InputError(
                 f"the generator failed on latents of shape {tuple(z.shape)}: {first_line(error)}; is latent_dim right?"
             ) from error
@@ -496,14 +502,18 @@ def _outputs(returned: Any) -> tuple[str, dict[str | int, Any]]:
     return f"{kind} with {shown}" if shown else f"{kind} with nothing in it", parts
 
 
-def _other_outputs(returned: Any) -> str:
-    """What decode returned in place of images, and how to say which part of it the images are."""
+def _other_outputs(returned: Any, *, nested: bool) -> str:
+    """What decode returned in place of images, and how to say which part of it the images are.
+
+    Args:
+        returned: what it returned, or its `output` if it is `nested`, of which no part can be named.
+    """
     words, parts = _outputs(returned)
     if type(returned).__module__ == "numpy":
         return f"{words}: return torch's tensors, so that gradients pass"
     images = [name for name, part in parts.items() if isinstance(part, Tensor) and part.ndim == 4 and len(part) == 2]
-    names = images or list(parts)
-    if not names:
+    names = images or [name for name, part in parts.items() if isinstance(part, Tensor)]
+    if not names or nested:
         return f"{words}: return one tensor"
     return (
         f"{words}: say which one holds the images, as output={names[0]!r}, or on the command line after the "
@@ -528,6 +538,16 @@ def _default_picture(images: Tensor) -> Tensor:
     if channels == 4:  # red, green, blue and opacity, on black
         return images[:, :3] * images[:, 3:]
     return images[:, :1] if channels == 2 else images[:, :3]
+
+
+def _leave_inference_mode(module: nn.Module) -> None:
+    """Put copies in the place of weights that were made in inference mode, which autograd can't use."""
+    with torch.inference_mode(False):
+        for part in module.modules():
+            for name, value in [*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)]:
+                if value.is_inference():
+                    copied = value.clone()
+                    setattr(part, name, nn.Parameter(copied, False) if isinstance(value, nn.Parameter) else copied)
 
 
 def _module_of(decode: Callable[..., Any]) -> nn.Module | None:

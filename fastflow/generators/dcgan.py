@@ -11,17 +11,19 @@ from torch import Tensor, nn
 
 from fastflow.core.errors import InputError
 from fastflow.generators.base import Generator
+from fastflow.generators.finals import FINALS
 from fastflow.generators.state_dicts import StateDict, load_weights, read_state_dict
 
 
 class DCGAN(nn.Module):
-    """Radford et al.'s generator (arXiv 1511.06434), latents (B, D) to images (B, C, S, S) in [-1, 1].
+    """Radford et al.'s generator (arXiv 1511.06434), latents (B, D) to images (B, C, S, S), in [-1, 1] after its tanh.
 
     The names of its weights are those of PyTorch's tutorial, main.0.weight and so on.
 
     Args:
         widths: the channels of the layers; the first layer makes 4 x 4 pixels, and each further one doubles the side.
         latent_dim: D, the width of the latents. channels: C, of the images. bias: whether convolutions have a bias.
+        final: the activation after the last layer, one of `FINALS`.
     """
 
     def __init__(
@@ -30,21 +32,22 @@ class DCGAN(nn.Module):
         latent_dim: int = 100,
         channels: int = 3,
         bias: bool = False,
+        final: str = "tanh",
     ) -> None:
         super().__init__()
         self.latent_dim = latent_dim
         layers: list[nn.Module] = [nn.ConvTranspose2d(latent_dim, widths[0], 4, bias=bias)]
         for before, after in zip(widths, (*widths[1:], channels), strict=True):
             layers += [nn.BatchNorm2d(before), nn.ReLU(), nn.ConvTranspose2d(before, after, 4, 2, 1, bias=bias)]
-        self.main = nn.Sequential(*layers, nn.Tanh())
+        self.main = nn.Sequential(*layers, FINALS[final].activation())
 
     def forward(self, z: Tensor) -> Tensor:
-        """Images (B, C, S, S) in [-1, 1] of latents (B, D)."""
+        """Images (B, C, S, S) of latents (B, D)."""
         return self.main(z[:, :, None, None])
 
 
-def dcgan_from(state: StateDict, where: str) -> DCGAN:
-    """The generator with the weights of a state dict in the tutorial's layout.
+def dcgan_from(state: StateDict, where: str, final: str = "tanh") -> DCGAN:
+    """The generator with the weights of a state dict in the tutorial's layout, followed by one of `FINALS`.
 
     Raises:
         InputError: the state dict belongs to another network; the message names the first key that shows it.
@@ -61,7 +64,7 @@ def dcgan_from(state: StateDict, where: str) -> DCGAN:
     if len(shapes) < 2:
         missing = f"{prefix}{3 * len(shapes)}.weight"
         raise InputError(f"{where} isn't the state dict of a DCGAN generator: it lacks the convolution {missing!r}")
-    net = DCGAN([shape[0] for shape in shapes[1:]], shapes[0][0], shapes[-1][1], f"{prefix}0.bias" in state)
+    net = DCGAN([shape[0] for shape in shapes[1:]], shapes[0][0], shapes[-1][1], f"{prefix}0.bias" in state, final)
     load_weights(net.main, state, where, prefix=prefix)
     return net
 

@@ -23,10 +23,11 @@ from fastflow.generators.base import Decode, Generator, from_callable
 from fastflow.generators.biggan import load_biggan
 from fastflow.generators.dcgan import dcgan_from, faces
 from fastflow.generators.digits import DigitsVAE
+from fastflow.generators.finals import FINALS
 from fastflow.generators.sngan import sngan_from
 from fastflow.generators.specs import ARCHIVE, FUNCTION, Spec
 from fastflow.generators.state_dicts import read_state_dict
-from fastflow.generators.vae import FINALS, conv_decoder_from, mlp_decoder_from
+from fastflow.generators.vae import conv_decoder_from, mlp_decoder_from
 
 
 @dataclass(frozen=True)
@@ -37,17 +38,11 @@ class _Architecture:
     options: tuple[str, ...] = ()
 
 
-def _from_state_dict(read: Callable[..., Any], value_range: tuple[float, float]) -> Callable[..., Generator]:
+def _from_state_dict(read: Callable[..., Any], usual: str) -> Callable[..., Generator]:
+    """How to build a generator from a state dict; `usual` is its last activation unless an option says which."""
+
     def build(path: str, **options: Any) -> Generator:
-        net = read(read_state_dict(path), f"weights file {path!r}", **options)
-        return Generator(net, net.latent_dim, value_range=value_range)
-
-    return build
-
-
-def _from_vae(read: Callable[..., Any]) -> Callable[..., Generator]:
-    def build(path: str, **options: Any) -> Generator:
-        final = options.get("final", "sigmoid")
+        final = options.get("final", usual)
         value_range = options.pop("range", FINALS[final].value_range)
         net = read(read_state_dict(path), f"weights file {path!r}", **options)
         return Generator(net, net.latent_dim, value_range=value_range)
@@ -58,10 +53,10 @@ def _from_vae(read: Callable[..., Any]) -> Callable[..., Generator]:
 NAMED: dict[str, Callable[[], Generator]] = {"digits-vae": DigitsVAE, "faces": faces}
 
 ARCHITECTURES = {
-    "sngan": _Architecture(_from_state_dict(sngan_from, (-1.0, 1.0))),
-    "dcgan": _Architecture(_from_state_dict(dcgan_from, (-1.0, 1.0))),
-    "mlp-vae": _Architecture(_from_vae(mlp_decoder_from), ("layers", "shape", "final", "range")),
-    "conv-vae": _Architecture(_from_vae(conv_decoder_from), ("final", "range")),
+    "sngan": _Architecture(_from_state_dict(sngan_from, "tanh"), ("final", "range")),
+    "dcgan": _Architecture(_from_state_dict(dcgan_from, "tanh"), ("final", "range")),
+    "mlp-vae": _Architecture(_from_state_dict(mlp_decoder_from, "sigmoid"), ("layers", "shape", "final", "range")),
+    "conv-vae": _Architecture(_from_state_dict(conv_decoder_from, "sigmoid"), ("final", "range")),
     "biggan": _Architecture(load_biggan, ("classes", "truncation")),
     "autoencoder-kl": _Architecture(load_autoencoder_kl, ("size",)),
 }
@@ -147,6 +142,8 @@ def load_spec(spec: Spec, latent_dim: int | None = None) -> Generator:
     if spec.kind in NAMED:
         generator = NAMED[spec.kind]()
     elif spec.kind in ARCHITECTURES:
+        if not spec.path:
+            raise InputError(f"{spec.kind} must be followed by its weights' file or folder, as in {spec.kind}:PATH")
         architecture = ARCHITECTURES[spec.kind]
         generator = architecture.build(spec.path, **_options(spec.kind, spec.options, architecture.options))
     elif spec.kind == ARCHIVE:
@@ -241,6 +238,10 @@ def _from_archive(spec: Spec, latent_dim: int | None) -> Generator:
 
 def _near(place: str) -> str:
     """What a name that isn't known was perhaps meant to be; empty if it is like none."""
+    if ":" not in place and (place in ARCHITECTURES or place.endswith((".safetensors", ".py"))):
+        meant = f"KIND:{place}" if place.endswith(".safetensors") else f"{place}:FUNCTION"
+        meant = f"{place}:PATH" if place in ARCHITECTURES else meant
+        return f"did you mean {shlex.quote(meant)}? If not, "
     kind, separator, path = place.partition(":")
     known = ARCHITECTURES if separator else NAMED
     folded = {name.replace("-", ""): name for name in known}

@@ -9,6 +9,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from fastflow.core.errors import InputError
+from fastflow.generators.finals import FINALS
 from fastflow.generators.state_dicts import StateDict, load_weights
 
 SNGAN32, SNGAN64 = (256, 256, 256, 256), (1024, 512, 256, 128, 64)
@@ -16,15 +17,21 @@ SNGAN32, SNGAN64 = (256, 256, 256, 256), (1024, 512, 256, 128, 64)
 
 
 class SNGAN(nn.Module):
-    """Miyato et al.'s residual generator (arXiv 1802.05957), latents (B, D) to images (B, C, S, S) in [-1, 1].
+    """Miyato et al.'s residual generator (arXiv 1802.05957), latents (B, D) to images (B, C, S, S).
 
     Args:
         widths: the channels before the first residual block and after each block; every block doubles the side.
         latent_dim: D, the width of the latents. channels: C, of the images. base: the side before the first block.
+        final: the activation after the last layer, one of `FINALS`.
     """
 
     def __init__(
-        self, widths: Sequence[int] = SNGAN64, latent_dim: int = 128, channels: int = 3, base: int = 4
+        self,
+        widths: Sequence[int] = SNGAN64,
+        latent_dim: int = 128,
+        channels: int = 3,
+        base: int = 4,
+        final: str = "tanh",
     ) -> None:
         super().__init__()
         self.latent_dim = latent_dim
@@ -36,11 +43,11 @@ class SNGAN(nn.Module):
             nn.BatchNorm2d(widths[-1]),
             nn.ReLU(),
             nn.Conv2d(widths[-1], channels, 3, padding=1),
-            nn.Tanh(),
+            FINALS[final].activation(),
         )
 
     def forward(self, z: Tensor) -> Tensor:
-        """Images (B, C, S, S) in [-1, 1] of latents (B, D)."""
+        """Images (B, C, S, S) of latents (B, D)."""
         return self.model(z)
 
 
@@ -71,7 +78,7 @@ class _Block(nn.Module):
         return self.model(x) + self.bypass(x)
 
 
-def sngan_from(state: StateDict, where: str) -> SNGAN:
+def sngan_from(state: StateDict, where: str, final: str = "tanh") -> SNGAN:
     """The generator with the weights of a state dict, such as GANLatentDiscovery, WarpedGANSpace and PDETraversal use.
 
     Raises:
@@ -90,6 +97,6 @@ def sngan_from(state: StateDict, where: str) -> SNGAN:
     if last not in state:
         raise InputError(f"{where} isn't the state dict of an SNGAN generator: it lacks {last!r}")
     base = round((dense.shape[0] / widths[0]) ** 0.5)
-    net = SNGAN(widths, dense.shape[1], state[last].shape[0], base)
+    net = SNGAN(widths, dense.shape[1], state[last].shape[0], base, final)
     load_weights(net.model, state, where, prefix=prefix)
     return net

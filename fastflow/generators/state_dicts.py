@@ -50,8 +50,9 @@ def read_state_dict(file: str | Path) -> StateDict:
         found = None if is_program else torch.load(file, map_location="cpu", weights_only=True)
     except InputError:
         raise
-    except OSError as error:
-        raise InputError(f"weights file {str(file)!r} can't be read: {error.strerror or error}") from error
+    except OSError as error:  # torch's own reader raises it for an archive that is cut off
+        what = what_it_is(file) or error.strerror or error
+        raise InputError(f"weights file {str(file)!r} can't be read: {what}") from error
     except Exception as error:  # the errors of torch's reader have no common type
         what = what_it_is(file)
         # torch raises the same type of error for a file that is no pickle, but names no global or class then.
@@ -72,7 +73,7 @@ def read_state_dict(file: str | Path) -> StateDict:
         )
     state = _inner(found)
     if state is None:
-        keys = ", ".join(map(repr, list(found)[:4])) if isinstance(found, Mapping) else type(found).__name__
+        keys = ", ".join(map(repr, list(found)[:4])) if isinstance(found, Mapping) and found else type(found).__name__
         raise InputError(f"weights file {str(file)!r} holds no state dict, a dict from names to tensors; got {keys}")
     what, size = f"weights file {str(file)!r}", file.stat().st_size
     for key, value in state.items():  # a tensor's strides may repeat a few stored numbers without end

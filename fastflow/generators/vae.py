@@ -5,34 +5,18 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from math import isqrt, prod
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from fastflow.core.errors import InputError
 from fastflow.generators.base import Generator
+from fastflow.generators.finals import FINALS
 from fastflow.generators.likelihoods import Likelihood, check_likelihood, log_density
 from fastflow.generators.state_dicts import StateDict, load_weights
-
-
-class Final(NamedTuple):
-    """What follows a decoder's last layer."""
-
-    activation: Callable[[Tensor], Tensor]
-    value_range: tuple[float, float]
-    """The images' darkest and brightest value then."""
-
-
-FINALS = {
-    "sigmoid": Final(torch.sigmoid, (0.0, 1.0)),
-    "tanh": Final(torch.tanh, (-1.0, 1.0)),
-    "none": Final(nn.Identity(), (0.0, 1.0)),
-}
-"""Activations after the last layer, by the names that the option `final` takes."""
 
 
 class MLPVAE(nn.Module):
@@ -205,11 +189,11 @@ class MLPDecoder(nn.Module):
         super().__init__()
         self.latent_dim, self.image_shape = widths[0], image_shape
         self.layers = _layers(widths)
-        self.final = final
+        self.final = FINALS[final].activation()
 
     def forward(self, z: Tensor) -> Tensor:
         """Images (B, C, H, W) of latents (B, D)."""
-        return FINALS[self.final].activation(self.layers(z)).unflatten(1, self.image_shape)
+        return self.final(self.layers(z)).unflatten(1, self.image_shape)
 
 
 class SigmoidDecoder(nn.Module):
@@ -218,11 +202,11 @@ class SigmoidDecoder(nn.Module):
     def __init__(self, logits: nn.Module, latent_dim: int, final: str = "sigmoid") -> None:
         super().__init__()
         self.logits, self.latent_dim = logits, latent_dim
-        self.final = final
+        self.final = FINALS[final].activation()
 
     def forward(self, z: Tensor) -> Tensor:
         """Images (B, C, H, W) of latents (B, D)."""
-        return FINALS[self.final].activation(self.logits(z))
+        return self.final(self.logits(z))
 
 
 def mlp_decoder_from(

@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 
 from fastflow.core.errors import InputError
-from fastflow.core.files import read_up_to
+from fastflow.core.files import as_argument, read_up_to
 from fastflow.report import potential_numbers
 from fastflow.report.landscape_cards import Landscape, draw_landscape, landscapes
 from fastflow.report.rendering import LARGEST_PICTURE, data_uri
@@ -84,7 +84,8 @@ def _numbers_card(run: RunFiles, index: int) -> PotentialCard:
         attributes=potential_numbers.attributes(run, index)[:_MOST_ATTRIBUTES],
     )
     if card.suggested and not card.name:
-        card.naming = shlex.join(["fastflow", "name", run.folder.resolve().name, str(index), card.suggested])
+        folder = as_argument(run.folder.resolve().name)
+        card.naming = shlex.join(["fastflow", "name", folder, str(index), card.suggested])
     return card
 
 

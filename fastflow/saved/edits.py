@@ -269,7 +269,7 @@ def load_edit(file: str | Path) -> Edit:
             digest, of an earlier version or your own, is taken as it is.
     """
     file = Path(file)
-    value = read_json(file)
+    value = read_json(file, typed=True)
     edit = Edit.from_json(value, repr(str(file)))
     unsealed(value, file)
     return edit

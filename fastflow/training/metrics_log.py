@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from fastflow.core.digests import check_regular
 from fastflow.core.errors import InputError
 from fastflow.core.files import naming, parse_json, replacing
 
@@ -58,6 +59,7 @@ def _remove_lines_after(file: Path, step: int) -> None:
     """Remove the lines of steps that are about to be repeated, and a line that an interrupt cut off."""
     with replacing(file) as temporary:
         file.touch()
+        check_regular(file)
         with file.open("rb") as log, temporary.open("wb") as kept:
             for line in iter(lambda: log.readline(_LONGEST_LINE), b""):
                 if _step(line) <= step:

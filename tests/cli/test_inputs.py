@@ -1,6 +1,7 @@
 """What commands that load a run refuse: other folders, damaged checkpoints, bad latents."""
 
 import io
+import os
 import zipfile
 
 import numpy as np
@@ -102,6 +103,12 @@ def lying_archive(folder):
 LATENTS = {
     "absent": ("no.npy", lambda folder: None, "can't be read"),
     "kind": ("z.csv", lambda folder: (folder / "z.csv").write_text("1,2"), "must be a .npy, .npz or .safetensors file"),
+    "missing": ("z.npy", lambda folder: None, "z.npy' can't be read: it doesn't exist"),
+    "pipe": (
+        "z.safetensors",
+        lambda folder: os.mkfifo(folder / "z.safetensors"),
+        "z.safetensors' can't be read: it isn't a file",
+    ),
     "empty-file": ("z.npy", lambda folder: (folder / "z.npy").touch(), "can't be read"),
     "text": ("z.npy", lambda folder: (folder / "z.npy").write_text("hello"), "can't be read"),
     "cut-off": ("z.safetensors", lambda folder: (folder / "z.safetensors").write_bytes(b"\x08\0\0"), "can't be read"),

@@ -67,11 +67,14 @@ def test_names_that_a_terminal_does_not_have_are_shown_by_escapes(tmp_path, monk
     assert output.buffer.getvalue() == b"  0  gr\\xf6\\xdfe \\u2713\n"
 
 
-def test_suggested_commands_are_quoted_for_a_shell(tmp_path, capsys):
-    folder = tmp_path / "a run's; folder"
-    main(["discover", "--generator", "digits-vae", "--out", str(folder), *options(steps=2)])
+@pytest.mark.parametrize(("folder", "shown"), [("a run's; folder", "a run's; folder"), ("-r", "./-r")])
+def test_suggested_commands_are_as_one_types_them(tmp_path, monkeypatch, capsys, folder, shown):
+    monkeypatch.chdir(tmp_path)
+    main(["discover", "--generator", "digits-vae", f"--out={folder}", *options(steps=2)])
     line = capsys.readouterr().out.splitlines()[-1]
-    assert shlex.split(line.partition("next: ")[2]) == ["fastflow", "report", str(folder)]
+    words = shlex.split(line.partition("next: ")[2])
+    assert words == ["fastflow", "report", shown]
+    main(["name", words[2]])
 
 
 OPAQUE = """

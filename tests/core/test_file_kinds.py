@@ -1,6 +1,7 @@
 """What files really are, whatever their names say."""
 
 import io
+import pickle
 import re
 import zipfile
 
@@ -47,6 +48,13 @@ KINDS = {
     "torchscript": (zipped("net/code/a.py", "net/data.pkl"), "program of TorchScript"),
     "cut": (torch_file()[:300], "cut off or damaged: download"),
     "safetensors": (save({"a": torch.zeros(3)}), "ends in .safetensors"),
+    "index": (b'{\n "metadata": {"total_size": 9},\n "weight_map": {"a": "1.safetensors"}}', "index of weights"),
+    "pickle": (pickle.dumps({"a": [1.0]}), "it is a pickle that torch.save didn't write"),
+    "old-pickle": (pickle.dumps({"a": [1.0]}, 2), "it is a pickle that torch.save didn't write"),
+    "onnx": (b"\x08\x07\x12\x07pytorch\x1a\x051.9.0:", "a model in ONNX"),
+    "lite": (b"\x1c\0\0\0TFL3", "TensorFlow Lite"),
+    "gguf": (b"GGUF\3\0\0\0", "GGUF"),
+    "windows": (b"MZ\x90\0", "program for Windows"),
     "weights": (torch_file(), None),
     "old-weights": (torch_file(_use_new_zipfile_serialization=False), None),
     "noise": (bytes(range(1, 256)) * 3, None),

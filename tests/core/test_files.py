@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from fastflow.core import files
+from fastflow.core.digests import read_digests, read_whole
 from fastflow.core.errors import InputError
 from fastflow.core.files import (
     LARGEST_JSON,
@@ -300,3 +301,25 @@ def test_what_an_operating_system_leaves(name, tmp_path):
 @pytest.mark.parametrize("name", ["photo.png", ".git", "thumbs.png", "_photo.png", "..png"])
 def test_what_people_leave(name, tmp_path):
     assert not left_by_system(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "read", [read_json, lambda file: read_whole(file, None), lambda file: read_digests(file.parent)]
+)
+def test_a_pipe_that_nobody_named_is_not_waited_for(tmp_path, read):
+    file = tmp_path / "digests.sha256"
+    os.mkfifo(file)
+    with pytest.raises((InputError, OSError), match="it is a pipe or a device, expected a file"):
+        read(file)
+    file.unlink()
+    file.symlink_to("/dev/zero")
+    with pytest.raises((InputError, OSError), match="it is a pipe or a device, expected a file"):
+        read(file)
+
+
+def test_a_pipe_that_somebody_named_is_read():
+    read, write = os.pipe()
+    os.write(write, b'{"a": 1}')
+    os.close(write)
+    assert read_json(Path(f"/dev/fd/{read}"), typed=True) == {"a": 1}
+    os.close(read)

@@ -247,7 +247,7 @@ REFUSED = {
     "objects": ("sngan", {"net": Holder()}, "holds more than weights, which could run code and isn't loaded"),
     "no-tensors": ("sngan", {"epoch": 3, "loss": 0.1}, "holds no state dict, a dict from names to tensors; got 'epo"),
     "a-tensor": ("sngan", torch.ones(3), "holds no state dict, a dict from names to tensors; got Tensor"),
-    "unknown-option": ("sngan:,size=64", SMALL_SNGAN, "sngan has no option 'size'; it has none"),
+    "unknown-option": ("sngan:,size=64", SMALL_SNGAN, "sngan has no option 'size'; it has final, range"),
     "bad-option": ("mlp-vae:,shape=28", SMALL_MLP, "option shape must look like shape=1x28x28, got 'shape=28'"),
 }  # fmt: skip
 

@@ -211,3 +211,16 @@ def test_commands_do_as_usual_whatever_the_default_device_and_the_mode(tmp_path)
         assert torch.equal(found, latents)
         for key, value in expected.bank.state_dict().items():
             assert torch.equal(run.bank.state_dict()[key], value), (name, key)
+
+
+def test_a_module_made_in_inference_mode_can_be_learned_on():
+    with torch.inference_mode():
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Linear(4, 16), nn.BatchNorm1d(16), nn.Sigmoid(), nn.Unflatten(1, (1, 4, 4)))
+        before = module(torch.ones(3, 4))
+        generator = from_callable(module.eval(), 4)
+    z = generator.sample(2).requires_grad_()
+    generator(z).sum().backward()
+    assert bool((z.grad != 0).any())
+    module.train()
+    torch.testing.assert_close(module(torch.ones(3, 4)), before.clone())

@@ -1,5 +1,6 @@
 """What a generator may return besides one tensor of grey or colour images, and what is said of its images."""
 
+import sys
 import warnings
 from collections import namedtuple
 from dataclasses import dataclass
@@ -59,16 +60,17 @@ def test_images_are_asked_for_by_name_or_place(decode, output, words):
 @pytest.mark.parametrize(
     ("output", "message"),
     [
-        ("images", "output 'images' isn't there: it returned dict with 'latents', 'sample'"),
+        ("images", "output 'images' isn't there: it returned dict with 'latents', 'sample', 'nested'"),
         (5, "output 5 isn't there"),
         ("latents", r"images \(2, C, H, W\), got \(2, 4\)"),
         (1.5, "output must be a name, such as 'sample', or a place, such as 0, got 1.5"),
         (True, "output must be a name"),
+        ("nested", r"got as its output 'nested' dict with 'sample': return one tensor"),
     ],
 )
 def test_outputs_that_are_not_there(output, message):
     with pytest.raises(InputError, match=message):
-        from_callable(lambda z: {"latents": z, "sample": images_of(z)}, 4, output=output)
+        from_callable(lambda z: {"latents": z, "sample": images_of(z), "nested": {"sample": z}}, 4, output=output)
     with pytest.raises(InputError, match=r"isn't there: it returned a tensor \(2, 3, 6, 7\); leave output out"):
         from_callable(images_of, 4, output="sample")
 
@@ -123,8 +125,10 @@ def test_half_precision_images_are_widened(dtype):
     assert torch.equal(generator(z), images_of(z).to(dtype).float())
 
 
-def test_bfloat16_images_can_be_learned_on():
-    generator = from_callable(lambda z: images_of(z).bfloat16(), 4)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_images_of_another_dtype_than_the_latents_can_be_learned_on(dtype):
+    generator = from_callable(lambda z: images_of(z).to(dtype), 4)
+    assert generator(generator.sample(2)).dtype == torch.float32
     task = Discovery(small_config(), generator)
     check_task(task)
     assert bool(task.losses(task.draw(1)).loss.isfinite())
@@ -139,6 +143,12 @@ SHAPES = {
     "flat": (lambda x: x.flatten(1), r"got \(2, 126\): reshape them, as images.reshape\(-1, C, H, W\)"),
     "video": (lambda x: x[:, :, None], r"got \(2, 3, 1, 6, 7\): a video has an axis too many"),
     "numpy": (lambda x: x.numpy(), "got ndarray: return torch's tensors, so that gradients pass"),
+    "empty": (lambda x: x[..., :0], r"got \(2, 3, 6, 0\)"),
+    "sparse": (lambda x: x.to_sparse(), "got a tensor of layout torch.sparse_coo: return a dense one"),
+    "without values": (lambda x: x.to("meta"), "got a tensor without values, on the device meta"),
+    "complex": (lambda x: x.to(torch.complex64), "got torch.complex64: take their real part"),
+    "no tensors": (lambda x: {"a": {"sample": x}}, "got dict with 'a': return one tensor"),
+    "exit": (lambda x: sys.exit("no license"), "the generator failed on latents .*: no license"),
     "8-bit": (lambda x: (255 * x).byte(), "got torch.uint8: gradients don't pass integers"),
 }
 
@@ -279,6 +289,18 @@ def test_convolutional_decoders_take_a_last_activation(tmp_path):
     assert generator.value_range == (-1.0, 1.0)
 
 
+@pytest.mark.parametrize(
+    ("kind", "net"), [("dcgan", generators.DCGAN((4, 3), 5)), ("sngan", generators.SNGAN((4, 3), 5))]
+)
+def test_gans_take_a_last_activation(tmp_path, kind, net):
+    torch.save(net.state_dict(), tmp_path / "gan.pt")
+    z = torch.randn(2, 5)
+    usual = generators.load(f"{kind}:{tmp_path}/gan.pt")
+    generator = generators.load(f"{kind}:{tmp_path}/gan.pt,final=sigmoid")
+    torch.testing.assert_close(generator(z).logit(), usual(z).atanh())
+    assert (usual.value_range, generator.value_range) == ((-1.0, 1.0), (0.0, 1.0))
+
+
 # Names that nearly fit, and files that are no weights
 
 
@@ -290,6 +312,10 @@ def test_convolutional_decoders_take_a_last_activation(tmp_path):
         ("mlp_vae:g.pt", "did you mean mlp-vae:g.pt?"),
         ("dgcan:g.safetensors", "unknown generator 'dgcan:g.safetensors': did you mean dcgan:g.safetensors?"),
         ("digit-vae", "unknown generator 'digit-vae': did you mean digits-vae?"),
+        ("g.py", "unknown generator 'g.py': did you mean g.py:FUNCTION?"),
+        ("g.safetensors", "unknown generator 'g.safetensors': did you mean KIND:g.safetensors?"),
+        ("sngan", "unknown generator 'sngan': did you mean sngan:PATH?"),
+        ("sngan:", "sngan must be followed by its weights' file or folder, as in sngan:PATH"),
         ("xyzzy:g.pt", "unknown kind 'xyzzy' in 'xyzzy:g.pt': expected digits-vae"),
     ],
 )
@@ -305,6 +331,7 @@ WRONG = {
     "page": (b"<!DOCTYPE html><title>Quota exceeded</title>", "it is a web page, 'Quota exceeded': download the file"),
     "lfs": (b"version https://git-lfs.github.com/spec/v1\nsize 9\n", "it is a pointer of Git LFS"),
     "empty": (b"", "it is empty"),
+    "cut off": (b"PK\3\4" + bytes(99), "it begins as an archive and is cut off or damaged"),
 }
 
 
