@@ -18,6 +18,7 @@ from fastflow.metrics.evaluation import evaluate
 from fastflow.metrics.strokes import STROKE_ATTRIBUTES, looks_drawn, stroke_attributes
 from fastflow.report import write_report, write_traversals
 from fastflow.saved.edits import Along, Edit, make_edit
+from fastflow.saved.names import read_names
 from fastflow.saved.run import SavedRun, SavedVAE
 from fastflow.training.run_folder import begin_writing
 
@@ -91,6 +92,7 @@ class Run(SavedRun):
         the strokes are measured, so that the page can suggest names.
         """
         begin_writing(self.folder / "report.html")
+        read_names(self.folder, self.bank.num_potentials)  # names that can't be used are told before the long work
         if self._current("evaluation.json") is None:
             self.evaluate(samples, progress=progress)
         if self._current("traversals/index.json") is None:

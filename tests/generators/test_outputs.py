@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fastflow import generators
 from fastflow.core.errors import InputError
 from fastflow.generators import from_callable
+from fastflow.generators.vae import MLPVAE, LikelihoodVAE, LikelihoodVAEGenerator
 from fastflow.training.discover import Discovery, check_task
 
 WEIGHT = torch.randn(4, 5 * 6 * 7, generator=torch.Generator().manual_seed(0))
@@ -243,6 +244,12 @@ def test_images_of_another_range_are_told_of(decode, value_range, message):
 @pytest.mark.parametrize(("decode", "value_range"), [(images_of, (0, 1)), (signed, (-1, 1))])
 def test_nothing_is_told_of_images_that_fill_their_range(decode, value_range):
     assert told(lambda: from_callable(decode, 4, value_range=value_range)) == []
+
+
+def test_nothing_is_told_of_a_vae_that_has_learned_little():
+    """Its means are known to be sigmoids."""
+    vae = LikelihoodVAE(MLPVAE((1, 6, 6), 4, (8,)), "bernoulli")
+    assert told(lambda: LikelihoodVAEGenerator(vae, torch.zeros(2, 1, 6, 6, dtype=torch.uint8))) == []
 
 
 def test_a_few_dim_images_are_no_narrow_range():

@@ -6,6 +6,7 @@ import pytest
 from support.runs import contents, metrics, small_run
 
 from fastflow import generators
+from fastflow.core.errors import InputError
 from fastflow.metrics.evaluation import evaluate
 from fastflow.runs.loading import load_run
 from fastflow.training.discover import Discovery
@@ -67,6 +68,13 @@ def test_run_evaluates_itself(tmp_path):
     result = small_run(tmp_path / "run").evaluate(samples=24, seed=2, progress=False)
     assert (result["samples"], result["seed"]) == (24, 2)
     assert json.loads((tmp_path / "run" / "evaluation.json").read_text()) == result
+
+
+def test_report_reads_the_names_before_it_measures(digits_folder):
+    (digits_folder / "names.json").write_text('{"0": "turn", "1": "turn"}')
+    with pytest.raises(InputError, match="gives two potentials the same name"):
+        load_run(digits_folder).report(samples=24, progress=False)
+    assert not (digits_folder / "evaluation.json").exists()
 
 
 def test_run_says_what_it_is(digits_folder):
