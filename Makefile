@@ -51,7 +51,7 @@ test test-fast coverage: export OMP_NUM_THREADS = 1
 PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile --benchmark-disable
 
 test: $(GENERATORS) ## run the tests that need no GPU
-	$(PYTEST) -m "not gpu"
+	$(PYTEST) --durations=20 -m "not gpu"
 
 test-fast: $(READY) ## run the quick ones of them
 	$(PYTEST) -m "not gpu and not slow"
