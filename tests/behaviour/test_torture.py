@@ -160,6 +160,20 @@ def test_crashes_and_hangs_are_faults_and_the_part_goes_on(tmp_path):
     assert (tmp_path / "faults" / "unruly-2" / "case" / "input").read_text() == "2"
 
 
+def test_a_part_that_goes_on_for_long_does_not_hang(tmp_path, monkeypatch):
+    """Between two cases, long after it has begun."""
+    part = Supervised("unruly", 0, tmp_path, tmp_path, 300, range(0), Entry("torture.planted:Unruly", 1.0, ""))
+    part._process.join()
+    part._started, part._next = time.monotonic() - 1000, 5
+    part._board[3], part._board[4] = 7, -1.0
+    monkeypatch.setattr(part._process, "is_alive", lambda: True)
+    assert not part.poll()
+    assert part.counts.total() == 0
+    part._board[3] = 4  # no case yet
+    part.poll()
+    assert part.counts == {"right": 0, "refused": 0, "failed": 1}
+
+
 @pytest.mark.slow
 def test_the_command_prints_a_table(tmp_path, capsys):
     with pytest.raises(SystemExit) as exit_:

@@ -76,9 +76,11 @@ class Supervised:
             self.write_counts()
         began, now = self._board[_BEGAN], time.monotonic()
         if self._process.is_alive():
-            since = self._started if began == _BETWEEN else began
-            limit = _STARTING if began == _BETWEEN else self._limit
-            if now - since > limit and not (began == _BETWEEN and now > self._deadline and now - since < _STARTING):
+            since, limit = began, self._limit
+            if began == _BETWEEN:  # before the first case; or between two, which takes no time, or after the last
+                some = self._board[_NUMBER] >= self._next
+                since, limit = max(self._started, self._deadline) if some else self._started, _STARTING
+            if now - since > limit:
                 self._kill()
                 self._lost(f"didn't end within {limit:g} s")
                 return self._go_on()
