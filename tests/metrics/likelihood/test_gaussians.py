@@ -1,5 +1,7 @@
 """A chain's normal distribution, held to the dense matrix that its factor stands for."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from support.chains import SHAPE, WEIGHT, WIDTH, Affine, LinearGaussian
@@ -94,6 +96,6 @@ def test_the_line_search_climbs_where_whole_steps_would_fall():
     chain = Chain(Images(model, x), torch.zeros(COUNT, 1).long(), torch.ones(COUNT, 1).double(), 0)
     start = torch.full((COUNT, 1, WIDTH), 3.0).double()
     value = [chain.log_joint(climbed(chain, start, max_steps=steps)) for steps in (0, 1, 2, 30)]
-    assert all(bool((after >= before).all()) for before, after in zip(value, value[1:], strict=False))
+    assert all(bool((after >= before).all()) for before, after in pairwise(value))
     assert float((value[-1] - value[0]).min()) > 10
     assert float(chain.quadratic(climbed(chain, start)).gradient.abs().max()) < 1

@@ -9,6 +9,7 @@ from support.chains import OFFSET, STD, WEIGHT, Curved, LinearGaussian
 
 import fastflow as ff
 from fastflow.core.errors import InputError
+from fastflow.generators.likelihoods import log_density
 from fastflow.metrics.likelihood import annealing, importance
 
 CURVED = Curved()
@@ -62,15 +63,8 @@ def test_a_logistic_likelihood_agrees_with_a_sum_over_a_line():
     )  # fmt: skip
     x = torch.tensor([[0.6, 0.3, 0.8, 1.0], [0.4, 0.7, 0.1, 0.0], [0.5, 0.5, 0.5, 0.5]])
     line = torch.linspace(-8, 8, 20_001).double()[:, None]
-    given = torch.stack(
-        [
-            ff.generators.likelihoods.log_density(
-                "discretized-logistic", model.decode(line), row.double().expand(len(line), 4), 0.05
-            )
-            for row in x
-        ],
-        1,
-    )
+    means = model.decode(line)
+    given = torch.stack([log_density(model.likelihood, means, row.double().expand_as(means), 0.05) for row in x], 1)
     truth = (given - 0.5 * line.square() - 0.5 * math.log(2 * math.pi)).logsumexp(0) + math.log(16 / 20_000)
     agree(ff.metrics.log_likelihood(model, x, 500), truth)
 
@@ -111,9 +105,7 @@ def test_a_good_encoder_is_of_use_where_the_posterior_has_two_peaks():
 def test_annealing_agrees_and_more_of_its_samples_count(monkeypatch):
     monkeypatch.setattr(annealing, "TEMPERATURES", 20)
     truth, few = CURVED.truth(X), X[:20]
-    found, plain = (
-        ff.metrics.log_likelihood(curved(), few, 100, method=method) for method in ("annealed", "importance")
-    )
+    found, plain = (ff.metrics.log_likelihood(curved(), few, 100, method=m) for m in ("annealed", "importance"))
     agree(found, truth[:20])
     assert float(found.effective_sample_size.median()) > float(plain.effective_sample_size.median())
     monkeypatch.setattr(annealing, "MOST_DECODED", few.numel() * 4 * 30)
