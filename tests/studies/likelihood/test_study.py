@@ -21,6 +21,7 @@ from fastflow.studies.likelihood.study import study_likelihood
 from fastflow.studies.likelihood.variants import SIZES, VARIANTS, Size, Variant
 
 TINY = VAEConfig(
+    objective="paper",
     data="digits",
     transformations=("rotation", "scale"),
     widths=(8,),
