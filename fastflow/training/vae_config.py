@@ -39,26 +39,28 @@ class VAEConfig(FlowConfig):
     before: ClassVar[dict[str, Any]] = {"objective": "paper"}
 
     objective: Literal["sequence", "paper"] = "sequence"
-    """What is trained. sequence: the evidence lower bound of sequences whose latents follow each other.
-    Its terms have no weights. paper: the weighted sum of terms of Song et al. and the images' own bounds."""
+    """What is trained: sequence, the evidence lower bound of sequences of images, or paper, a weighted sum of terms.
+    In sequence, a sequence's latents follow each other by a transition, and no term of the bound has a weight.
+    paper is the objective of Song et al., with the moved images' own bounds."""
     transition: TransitionKind = "flow"
-    """How a latent follows the one before it in objective sequence: along a potential's flow, or without potentials.
-    independent: drawn from N(0, I) by itself, as in a plain VAE. walk: near the one before. ar1: near a times the one
-    before, with variance 1 - a^2. straight: near the one before plus a learned displacement. affine: near a learned
-    affine map of the one before."""
+    """How a latent follows the one before it, in objective sequence. All but flow do without potentials.
+    flow: along the gradient of a potential. independent: from N(0, I) by itself, as in a plain VAE.
+    walk: near the one before it. ar1: near a times the one before it, with variance 1 - a^2.
+    straight: near the one before it plus a learned displacement.
+    affine: near a learned affine map of the one before it."""
     frames: Literal["path", "pairs"] = "path"
-    """Images of a sample in objective sequence: the whole path, or pairs of its start and one later image.
+    """Images of a sample in objective sequence: its whole path (path), or its start and one later image (pairs).
     The objective paper always has pairs."""
     frame_steps: Annotated[int, Gt(0)] = 1
     """Number of steps of the flow from one image of a path to the next, in objective sequence.
     path_steps must be a multiple of it."""
     later_latents: Literal["inferred", "moved"] = "inferred"
-    """Latents of the images after the first, in objective sequence.
-    inferred: each has its own posterior, and transitions have learned noise. moved: the flow moves the first latent,
-    without noise, so that one latent explains all images."""
+    """Latents of the images after the first, in objective sequence: inferred or moved.
+    inferred: each has a posterior of its own, and the transition has learned noise.
+    moved: the transition moves the first latent without noise, so that one latent explains all images."""
     start_posterior: Literal["first", "all"] = "first"
-    """Images from which the first latent's posterior is inferred, in objective sequence: the first one, or all of the
-    sample. With all, half of the samples still use the first one alone, so that single images can be encoded."""
+    """Images from which the first latent is inferred, in objective sequence: the first, or all of the sample.
+    With all, half of the samples still use the first one alone, so that single images can be encoded too."""
     data: str = "digits"
     """Data set to train on: digits, mnist, dsprites, images, shapes3d, falcor3d or isaac3d."""
     transformations: tuple[str, ...] = ()
@@ -85,32 +87,38 @@ class VAEConfig(FlowConfig):
     supervision: Literal["full", "weak"] = "full"
     """Knowledge of a sample's transformation: given (full), or inferred from its first and last image (weak)."""
     temperature: Annotated[float, Gt(0)] = 1.0
-    """Temperature of the Gumbel-softmax that draws the inferred transformation."""
+    """Temperature of the Gumbel-softmax that draws the inferred transformation in objective paper.
+    The objective sequence takes the mean over all transformations."""
     prior: Literal["normal", "diffusion"] = "normal"
-    """Prior of the moved images' latents: N(0, I), or what diffusion turns it into by time t, N(0, (1 + 2 D t) I)."""
+    """Prior of the moved images' latents: N(0, I), or what diffusion turns it into by time t, N(0, (1 + 2 D t) I).
+    The objective sequence has no such prior."""
     diffusion: Annotated[float, Gt(0)] = 0.05
     """D, the coefficient of the diffusion prior. If it is learned, this is its initial value."""
     learn_diffusion: bool = True
     """Learn the coefficient of the diffusion prior."""
     flow_weight: Annotated[float, Ge(0)] = 1.0
-    """Factor of all terms of the loss that come from the potentials; in objective sequence, of the regularizers.
+    """Factor of all terms of the loss that come from the potentials; in objective sequence, of those beside the bound.
     With 0 there are no potentials, and a plain VAE is trained."""
     flow_schedule: Schedule = ()
     """Factors of flow_weight over the training, as in learning_rate_schedule."""
     start_weight: Annotated[float, Ge(0)] = 1.0
-    """Weight of the negative evidence lower bound of the images where the paths start."""
+    """Weight of the negative evidence lower bound of the images where the paths start.
+    Only in objective paper."""
     start_schedule: Schedule = ()
     """Factors of start_weight over the training, as in learning_rate_schedule."""
     moved_weight: Annotated[float, Ge(0)] = 1.0
-    """Weight of the negative evidence lower bound of the moved images. Each is encoded by itself."""
+    """Weight of the negative evidence lower bound of the moved images. Each is encoded by itself.
+    Only in objective paper."""
     moved_schedule: Schedule = ()
     """Factors of moved_weight over the training, as in learning_rate_schedule."""
     transport_weight: Annotated[float, Ge(0)] = 1.0
-    """Weight of the negative log-likelihood of a moved image given the first image's latent, moved by its potential."""
+    """Weight of the negative log-likelihood of a moved image given the first image's latent, moved by its potential.
+    Only in objective paper."""
     transport_schedule: Schedule = ()
     """Factors of transport_weight over the training, as in learning_rate_schedule."""
     matching_weight: Annotated[float, Ge(0)] = 1.0
-    """Weight of the squared distance from the moved latent to the moved image's own latent."""
+    """Weight of the squared distance from the moved latent to the moved image's own latent.
+    Only in objective paper."""
     matching_schedule: Schedule = ()
     """Factors of matching_weight over the training, as in learning_rate_schedule."""
     assignment_weight: Annotated[float, Ge(0)] = 1.0
