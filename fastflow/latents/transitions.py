@@ -23,6 +23,12 @@ TransitionKind = Literal["independent", "walk", "ar1", "straight", "affine", "fl
 FIRST_STD = 0.5
 """The standard deviation that a learned one begins with."""
 
+FIRST_CHANGE = 0.03
+"""The size of a coordinate's first change by learned displacements and maps.
+
+It isn't 0: equal transformations would stay equal where they are inferred.
+"""
+
 
 class Noise(nn.Module):
     """Learned standard deviations of transitions, for each transformation and each coordinate of the latents.
@@ -164,11 +170,11 @@ class AR1(Transition):
 
 
 class Straight(Transition):
-    """Each step adds the same learned displacement."""
+    """Each step adds the same learned displacement; at first a small one, another for each transformation."""
 
     def __init__(self, num_transformations: int, latent_dim: int, noise: Noise | None = None) -> None:
         super().__init__(num_transformations, latent_dim, noise)
-        self.displacement = nn.Parameter(torch.zeros(num_transformations, latent_dim))
+        self.displacement = nn.Parameter(FIRST_CHANGE * torch.randn(num_transformations, latent_dim))
 
     def mean(self, z: Tensor, k: Tensor, n: Tensor) -> Tensor:
         """The latents plus the displacement."""
@@ -176,12 +182,13 @@ class Straight(Transition):
 
 
 class Affine(Transition):
-    """Each step is the same learned affine map, z -> (I + A_k) z + d_k."""
+    """Each step is the same learned affine map, z -> (I + A_k) z + d_k; at first nearly the identity."""
 
     def __init__(self, num_transformations: int, latent_dim: int, noise: Noise | None = None) -> None:
         super().__init__(num_transformations, latent_dim, noise)
-        self.matrix = nn.Parameter(torch.zeros(num_transformations, latent_dim, latent_dim))
-        self.displacement = nn.Parameter(torch.zeros(num_transformations, latent_dim))
+        scale = FIRST_CHANGE / math.sqrt(latent_dim)
+        self.matrix = nn.Parameter(scale * torch.randn(num_transformations, latent_dim, latent_dim))
+        self.displacement = nn.Parameter(FIRST_CHANGE * torch.randn(num_transformations, latent_dim))
 
     def mean(self, z: Tensor, k: Tensor, n: Tensor) -> Tensor:
         """(I + A_k) z + d_k."""

@@ -22,8 +22,11 @@ from fastflow.training.potentials import Potentials, integrate_paths, residual_t
 from fastflow.training.vae import Posterior, VAETask, VAETraining
 from fastflow.training.vae_config import REGULARIZERS, VAEConfig
 
-_TERMS = ("assignment", *REGULARIZERS)
+_WEIGHTED = ("assignment", *REGULARIZERS)
 """The terms that have a weight."""
+
+_BOUND = ("reconstruction", "start_divergence", "step_divergence", "assignment")
+"""The terms whose sum is minus the evidence lower bound."""
 
 
 class SequenceBatch(NamedTuple):
@@ -43,20 +46,22 @@ class SequenceBatch(NamedTuple):
     alone: Tensor
     """(B,) bool: whether the first latent's posterior sees the first image only, whatever the configuration says."""
     weights: Tensor
-    """The weights of the terms `assignment`, `pde`, `initial` and `jacobian`."""
+    """The weights of `assignment` and of the regularizers."""
 
 
 class Followed(NamedTuple):
-    """Where the transitions lead the latents of N sequences, and what that costs beside the bound."""
+    """Where the transitions lead the latents of N = B M sequences, one for each of M transformations of a sample."""
 
     means: Tensor
     """(N, F - 1, D): the mean of each latent after the first."""
+    k: Tensor
+    """(N,) long: the transformations."""
     before: Tensor
     """(N, D): the latents from which the step at `place` leads."""
     step: Tensor
     """(N, D): that step."""
-    terms: dict[str, Tensor]
-    """The regularizers that need no images."""
+    regularizers: dict[str, Tensor]
+    """Those that need no images."""
 
 
 class SequenceTraining(VAETask):
@@ -83,7 +88,7 @@ class SequenceTraining(VAETask):
         else:
             places = torch.arange(frames, device=place.device).expand(len(place), -1)
         images = self.data.frames(rows, transformation, places / config.path_frames)
-        weights = torch.tensor([config.weight(term, step) for term in _TERMS])
+        weights = torch.tensor([config.weight(term, step) for term in _WEIGHTED])
         return SequenceBatch(
             images=images[:, :frames],
             last=images[:, -1],
@@ -102,40 +107,50 @@ class SequenceTraining(VAETask):
             posterior = self._infer(batch)
         z = posterior.sample(batch.noise[:, : posterior.mean.shape[1]])  # (B, F, D), or (B, 1, D) if they are moved
         phases.mark_backward(z, "generator")
-        log_choice = self._choose(batch)  # (B, M): the log-probabilities of each sample's transformations
-        choice = log_choice.exp()
+        phases.mark("engine")
         with profiled("train.engine"):
-            followed, k = self._follow(z, batch, choices=choice.shape[1])
+            followed = self._follow(z, batch)
         phases.mark("generator")
-        start_divergence = normal_divergence(posterior.mean[:, 0], posterior.log_variance[:, 0])
+        # Of each sample (B, M): under each transformation that it may have.
+        start_divergence = normal_divergence(posterior.mean[:, 0], posterior.log_variance[:, 0])[:, None]
         if config.later_latents == "moved":
-            candidates = z.repeat_interleave(choice.shape[1], 0)
-            reconstruction = -self._log_density(torch.cat((candidates, followed.means), 1), batch, choice)
+            first = z.repeat_interleave(len(followed.k) // len(z), 0)
+            reconstruction = -self._log_density(torch.cat((first, followed.means), 1), batch)
             step_divergence = torch.zeros_like(start_divergence)
         else:
             reconstruction = -self._log_density(z, batch)
-            step_divergence = (choice * self._step_divergence(posterior, followed, k, batch)).sum(1)
+            step_divergence = self._step_divergence(posterior, followed, batch)
+        each = reconstruction + config.beta * (start_divergence + step_divergence)
+        weights: dict[str, Tensor] = dict(zip(_WEIGHTED, batch.weights.unbind(), strict=True))
+        # The least E_q[each] + weight KL(q || uniform) over all probabilities q of the transformations, and these q.
+        scale = weights["assignment"] if each.shape[1] > 1 else 1.0
+        bound = scale * (math.log(each.shape[1]) - (-each / scale).logsumexp(1))
+        chosen = torch.softmax(-each / scale, 1).detach()
         terms = {
-            "reconstruction": reconstruction.mean(),
+            "reconstruction": (chosen * reconstruction).sum(1).mean(),
             "start_divergence": start_divergence.mean(),
-            "step_divergence": step_divergence.mean(),
+            "step_divergence": (chosen * step_divergence).sum(1).mean(),
         }
-        bound = terms["reconstruction"] + config.beta * (terms["start_divergence"] + terms["step_divergence"])
-        elbo = sum(terms.values())
+        alone = []
         if self.learned.inference is not None:
-            terms["assignment"] = (choice * (log_choice + math.log(config.num_potentials))).sum(1).mean()
-            elbo = elbo + terms["assignment"]
-        terms |= followed.terms
+            phases.mark("classifier")
+            log_inferred = self.learned.inference(batch.images[:, 0], batch.last)
+            phases.mark("generator")
+            terms["assignment"] = math.log(chosen.shape[1]) - torch.special.entr(chosen).sum(1).mean()
+            # It learns what the bound says, and the bound learns nothing from it.
+            terms["inference"] = -(chosen * log_inferred).sum(1).mean()
+            alone.append(terms["inference"])
+        regularizers = dict(followed.regularizers)
         if config.flows and config.jacobian_weight > 0:
             with profiled("train.jacobian"):
-                rows = torch.arange(len(choice), device=choice.device) * choice.shape[1] + choice.argmax(1)
+                rows = torch.arange(len(chosen), device=chosen.device) * chosen.shape[1] + chosen.argmax(1)
                 _, change = generator_change(vae.images, followed.before[rows], followed.step[rows])
-            terms["jacobian"] = jacobian_loss(change, config.jacobian)
-        weights = dict(zip(_TERMS, batch.weights.unbind(), strict=True))
-        loss = torch.stack([bound, *(weights[name] * terms[name] for name in _TERMS if name in terms)]).sum()
+            regularizers["jacobian"] = jacobian_loss(change, config.jacobian)
+        weighted = [weights[name] * term for name, term in regularizers.items()]
+        loss = torch.stack([bound.mean(), *alone, *weighted]).sum()
         with torch.no_grad():
-            logged = {name: term.detach() for name, term in terms.items()}
-            logged["elbo"] = -torch.as_tensor(elbo).detach()
+            logged = {name: term.detach() for name, term in {**terms, **regularizers}.items()}
+            logged["elbo"] = -torch.stack([terms[name].detach() for name in _BOUND if name in terms]).sum()
             if vae.noise_std is not None:
                 logged["noise_std"] = vae.noise_std.detach()
         return Losses(loss, logged)
@@ -154,43 +169,29 @@ class SequenceTraining(VAETask):
             )
         return Posterior(mean, log_variance)
 
-    def _choose(self, batch: SequenceBatch) -> Tensor:
-        """The log-probabilities (B, K) of the samples' transformations; (B, 1) zeros where these are given."""
-        if self.learned.inference is None:
-            return torch.zeros_like(batch.noise[:, 0, :1])
-        self.phases.mark("classifier")
-        return self.learned.inference(batch.images[:, 0], batch.last)
-
-    def _follow(self, z: Tensor, batch: SequenceBatch, choices: int) -> tuple[Followed, Tensor]:
-        """Where latents lead, under the transformation of each or under all of them, and these transformations.
-
-        Args:
-            z: (B, F, D), or (B, 1, D).
-            choices: M, how many transformations a sample may have.
-
-        Returns:
-            What follows for N = B M sequences, sample by sample, and the transformations (N,).
-        """
-        config, potentials, count = self.config, self.learned.potentials, choices
-        self.phases.mark("engine")
+    def _follow(self, z: Tensor, batch: SequenceBatch) -> Followed:
+        """Where latents (B, F, D), or (B, 1, D), lead, under the transformation of each or under all of them."""
+        config, potentials = self.config, self.learned.potentials
         k, place = batch.transformation, batch.place
         if self.learned.inference is not None:
+            count = config.num_potentials
+            k = torch.arange(count, device=z.device).repeat(len(z))
             z, place = z.repeat_interleave(count, 0), place.repeat_interleave(count)
-            k = torch.arange(count, device=z.device).repeat(len(batch.place))
         rows = torch.arange(len(z), device=z.device)
         if config.later_latents == "inferred" and config.frames == "path":
             points = z[:, :-1]
             means, terms = self._next(potentials, points, k)
-            at = place - 1
-            before, step = points[rows, at], means[rows, at] - points[rows, at]
+            before = points[rows, place - 1]
+            step = means[rows, place - 1] - before
         else:
             path, terms = self._path(potentials, z[:, 0], k)
             means = path[:, 1:] if config.frames == "path" else path[rows, place][:, None]
-            before, step = path[rows, place - 1], path[rows, place] - path[rows, place - 1]
+            before = path[rows, place - 1]
+            step = path[rows, place] - before
         if potentials is not None and config.initial_weight > 0:
             terms["initial"] = initial_loss(potentials.bank, z[:, 0], k, companion=potentials.companion)
         self.phases.mark_backward(means, "engine")
-        return Followed(means, before, step, terms), k
+        return Followed(means, k, before, step, terms)
 
     def _next(self, potentials: Potentials | None, points: Tensor, k: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The means (N, T, D) after each of points (N, T, D), and the equation's residual there.
@@ -220,9 +221,10 @@ class SequenceTraining(VAETask):
         paths = integrate_paths(potentials, config, z0, k, self.group)
         return paths.path[:, :: config.frame_steps], {"pde": paths.residual}
 
-    def _step_divergence(self, posterior: Posterior, followed: Followed, k: Tensor, batch: SequenceBatch) -> Tensor:
-        """KL(q(z_n | x_n) || p(z_n | z_{n-1}, k)), summed over the steps, for each sample and choice of k, (B, M)."""
-        transition, count = self.learned.transition, len(k) // len(batch.place)
+    def _step_divergence(self, posterior: Posterior, followed: Followed, batch: SequenceBatch) -> Tensor:
+        """KL(q(z_n | x_n) || p(z_n | z_{n-1}, k)), summed over the steps, (B, M)."""
+        transition, k = self.learned.transition, followed.k
+        count = len(k) // len(batch.place)
         mean, log_variance = (x[:, 1:].repeat_interleave(count, 0) for x in posterior)  # (B M, F - 1, D)
         if self.config.frames == "pairs":
             log_std = transition.jump_log_std(k, batch.place.repeat_interleave(count))
@@ -232,20 +234,13 @@ class SequenceTraining(VAETask):
         divergence = normal_divergence(mean - followed.means, log_variance, 2 * log_std[:, None])
         return divergence.sum(1).unflatten(0, (-1, count))
 
-    def _log_density(self, z: Tensor, batch: SequenceBatch, choice: Tensor | None = None) -> Tensor:
-        """sum_n log p(x_n | z_n) for each sample, (B,).
-
-        Args:
-            z: latents (B, F, D); with `choice`, (B M, F, D), those under each of a sample's transformations.
-            choice: the probabilities (B, M) by which these are averaged.
-        """
-        vae, images = self.learned.vae, batch.images
-        if choice is not None:
-            images = images.repeat_interleave(choice.shape[1], 0)
+    def _log_density(self, z: Tensor, batch: SequenceBatch) -> Tensor:
+        """sum_n log p(x_n | z_n), (B, M), for latents (B M, F, D): M paths of each sample."""
+        vae, count = self.learned.vae, len(z) // len(batch.images)
         with profiled("train.decoder"):
             parameters = vae.decode(z.flatten(0, 1))  # in one pass
-        each = vae.log_density(parameters, images.flatten(0, 1)).unflatten(0, z.shape[:2]).sum(1)
-        return each if choice is None else (choice * each.unflatten(0, choice.shape)).sum(1)
+        images = batch.images.repeat_interleave(count, 0).flatten(0, 1)
+        return vae.log_density(parameters, images).unflatten(0, (-1, count, z.shape[1])).sum(2)
 
 
 def task_kind(config: VAEConfig) -> type[VAETraining] | type[SequenceTraining]:

@@ -122,7 +122,8 @@ class VAEConfig(FlowConfig):
     matching_schedule: Schedule = ()
     """Factors of matching_weight over the training, as in learning_rate_schedule."""
     assignment_weight: Annotated[float, Ge(0)] = 1.0
-    """Weight of the Kullback-Leibler divergence of the inferred transformations from a uniform prior."""
+    """Weight of the Kullback-Leibler divergence of the inferred transformations from a uniform prior.
+    In objective sequence, it is the temperature of these, above 0; only 1 gives a bound of the likelihood."""
     assignment_schedule: Schedule = ()
     """Factors of assignment_weight over the training, as in learning_rate_schedule."""
 
@@ -143,6 +144,12 @@ class VAEConfig(FlowConfig):
                     f"{name} must be left out with objective {self.objective}, which doesn't have it; it needs "
                     f"objective {other}"
                 )
+        least = min((self.assignment_weight, *(factor for _, factor in self.assignment_schedule)))
+        if self.objective == "sequence" and least == 0:
+            raise InputError(
+                "assignment_weight and the factors of assignment_schedule must be above 0 with objective sequence: "
+                "they are the temperature of the inferred transformations"
+            )
         if self.path_steps % self.frame_steps:
             raise InputError(f"path_steps must be a multiple of frame_steps, {self.frame_steps}, got {self.path_steps}")
         if self.later_latents == "moved" and self.law in ("independent", "ar1"):

@@ -112,6 +112,7 @@ def build_vae_models(config: VAEConfig, image_shape: tuple[int, int, int]) -> VA
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         potentials = build_potentials(config, config.latent_dim) if config.flows else None
+        transition = _transition(config, potentials)
         weak = config.law != "independent" and config.supervision == "weak"
         inference = Inference(image_shape, config.num_potentials) if weak else None
         torch.manual_seed(step_rng(config.seed, 0, stream=4).initial_seed())
@@ -123,7 +124,6 @@ def build_vae_models(config: VAEConfig, image_shape: tuple[int, int, int]) -> VA
     # The prior changes with time, and only flows have times.
     diffuses = config.flows and config.prior == "diffusion"
     prior = DiffusionPrior(config.diffusion, config.learn_diffusion) if diffuses else None
-    transition = _transition(config, potentials)
     return VAEModels(LikelihoodVAE(net, config.likelihood), potentials, inference, prior, transition, refinement)
 
 
