@@ -19,14 +19,14 @@ FLOW_TERMS = ("transport", "matching", "assignment", "pde", "initial", "jacobian
 REGULARIZERS = ("pde", "initial", "jacobian")
 """The terms that come from the potentials and aren't part of a bound of the likelihood."""
 
-_PAPER_ONLY = {
+PAPER_ONLY = {
     "prior": "normal",
     **{f"{term}_weight": 1.0 for term in ("start", "moved", "transport", "matching")},
     **{f"{term}_schedule": () for term in ("start", "moved", "transport", "matching")},
 }
 """The settings that the objective "sequence" doesn't have, with their defaults."""
 
-_SEQUENCE_ONLY = {"transition": "flow", "later_latents": "inferred", "start_posterior": "first", "frame_steps": 1}
+SEQUENCE_ONLY = {"transition": "flow", "later_latents": "inferred", "start_posterior": "first", "frame_steps": 1}
 """The settings that the objective "paper" doesn't have, with their defaults."""
 
 
@@ -137,7 +137,7 @@ class VAEConfig(FlowConfig):
             raise InputError(
                 f"prior must be normal with laplacian {self.laplacian}: the density of a flow needs the exact Laplacian"
             )
-        others, other = (_PAPER_ONLY, "paper") if self.objective == "sequence" else (_SEQUENCE_ONLY, "sequence")
+        others, other = (PAPER_ONLY, "paper") if self.objective == "sequence" else (SEQUENCE_ONLY, "sequence")
         for name, default in others.items():
             if getattr(self, name) != default:
                 raise InputError(

@@ -90,6 +90,12 @@ def test_results_of_weights_that_have_changed_are_measured_again(done, tmp_path,
     assert asked == [seeds[1].parent]
 
 
+def test_settings_are_those_of_studies_before_there_was_another_objective(done):
+    config = json.loads((done / "study.json").read_text())["data"]["digits"]["config"]
+    assert not {"objective", "transition", "frames"} & config.keys()
+    assert {"matching_weight", "prior", "data"} <= config.keys()
+
+
 @pytest.mark.slow
 def test_a_table_and_a_picture_follow(done):
     text = (done / "table.md").read_text()
