@@ -33,6 +33,10 @@ class Evidence(Protocol):
         """The same about some of the items, which may be repeated."""
         ...
 
+    def column(self, place: int) -> Self:
+        """The same about one of the places, for all items."""
+        ...
+
     def log_density(self, z: Tensor) -> Tensor:
         """The log-density of what is known, (B,)."""
         ...
@@ -51,6 +55,10 @@ class Images(NamedTuple):
     def rows(self, index: Tensor) -> Images:
         """See `Evidence`."""
         return self._replace(x=self.x[index])
+
+    def column(self, place: int) -> Images:
+        """See `Evidence`."""
+        return self._replace(x=self.x[:, place : place + 1])
 
     def log_density(self, z: Tensor) -> Tensor:
         """See `Evidence`."""
@@ -102,6 +110,10 @@ class Codes(NamedTuple):
     def rows(self, index: Tensor) -> Codes:
         """See `Evidence`."""
         return Codes(self.slope[index], self.precision[index])
+
+    def column(self, place: int) -> Codes:
+        """See `Evidence`."""
+        return Codes(self.slope[:, place : place + 1], self.precision[:, place : place + 1])
 
     def log_density(self, z: Tensor) -> Tensor:
         """See `Evidence`."""
@@ -168,6 +180,21 @@ class Chain(NamedTuple):
             after = self.moved(z[-1], step)
             z.append(after if noise is None else after + noise * u[:, step + 1])
         return torch.stack(z, 1)
+
+    def latent(self, number: int, mean: Tensor | None, u: Tensor) -> Tensor:
+        """The latents z_n (B, D) with noises u (B, D) around the mean of a step (B, D), which the first haven't."""
+        if mean is None:
+            return self.prior_std * u
+        noise = self.noise_of_step(number - 1)
+        return mean if noise is None else mean + noise * u
+
+    def known_about(self, number: int, z: Tensor, at_once: int) -> Tensor:
+        """The log-density of what is known about z_n (B, D), (B,); of `at_once` items at a time."""
+        found = z.new_zeros(len(z), dtype=torch.float64)
+        for column in range(self.places.shape[1]):
+            for rows in (self.places[:, column] == number).nonzero()[:, 0].split(at_once):
+                found[rows] += self.evidence.column(column).rows(rows).log_density(z[rows][:, None])
+        return found
 
     def seen(self, path: Tensor) -> Tensor:
         """The latents (B, P, D) that the evidence is about."""

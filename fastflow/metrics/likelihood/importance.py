@@ -1,4 +1,4 @@
-"""Importance sampling of a chain's noises from a mixture of heavy-tailed proposals."""
+"""Importance sampling of a chain's only noise from a mixture of heavy-tailed proposals."""
 
 from __future__ import annotations
 
@@ -32,46 +32,46 @@ def importance_estimate(
     kinds = (torch.arange(num_samples) % EACH - (EACH - len(proposals))).clamp_min(0)
     shares = [int((kinds == kind).sum()) / num_samples for kind in range(len(proposals))]
     stacked = ChainNormal(*(torch.stack(parts) for parts in zip(*proposals, strict=True)))
-    count, blocks, width = proposals[0].centre.shape
-    freedom = _freedom(blocks * width)
+    count, _, width = proposals[0].centre.shape
+    freedom = freedom_for(width)
     log_weights = []
     for kind in kinds.split(max(1, MOST_DECODED // values)):
         rows = torch.arange(count).repeat(len(kind))
         many = chain.rows(rows)
         drawn = ChainNormal(*(part[kind.repeat_interleave(count), rows] for part in stacked))
         # The same numbers, however many at once.
-        e = torch.cat([_student_draw((count, blocks, width), freedom, rng) for _ in kind]).to(proposals[0].centre)
-        u, path = drawn.noises(many, e)
+        e = torch.cat([student_draw((count, width), freedom, rng) for _ in kind]).to(proposals[0].centre)
+        u, path = drawn.noises(many, e[:, None])
         log_proposal = []
         for proposal, share in zip(proposals, shares, strict=True):
             if share:
                 there = proposal.rows(rows)
-                log_density = _student_log_density(there.independent(u, path), freedom) + there.log_volume
+                log_density = student_log_density(there.independent(u), freedom) + there.log_volume
                 log_proposal.append(log_density + math.log(share))
         log_weight = many.log_joint(u, path).double() - torch.stack(log_proposal).logsumexp(0)
         log_weights.append(log_weight.view(len(kind), count).cpu())
     return estimate(torch.cat(log_weights))
 
 
-def _freedom(numbers: int) -> int:
+def freedom_for(numbers: int) -> int:
     """The degrees of freedom of a t distribution of so many numbers.
 
     With few of them, the radii of many numbers would be far more spread than those of a normal distribution, which
     costs samples.
     """
-    return max(10, 4 * numbers)
+    return max(10, numbers)
 
 
-def _student_draw(shape: tuple[int, ...], freedom: int, rng: torch.Generator) -> Tensor:
-    """Independent t distributions of all numbers but those of the first axis."""
+def student_draw(shape: tuple[int, int], freedom: int, rng: torch.Generator) -> Tensor:
+    """Numbers (B, D), each row of which has a t distribution."""
     normal = torch.randn(shape, generator=rng)
-    squares = torch.randn((shape[0], freedom), generator=rng).square().mean(1)
-    return normal / squares.sqrt().view(-1, *[1] * (len(shape) - 1))
+    squares = torch.randn((shape[0], freedom), generator=rng).square().mean(1, keepdim=True)
+    return normal / squares.sqrt()
 
 
-def _student_log_density(e: Tensor, freedom: int) -> Tensor:
-    """The log-density, (B,) float64, of numbers e (B, M, D)."""
-    e = e.double().flatten(1)
+def student_log_density(e: Tensor, freedom: int) -> Tensor:
+    """The log-density, (B,) float64, of numbers e (B, D)."""
+    e = e.double()
     both = freedom + e.shape[1]
     constant = math.lgamma(both / 2) - math.lgamma(freedom / 2) - e.shape[1] / 2 * math.log(freedom * math.pi)
     return constant - both / 2 * torch.log1p(e.square().sum(1) / freedom)

@@ -13,6 +13,7 @@ from fastflow.metrics.likelihood.chains import Chain, Codes, Images
 from fastflow.metrics.likelihood.gaussians import normal_around, prior_of
 from fastflow.metrics.likelihood.importance import importance_estimate
 from fastflow.metrics.likelihood.models import encoded, width_of
+from fastflow.metrics.likelihood.particles import particle_estimate
 from fastflow.metrics.likelihood.posterior import climbed, fitted_normal
 from fastflow.metrics.likelihood.result import Estimate, check_finite
 
@@ -36,8 +37,8 @@ def check_sampling(num_samples: Any, seed: Any, proposal: Any, method: Any) -> N
 def fitted_estimate(chain: Chain, num_samples: int, method: SamplingMethod, rng: torch.Generator) -> Estimate:
     """The estimates for the images of chains, by proposals that are fitted to each.
 
-    A share of the samples is drawn from the encoder's proposal, if there is an encoder, and one from the prior: the
-    weights are bounded by these shares, also where the posterior has other peaks.
+    Where there is one noise alone, a share of the samples is drawn from the encoder's proposal, if there is an encoder,
+    and another from the prior: the weights are bounded by these shares, also where the posterior has other peaks.
     """
     images = chain.evidence
     assert isinstance(images, Images)
@@ -55,4 +56,6 @@ def fitted_estimate(chain: Chain, num_samples: int, method: SamplingMethod, rng:
     fitted = fitted_normal(chain, [start], rng)
     if method == "annealed":
         return annealed_estimate(chain, fitted, num_samples, values=x.numel(), rng=rng)
+    if chain.blocks > 1:
+        return particle_estimate(chain, fitted, num_samples, values=x.numel(), rng=rng)
     return importance_estimate(chain, [fitted, *beside], num_samples, values=x.numel(), rng=rng)
