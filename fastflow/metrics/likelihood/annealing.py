@@ -56,7 +56,7 @@ def _annealed(
     numbers = shape[1] * shape[2]
     e = torch.randn(shape, generator=rng).to(start.centre)
     size = e.new_full((items,), numbers**-0.25)
-    value, gradient = _target(chain, start, e)
+    value, gradient = start.joint(chain, e)
     log_weights = torch.zeros_like(value)
     taken = []
     for number in range(1, TEMPERATURES + 1):
@@ -74,7 +74,7 @@ def _annealed(
         for _ in range(LEAPFROGS):
             moving = moving + 0.5 * step * force
             there = there + step * moving
-            there_value, there_gradient = _target(chain, start, there)
+            there_value, there_gradient = start.joint(chain, there)
             force = b * there_gradient - (1 - b) * there
             moving = moving + 0.5 * step * force
         gained = _energy(b, value, e, momentum) - _energy(b, there_value, there, moving)
@@ -93,12 +93,3 @@ def _energy(b: float, value: Tensor, e: Tensor, momentum: Tensor) -> Tensor:
     """The energy (B,) float64: minus the logarithm of the density on the way, and of that of the momentum."""
     squares = ((1 - b) * e.double().square() + momentum.double().square()).flatten(1).sum(1)
     return 0.5 * squares - b * value
-
-
-def _target(chain: Chain, start: ChainNormal, e: Tensor) -> tuple[Tensor, Tensor]:
-    """The log joint density (B,) float64 of numbers e (B, M, D), and its gradient."""
-    with torch.enable_grad():
-        e = e.detach().requires_grad_()
-        value = chain.log_joint(*start.noises(chain, e))
-        (gradient,) = torch.autograd.grad(value.sum(), e)
-    return value.detach().double() - start.log_volume, gradient

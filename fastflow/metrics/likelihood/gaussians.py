@@ -64,6 +64,14 @@ class ChainNormal(NamedTuple):
         y = self._away(chain, number, mean)
         return centre - y + _solved(factor.mT, _solved(factor, y, upper=False) + e, upper=True)
 
+    def joint(self, chain: Chain, e: Tensor) -> tuple[Tensor, Tensor]:
+        """The log joint density (B,) float64 of numbers e (B, M, D), and its gradient."""
+        with torch.enable_grad():
+            e = e.detach().requires_grad_()
+            value = chain.log_joint(*self.noises(chain, e))
+            (gradient,) = torch.autograd.grad(value.sum(), e)
+        return value.detach().double() - self.log_volume, gradient
+
     def independent(self, u: Tensor) -> Tensor:
         """The numbers e (B, D) of noises u (B, 1, D), of a chain that has no others."""
         return (self.factors[:, 0].mT.to(u) @ (u - self.centre)[:, 0, :, None])[:, :, 0]
