@@ -36,25 +36,27 @@ def particle_estimate(
     many, there = chain.rows(rows), proposal.rows(rows)
     at_once = max(1, MOST_DECODED * items * chain.places.shape[1] // values)
     shape, freedom = (len(rows), width), freedom_for(width)
-    mean, forecast, total, spread = None, 0.0, 0.0, 0.0
+    mean, forecast = None, torch.zeros((), dtype=torch.float64)
+    total = spread = torch.zeros(items, dtype=torch.float64)
     for number in range(chain.steps + 1):
         e = student_draw(shape, freedom, rng).to(proposal.centre)
         u = there.noise(many, number, mean, e)
         z = many.latent(number, mean, u)
-        log_weights = many.known_about(number, z, at_once).double() - 0.5 * u.double().square().sum(1) - forecast
-        log_weights -= student_log_density(e, freedom) + there.log_volumes[:, number]
-        log_weights -= width / 2 * math.log(2 * math.pi)
+        log_prior = -0.5 * (u.double().square() + math.log(2 * math.pi)).sum(1)
+        log_proposal = student_log_density(e, freedom) + there.log_volumes[:, number]
+        log_weights = many.known_about(number, z, at_once) + log_prior - log_proposal - forecast.to(u.device)
         if number < chain.steps:
             mean = many.moved(z, number)
             forecast = there.forecast(many, number + 1, mean)
-            log_weights += forecast
+            log_weights = log_weights + forecast
         found = estimate(log_weights.view(num_samples, items))
         total, spread = total + found.log_mean, spread + found.error.square()
-        if number < chain.steps:
+        if mean is not None and number < chain.steps:
             shares = log_weights.view(num_samples, items).softmax(0).cpu()
             kept = (_resampled(shares, rng) * items + torch.arange(items)).flatten().to(u.device)
             mean, forecast = mean[kept], forecast[kept]
-    return Estimate(total, 1 / (spread + 1 / num_samples), spread.sqrt())
+    # The steps' relative variances add up. A single particle has none.
+    return Estimate(total, 1 / (spread.nan_to_num() + 1 / num_samples), spread.sqrt())
 
 
 def _resampled(shares: Tensor, rng: torch.Generator) -> Tensor:

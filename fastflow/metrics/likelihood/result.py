@@ -29,8 +29,8 @@ class LogLikelihood:
     each: Tensor
     """The estimate for each datum, (N,) float64 on the CPU, for paired comparisons."""
     effective_sample_size: Tensor
-    """How many of each datum's samples count, (sum w)^2 / sum w^2 of their weights w: (N,) float64, 1 to num_samples.
-    Where it is far below num_samples, the estimate is too low by an unknown amount."""
+    """How many of each datum's samples count, (N,) float64: (sum w)^2 / sum w^2 of their weights w. With K unknown
+    transformations, it is of K times as many samples. Where it is small, the estimate is probably too low."""
     each_standard_error: Tensor
     """The standard error of each datum's estimate by the spread of its samples, (N,) float64; NaN for one sample."""
 

@@ -36,8 +36,8 @@ def pair_log_likelihood(
     """Estimate log p(x_0, x_n | k), the likelihood of a start and its moved image under one chain of latents.
 
     The model is z_0 ~ N(0, I), x_0 ~ p(x | z_0), x_n ~ p(x | z_n), where n steps along transformation k lead from z_0
-    to z_n: of the run's flow, of its transition, which may have noise, or of straight directions. The estimate is that
-    of `log_likelihood`, over all noises. If the run was trained on pairs, z_n is reached in one jump.
+    to z_n: of the run's transition, which may have noise, or of straight directions. If the run was trained on pairs,
+    z_n is reached in one jump. The estimate is that of `sequence_log_likelihood`.
 
     Compare a model without flows either with its straight directions (`directions`), which also know the
     transformation, or with two independent latents, log p(x_0) + log p(x_n), which don't.
@@ -88,10 +88,12 @@ def sequence_log_likelihood(
     """Estimate log p(x_0, .., x_T | k), the likelihood of whole sequences under one chain of latents, for any T.
 
     The model is z_0 ~ N(0, I), x_n ~ p(x | z_n), and z_{n+1} follows z_n by the run's transition along k: exactly where
-    the flow leads, or with noise, N(mean_k(z_n, n), diag sigma^2), if it was trained with it. The estimate is that of
-    `log_likelihood`, over z_0 and all noises at once. The fitted distribution has a precision that is block-tridiagonal
-    in the latents, so its cost rises linearly with T. The encoder's part of the mixture is the product of the
-    posteriors of all frames, pulled back along the transition.
+    the flow leads, or with noise, N(mean_k(z_n, n), diag sigma^2), if it was trained with it.
+
+    Without noise z_0 alone is unknown, and the estimate is that of `log_likelihood`; the encoder's part of the mixture
+    is the product of the posteriors of all frames, pulled back along the transition. With noise, the fitted
+    distribution of all latents has a block-tridiagonal precision. The samples are then particles, which are resampled
+    at each latent: see `particle_estimate`.
 
     Args:
         run: the VAE whose likelihood is measured.
