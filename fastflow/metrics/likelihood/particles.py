@@ -11,7 +11,7 @@ from fastflow.metrics.likelihood.chains import Chain
 from fastflow.metrics.likelihood.gaussians import ChainNormal
 from fastflow.metrics.likelihood.importance import freedom_for, student_draw, student_log_density
 from fastflow.metrics.likelihood.models import MOST_DECODED
-from fastflow.metrics.likelihood.result import Estimate, estimate
+from fastflow.metrics.likelihood.result import Estimate, check_finite, estimate_of
 
 
 def particle_estimate(
@@ -37,7 +37,8 @@ def particle_estimate(
     at_once = max(1, MOST_DECODED * items * chain.places.shape[1] // values)
     shape, freedom = (len(rows), width), freedom_for(width)
     mean, forecast = None, torch.zeros((), dtype=torch.float64)
-    total = spread = torch.zeros(items, dtype=torch.float64)
+    total = torch.zeros(items, dtype=torch.float64)
+    first = torch.arange(num_samples)[:, None].expand(-1, items)  # which first particle each comes from
     for number in range(chain.steps + 1):
         e = student_draw(shape, freedom, rng).to(proposal.centre)
         u = there.noise(many, number, mean, e)
@@ -49,14 +50,19 @@ def particle_estimate(
             mean = many.moved(z, number)
             forecast = there.forecast(many, number + 1, mean)
             log_weights = log_weights + forecast
-        found = estimate(log_weights.view(num_samples, items))
-        total, spread = total + found.log_mean, spread + found.error.square()
+        by_particle = log_weights.view(num_samples, items).cpu()
+        total = total + by_particle.logsumexp(0) - math.log(num_samples)
+        shares = by_particle.softmax(0)
         if mean is not None and number < chain.steps:
-            shares = log_weights.view(num_samples, items).softmax(0).cpu()
-            kept = (_resampled(shares, rng) * items + torch.arange(items)).flatten().to(u.device)
-            mean, forecast = mean[kept], forecast[kept]
-    # The steps' relative variances add up. A single particle has none.
-    return Estimate(total, 1 / (spread.nan_to_num() + 1 / num_samples), spread.sqrt())
+            kept = _resampled(shares, rng)  # (S, B)
+            first = first.gather(0, kept)
+            rows = (kept * items + torch.arange(items)).flatten().to(u.device)
+            mean, forecast = mean[rows], forecast[rows]
+    check_finite(total)
+    # Chains with the same first latent aren't independent, so these families are counted (after Chan and Lai, Annals of
+    # Statistics 2013). This is cautious: chains part after their first latent.
+    families = torch.zeros_like(shares).scatter_add(0, first, shares)
+    return estimate_of(total, families.square().sum(0).reciprocal(), num_samples)
 
 
 def _resampled(shares: Tensor, rng: torch.Generator) -> Tensor:

