@@ -170,7 +170,10 @@ def training_defaults(arguments: Sequence[str]) -> Discover | TrainVAE | None:
 def _read_settings(file: str, kind: type[Any]) -> Any:
     """The configuration in a JSON file, which may be a run's config.json."""
     record = read_json(Path(file), typed=True)
-    values = record.get("config", record) if isinstance(record, dict) else record
+    of_run = isinstance(record, dict) and "config" in record
+    values = record["config"] if of_run else record
     if not isinstance(values, dict):
         raise InputError(f"{file!r} must hold a JSON object of settings, got a {type(values).__name__}")
+    if of_run:
+        values = {**kind.before, **values}
     return from_dict(kind, marked(values, file, record), file)

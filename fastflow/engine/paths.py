@@ -80,6 +80,40 @@ def integrate(
     return stepped(*bound, integration, _joined(companion, beside.mlp, chosen.each))
 
 
+def integrate_from(
+    bank: PotentialBank,
+    z: Tensor,
+    index: int | Tensor,
+    place: Tensor,
+    steps: int,
+    *,
+    last: int,
+    integration: Integration,
+    companion: DivergenceFreeField | None = None,
+) -> Tensor:
+    """The paths (B, steps + 1, D) of latents z (B, D), each of which begins at a time of its own, place * dt.
+
+    Args:
+        place: the number of the step that begins at z, (B,) long, from 0 to `last`.
+
+    The others are those of `integrate`, and so are the errors; only paths in the direction "forward" or "descent" can
+    begin so. The paths are stepped in Python, one jet of all samples after another.
+    """
+    check_bank(bank)
+    z, times = _checked_start(bank, z, last + steps, 0.0, integration, companion=companion)
+    chosen = check_index(index, bank.num_potentials, z)
+    mlp, network, slots = bank.networks_along(times, chosen)
+    jet = _path_jet
+    if companion is not None:
+        jet = _joined(companion, companion.bank.networks_along(times, chosen).mlp, chosen.each)
+    offset = place * (2 if integration.method == "rk4" else 1)
+
+    def later(mlp: MLP, z: Tensor, network: Tensor, slot: Tensor, laplacian: Laplacian) -> Jet:
+        return jet(mlp, z, network, slot + offset, laplacian)  # a potential's bias rows lie in the order of the times
+
+    return stepped(mlp, z, network, slots[: reference.num_times(steps, integration.method)], integration, later)
+
+
 def mixed_flow(
     bank: PotentialBank,
     z0: Tensor,

@@ -16,6 +16,7 @@ LIKELIHOODS: tuple[Likelihood, ...] = ("bernoulli", "gaussian", "discretized-log
 
 LEVELS = 256
 """Grey levels of an 8-bit image, 0 and 1 among them."""
+_WIDTH = 1 / (LEVELS - 1)
 
 
 def check_likelihood(likelihood: object) -> None:
@@ -53,14 +54,37 @@ def log_density(
     if likelihood == "gaussian":
         scaled = (x - parameters) / std
         return (-0.5 * scaled.square() - std.log() - 0.5 * math.log(2 * math.pi)).flatten(1).sum(1)
-    width = 1 / (LEVELS - 1)
-    scale = std * (math.sqrt(3) / math.pi)  # a logistic variable's variance is (pi scale)^2 / 3
-    level = (x * (LEVELS - 1)).round() * width
-    below, above = ((level + side * width / 2 - parameters) / scale for side in (-1, 1))
+    scale, level, below, above = _bin(parameters, x, std)
     # s(a) - s(b) = s(a) s(-b) (1 - e^(b - a)): no digits are lost if both are near 0 or near 1.
-    inside = functional.logsigmoid(above) + functional.logsigmoid(-below) + torch.log(-torch.expm1(-width / scale))
+    inside = functional.logsigmoid(above) + functional.logsigmoid(-below) + torch.log(-torch.expm1(-_WIDTH / scale))
     darkest, brightest = functional.logsigmoid(above), functional.logsigmoid(-below)
     return torch.where(level <= 0, darkest, torch.where(level >= 1, brightest, inside)).flatten(1).sum(1)
+
+
+def log_density_derivatives(
+    likelihood: Likelihood, parameters: Tensor, x: Tensor, noise_std: float | Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The first derivative of `log_density` with respect to each parameter, and minus the second, both like `x`.
+
+    All three likelihoods are log-concave in their parameters, so that the second is never negative. For "bernoulli"
+    and "gaussian" it is the Fisher information. The arguments are those of `log_density`.
+    """
+    check_likelihood(likelihood)
+    if likelihood == "bernoulli":
+        chance = torch.sigmoid(parameters)
+        return x - chance, chance * (1 - chance)
+    if noise_std is None:
+        raise InputError(
+            f"the likelihood {likelihood} needs a noise_std, got None: give the pixels' standard deviation"
+        )
+    std = torch.as_tensor(noise_std, dtype=x.dtype, device=x.device)
+    if likelihood == "gaussian":
+        return (x - parameters) / std.square(), std.square().reciprocal().expand_as(x)
+    scale, level, below, above = _bin(parameters, x, std)
+    below, above = torch.sigmoid(below), torch.sigmoid(above)
+    # The outermost bins are open, so that one of their sides isn't there.
+    below, above = torch.where(level <= 0, 0.0, below), torch.where(level >= 1, 1.0, above)
+    return (below + above - 1) / scale, (below * (1 - below) + above * (1 - above)) / scale.square()
 
 
 def normal_log_density(z: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
@@ -78,3 +102,11 @@ def normal_divergence(mean: Tensor, log_variance: Tensor, prior_log_variance: Te
     spread = torch.as_tensor(prior_log_variance, dtype=mean.dtype, device=mean.device)
     relative = log_variance - spread
     return 0.5 * (mean.square() * torch.exp(-spread) + relative.exp() - 1 - relative).sum(-1)
+
+
+def _bin(parameters: Tensor, x: Tensor, std: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The logistic distribution's scale, the pixels' levels, and their bins' lower and upper sides in scales."""
+    scale = std * (math.sqrt(3) / math.pi)  # a logistic variable's variance is (pi scale)^2 / 3
+    level = (x * (LEVELS - 1)).round() * _WIDTH
+    below, above = ((level + side * _WIDTH / 2 - parameters) / scale for side in (-1, 1))
+    return scale, level, below, above

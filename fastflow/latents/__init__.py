@@ -1,1 +1,1 @@
-"""Latents and their images: the losses of potential flows, traversals, inversion, classifiers and predictors."""
+"""Latents and their images: losses of flows, transitions, traversals, inversion, classifiers and predictors."""

@@ -7,7 +7,12 @@ from fastflow.metrics.factor_classifiers import DCI, BetaVAE, FactorVAE, beta_va
 from fastflow.metrics.factor_information import MIG, SAP, Modularity, mig, modularity, sap
 from fastflow.metrics.flow_codes import flow_codes
 from fastflow.metrics.geometry import Consistency, Curvature, PathLength, consistency, curvature, path_length
-from fastflow.metrics.likelihood import LogLikelihood, log_likelihood, pair_log_likelihood
+from fastflow.metrics.likelihood import (
+    LogLikelihood,
+    log_likelihood,
+    pair_log_likelihood,
+    sequence_log_likelihood,
+)
 from fastflow.metrics.predictability import Predictability, vp_score, vp_score_fast
 from fastflow.metrics.purity import Purity, purity
 from fastflow.metrics.regressor import FactorRegressor, factor_regressor
@@ -51,6 +56,7 @@ __all__ = [
     "pixel_change",
     "purity",
     "sap",
+    "sequence_log_likelihood",
     "straight_directions",
     "stroke_attributes",
     "vp_score",

@@ -135,11 +135,18 @@ def _least_weights(config: FlowConfig, latent_dim: int) -> int:
 
 def _least_vae_weights(config: VAEConfig, shape: tuple[int, int, int]) -> int:
     """A number of weights that the models of a VAE's configuration have at least, for images (C, H, W)."""
-    flows = _least_weights(config, config.latent_dim) if config.flows else 0
+    width, count = config.latent_dim, config.num_potentials
+    least = _least_weights(config, width) if config.flows else 0
+    if config.objective == "sequence" and config.law != "independent":
+        numbers = config.path_frames if config.frames == "pairs" and config.later_latents == "inferred" else 1
+        least += count * width * max(numbers, width if config.law == "affine" else 1)
+    if config.start_posterior == "all":
+        frames = 2 if config.frames == "pairs" else config.path_frames + 1
+        least += frames * math.prod(shape) if config.network == "mlp" else frames * shape[0]
     if config.network == "mlp":
-        return flows + _between((math.prod(shape), *config.widths, config.latent_dim))
+        return least + _between((math.prod(shape), *config.widths, width))
     side = min(shape[1:]) >> len(config.widths)
-    return flows + _between((shape[0], *config.widths, side * side, config.latent_dim))
+    return least + _between((shape[0], *config.widths, side * side, width))
 
 
 def _between(widths: tuple[int, ...]) -> int:

@@ -132,5 +132,6 @@ class VAERun(Run, SavedVAE):
     Attributes:
         vae: the VAE, as `ff.metrics.log_likelihood` takes it. generator: the VAE's decoder, which gives mean images.
         learned: all learned models, with the inference of transformations and the diffusion prior if there are any.
+        transition: how the latents of a sequence follow each other. It has noise if the training gave it some.
         transformations: the names of the data's transformations; with full supervision, potential k learned number k.
     """

@@ -27,8 +27,9 @@ from fastflow.saved.names import names_in
 from fastflow.training.config import DiscoverConfig
 from fastflow.training.discover import Discovery, check_task
 from fastflow.training.distributed import process_group
-from fastflow.training.run_folder import Record, RunDescription, as_folder, no_run, train_in
-from fastflow.training.vae import VAETraining, resolved, some_images
+from fastflow.training.run_folder import Record, RunDescription, as_folder, no_run, read_record, train_in
+from fastflow.training.sequence import task_kind
+from fastflow.training.vae import resolved, some_images
 from fastflow.training.vae_config import VAEConfig
 from fastflow.training.vae_data import describe_data, is_data_description, same_data
 
@@ -111,7 +112,7 @@ def train_vae(
     """Train a VAE on moving images, with potential flows as an inductive bias or without them, and return the run.
 
     Args:
-        config: the configuration; with `flow_weight` 0 a plain VAE is trained.
+        config: the configuration; with `flow_weight` 0, or transition "independent", a plain VAE is trained.
         data_root: the folder of the data set's files, if it has any.
         out, resume, overwrite, progress: as for `discover`.
         device: the device to train on.
@@ -130,6 +131,8 @@ def train_vae(
     if not isinstance(config, VAEConfig):
         raise InputError(f"config must be a VAEConfig, got {type(config).__name__}: use VAEConfig(**options)")
     folder, where = as_folder(out), find_device(device)
+    if resume:
+        config = _as_recorded(config, folder)
     if data is None:
         names = config.transformations or None
         data = datasets.load(config.data, data_root, "train", names)
@@ -139,7 +142,7 @@ def train_vae(
     images = some_images(data if held_out is None else held_out)
     description = _describe_vae({**data_description, "root": _absolute(data_root), "kept": len(images)})
     with process_group(where) as group:
-        task = VAETraining(config, data, images, where, group)
+        task = task_kind(config)(config, data, images, where, group)
         digest = train_in(
             folder, task, config, description, group, resume=resume, overwrite=overwrite, progress=progress
         )  # fmt: skip
@@ -202,6 +205,14 @@ def _describe_vae(data: Record) -> RunDescription:
             )
 
     return RunDescription("train-vae", {"data": data}, check)
+
+
+def _as_recorded(config: VAEConfig, folder: Path) -> VAEConfig:
+    """The configuration with which a run goes on; one that is older than some settings keeps what it was trained by."""
+    if not (folder / "config.json").exists():
+        return config
+    recorded = read_record(folder)["config"]
+    return replace(config, **{name: value for name, value in VAEConfig.before.items() if name not in recorded})
 
 
 def _absolute(root: str | Path | None) -> str | None:

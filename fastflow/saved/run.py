@@ -78,7 +78,10 @@ class SavedRun:
     def potentials(self) -> Potentials:
         """The potentials; raise InputError if there are none, as in a plain VAE's run."""
         if self._potentials is None:
-            raise InputError(f"run {str(self.folder)!r} has no potentials: its VAE was trained with flow_weight 0")
+            assert isinstance(self.config, VAEConfig)
+            raise InputError(
+                f"run {str(self.folder)!r} has no potentials: its VAE was trained with {self.config.without_flows}"
+            )
         return self._potentials
 
     @property
@@ -178,6 +181,7 @@ class SavedVAE(SavedRun):
     Attributes:
         vae: the VAE, as `ff.metrics.log_likelihood` takes it. generator: the VAE's decoder, which gives mean images.
         learned: all learned models, with the inference of transformations and the diffusion prior if there are any.
+        transition: how the latents of a sequence follow each other. It has noise if the training gave it some.
         transformations: the names of the data's transformations; with full supervision, potential k learned number k.
     """
 
@@ -195,7 +199,7 @@ class SavedVAE(SavedRun):
     ) -> None:
         for module in (*learned.modules().values(), held_out):
             module.requires_grad_(False)
-        self.learned, self.vae = learned, learned.vae
+        self.learned, self.vae, self.transition = learned, learned.vae, learned.transition
         generator = LikelihoodVAEGenerator(learned.vae, held_out.images)
         super().__init__(folder, learned.potentials, generator, config, step, saved_as=saved_as)
         self.transformations = config.transformations

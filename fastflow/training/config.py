@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Lt
 
@@ -49,6 +49,9 @@ class FlowConfig:
 
     terms: ClassVar[tuple[str, ...]] = ("pde", "initial", "jacobian")
     """The terms of the loss; each has a `<term>_weight` and a `<term>_schedule`."""
+
+    before: ClassVar[dict[str, Any]] = {}
+    """The values of settings in runs that are older than these settings, where they aren't the defaults."""
 
     num_potentials: Annotated[int, Gt(0)] = 8
     """K, the number of potentials."""

@@ -12,6 +12,7 @@ from fastflow.engine.paths import integrate, rollout_loss
 from fastflow.engine.pde import EQUATIONS, PDE, HamiltonJacobi, PorousMedium, normalized, residual_sums
 from fastflow.engine.pde import residual as pde_residual
 from fastflow.engine.potentials import PotentialBank
+from fastflow.engine.types import Jet
 from fastflow.generators import Generator
 from fastflow.training.config import FlowConfig
 from fastflow.training.distributed import SINGLE_PROCESS, ProcessGroup
@@ -109,10 +110,22 @@ def integrate_paths(
     place = torch.arange(steps, device=z0.device).repeat(len(z0))
     jet = bank.jet(visited, (times, place), each, laplacian=config.laplacian)
     laplacian = jet.laplacian.view(-1, steps) if with_laplacian else None
+    return IntegratedPaths(residual_term(pde, config, jet, visited, times[place], each, group), path, laplacian)
+
+
+def residual_term(
+    pde: PDE, config: FlowConfig, jet: Jet, z: Tensor, t: Tensor, index: Tensor, group: ProcessGroup
+) -> Tensor:
+    """The equation's term of the objective at latents z (N, D), times t (N,) and potentials index (N,).
+
+    Args:
+        jet: the potentials' jets there.
+        group: as for `integrate_paths`.
+    """
     if config.residual == "square":
-        return IntegratedPaths(pde_residual(pde, jet, visited, times[place], each).square().mean(), path, laplacian)
-    sums = residual_sums(pde, jet, visited, times[place], each, num_potentials=config.num_potentials)
-    return IntegratedPaths(normalized(group.total(sums)).mean(), path, laplacian)
+        return pde_residual(pde, jet, z, t, index).square().mean()
+    sums = residual_sums(pde, jet, z, t, index, num_potentials=config.num_potentials)
+    return normalized(group.total(sums)).mean()
 
 
 def update_ema(average: dict[str, nn.Module], learned: dict[str, nn.Module], decay: float, step: int) -> None:

@@ -114,7 +114,7 @@ def read_record(folder: Path) -> Record:
 def recorded_config(record: Record, kind: type[Config], folder: Path) -> Config:
     """The configuration that a run's config.json holds; raise InputError unless it is one of this kind, unchanged."""
     where = str(folder / "config.json")
-    config = from_dict(kind, trust.marked(record["config"], where, record), where)
+    config = from_dict(kind, {**kind.before, **trust.marked(record["config"], where, record)}, where)
     check_unchanged(record, folder)
     return config
 

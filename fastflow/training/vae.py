@@ -72,8 +72,8 @@ class Transported(NamedTuple):
     """The decrease of the log-density along the path, (B,), if the prior needs it."""
 
 
-class VAETraining:
-    """The training task of a VAE. Its module holds everything that is learned, and a moving average if asked.
+class VAETask:
+    """What the trainings of a VAE share. The module holds everything that is learned, and a moving average if asked.
 
     Args:
         config: a configuration returned by `resolved`.
@@ -101,6 +101,16 @@ class VAETraining:
             modules["average"] = nn.ModuleDict(self.average.modules()).requires_grad_(False)
         self.held_out = HeldOutImages(held_out)
         self.module = nn.ModuleDict({**modules, "kept": self.held_out}).to(device)  # the name in checkpoints
+
+    @torch.no_grad()
+    def after_step(self, step: int) -> None:
+        """Update the moving average."""
+        if self.average is not None:
+            update_ema(self.average.modules(), self.learned.modules(), self.config.ema, step)
+
+
+class VAETraining(VAETask):
+    """The training of a VAE by the objective "paper"; its arguments are those of `VAETask`."""
 
     def draw(self, step: int) -> Batch:
         """Draw this process's part of a step's batch. Every sample has its own image, transformation and place."""
@@ -179,12 +189,6 @@ class VAETraining:
             if vae.noise_std is not None:
                 logged["noise_std"] = vae.noise_std.detach()
         return Losses(loss, logged)
-
-    @torch.no_grad()
-    def after_step(self, step: int) -> None:
-        """Update the moving average."""
-        if self.average is not None:
-            update_ema(self.average.modules(), self.learned.modules(), self.config.ema, step)
 
     def _transport(self, potentials: Potentials, z0: Tensor, batch: Batch) -> Transported:
         """Let the start's latents (B, D) flow, each along its own potential or the one that is inferred for it."""

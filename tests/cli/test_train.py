@@ -121,3 +121,15 @@ def test_train_vae_starts_from_a_preset_and_resumes(tmp_path):
         ("rotation",),
         2.0,
     )
+
+
+def test_settings_of_runs_older_than_the_objective_are_the_papers(tmp_path):
+    words = [*VAE, "--steps", "1", "--transformations", "rotation"]
+    main([*words, "--objective", "paper", "--matching-weight", "2", "--out", str(tmp_path / "run")])
+    file = tmp_path / "run" / "config.json"
+    record = json.loads(file.read_text())
+    del record["config"]["objective"], record["digest"]
+    file.write_text(json.dumps(record))
+    main([*words, "--config", str(file), "--out", str(tmp_path / "other")])
+    config = load_run(tmp_path / "other").config
+    assert (config.objective, config.matching_weight) == ("paper", 2.0)

@@ -10,6 +10,9 @@ from torch import Tensor
 import fastflow as ff
 from fastflow.core.errors import ConvergenceError
 from fastflow.engine.backends import reference
+from fastflow.engine.integration import Integration
+from fastflow.engine.learned_fields import DivergenceFreeField
+from fastflow.engine.paths import integrate_from
 
 METHODS = {"euler": 1, "heun": 2, "rk4": 4}
 
@@ -26,6 +29,18 @@ def bank_of(dim: int = 3, num_potentials: int = 3, seed: int = 0, scale: float =
 def starts(batch: int = 5, dim: int = 3) -> tuple[Tensor, Tensor]:
     rng = torch.Generator().manual_seed(3)
     return torch.randn(batch, dim, generator=rng, dtype=torch.float64), torch.arange(batch) % 3
+
+
+@pytest.mark.parametrize("companion", [False, True], ids=["gradient", "companion"])
+@pytest.mark.parametrize("method", METHODS)
+def test_paths_that_begin_later_are_parts_of_whole_paths(method, companion):
+    bank, (z0, index) = bank_of(), starts()
+    field = DivergenceFreeField(3, 3, (8, 7)).double() if companion else None
+    path = ff.flow(bank, z0, index, 6, dt=0.3, method=method, companion=field)
+    place, rows = torch.arange(5) % 4, torch.arange(5)
+    begun = {"integration": Integration(0.3, method), "companion": field}
+    later = integrate_from(bank, path[rows, place], index, place, 2, last=3, **begun)
+    torch.testing.assert_close(later, torch.stack([path[rows, place + n] for n in range(3)], 1))
 
 
 @pytest.mark.parametrize(("method", "order"), METHODS.items())

@@ -6,7 +6,13 @@ import pytest
 import torch
 
 from fastflow.core.errors import InputError
-from fastflow.generators.likelihoods import log_density, normal_divergence, normal_log_density
+from fastflow.generators.likelihoods import (
+    LIKELIHOODS,
+    log_density,
+    log_density_derivatives,
+    normal_divergence,
+    normal_log_density,
+)
 
 RNG = torch.Generator().manual_seed(0)
 
@@ -55,6 +61,26 @@ def test_logistic_keeps_its_gradient_far_from_the_mean():
     value.sum().backward()
     assert -1000 < value.item() < -700
     assert mean.grad.item() == pytest.approx(math.pi / (0.002 * math.sqrt(3)), rel=1e-3)
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_derivatives_are_those_of_the_density(likelihood):
+    """Also of the logistic one's outermost bins."""
+    parameters, x = draw(2, 5), torch.tensor([0.0, 0.3, 0.5, 1.0, 1.0]).double().expand(2, 5)
+
+    def density(parameters):
+        return log_density(likelihood, parameters, x, 0.1).sum()
+
+    first, second = log_density_derivatives(likelihood, parameters, x, 0.1)
+    torch.testing.assert_close(first, torch.func.grad(density)(parameters))
+    hessian = torch.func.hessian(density)(parameters).view(10, 10)
+    torch.testing.assert_close(second, -hessian.diagonal().view(2, 5))
+    assert bool((second >= 0).all())
+
+
+def test_derivatives_need_the_noise():
+    with pytest.raises(InputError, match="the likelihood gaussian needs a noise_std"):
+        log_density_derivatives("gaussian", draw(2, 3), draw(2, 3))
 
 
 def test_normal_density_and_divergence_are_those_of_torch():

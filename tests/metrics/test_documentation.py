@@ -33,7 +33,7 @@ def test_examples_run_one_after_the_other(tmp_path, monkeypatch, capsys):
 
 def test_the_table_names_every_metric():
     table = "".join(line for line in TEXT.splitlines() if line.startswith("|"))
-    helpers = {"straight_directions", "pair_log_likelihood", "flow_codes", "factor_regressor"}
+    helpers = {"straight_directions", "flow_codes", "factor_regressor"}
     attributes = {"stroke_attributes", "appearance", "appearance_names"}
     metrics = {name for name in ff.metrics.__all__ if name.islower()}
     assert {name for name in metrics - helpers - attributes if f"`{name}`" not in table} == set()

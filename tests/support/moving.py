@@ -3,7 +3,8 @@
 import torch
 
 from fastflow.runs import train as trainings
-from fastflow.training.vae import VAETraining, resolved, some_images
+from fastflow.training.sequence import task_kind
+from fastflow.training.vae import resolved, some_images
 from fastflow.training.vae_config import VAEConfig
 
 
@@ -25,6 +26,7 @@ class Bars:
 
 
 SMALL = {
+    "objective": "paper",
     "data": "bars",
     "steps": 6,
     "batch_size": 12,
@@ -44,7 +46,8 @@ def small_config(**changes):
 def small_task(**changes):
     data = Bars()
     group = {"group": changes.pop("group")} if "group" in changes else {}
-    return VAETraining(resolved(small_config(**changes), data), data, some_images(data), torch.device("cpu"), **group)
+    config = resolved(small_config(**changes), data)
+    return task_kind(config)(config, data, some_images(data), torch.device("cpu"), **group)
 
 
 def small_vae(folder, *, data=None, options=None, **changes):

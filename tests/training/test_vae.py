@@ -19,7 +19,7 @@ RNG = torch.Generator().manual_seed(0)
 
 def expected_terms(task, batch):
     """The objective as the documentation has it, in float64 and sample by sample."""
-    vae, (bank, _, _), _, prior = task.learned
+    vae, (bank, _, _), _, prior, *_ = task.learned
     config, normal = task.config, torch.distributions.Normal
     terms = dict.fromkeys(("start", "moved", "transport", "matching", "initial", "jacobian"), 0.0)
     size = len(batch.place)

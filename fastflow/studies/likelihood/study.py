@@ -34,7 +34,7 @@ from fastflow.studies.likelihood.table import Results, is_measured, write_summar
 from fastflow.studies.likelihood.variants import PLAIN, SIZES, VARIANTS, Size
 from fastflow.studies.statistics import check_packages
 from fastflow.training.checkpoint import latest_checkpoint, read_facts
-from fastflow.training.vae_config import VAEConfig
+from fastflow.training.vae_config import PAPER_ONLY, SEQUENCE_ONLY, VAEConfig
 
 
 class Job(NamedTuple):
@@ -155,11 +155,20 @@ def _settings(size_name: str, size: Size, data: dict[str, str | None], variants:
         "paths": size.paths,
         "fitted": size.fitted,
         "data": {
-            name: {"train": train.note, "test": test.note, "config": asdict(size.configs[name])}
+            name: {"train": train.note, "test": test.note, "config": _recorded(size.configs[name])}
             for name, (train, test) in splits.items()
         },
         "variants": {name: VARIANTS[name].changes for name in variants},
     }
+
+
+def _recorded(config: VAEConfig) -> dict[str, Any]:
+    """A configuration's settings, without those that its objective doesn't have.
+
+    So a study of the objective "paper" has the settings that it had before there was another.
+    """
+    left_out = ("objective", "frames", *SEQUENCE_ONLY) if config.objective == "paper" else tuple(PAPER_ONLY)
+    return {name: value for name, value in asdict(config).items() if name not in left_out}
 
 
 def do(job: Job) -> dict[str, Any]:

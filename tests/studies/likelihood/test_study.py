@@ -21,6 +21,7 @@ from fastflow.studies.likelihood.study import study_likelihood
 from fastflow.studies.likelihood.variants import SIZES, VARIANTS, Size, Variant
 
 TINY = VAEConfig(
+    objective="paper",
     data="digits",
     transformations=("rotation", "scale"),
     widths=(8,),
@@ -87,6 +88,12 @@ def test_results_of_weights_that_have_changed_are_measured_again(done, tmp_path,
     monkeypatch.setattr(module, "do", lambda job: asked.append(job.folder) or read_sealed(job.file))
     study(out, resume=True)
     assert asked == [seeds[1].parent]
+
+
+def test_settings_are_those_of_studies_before_there_was_another_objective(done):
+    config = json.loads((done / "study.json").read_text())["data"]["digits"]["config"]
+    assert not {"objective", "transition", "frames"} & config.keys()
+    assert {"matching_weight", "prior", "data"} <= config.keys()
 
 
 @pytest.mark.slow

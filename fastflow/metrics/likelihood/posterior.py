@@ -1,0 +1,156 @@
+"""The normal distribution that fits the posterior of a chain's noises: around its highest point at first."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastflow.metrics.likelihood.chains import Chain, Quadratic
+from fastflow.metrics.likelihood.gaussians import ChainNormal, newton_step, normal_around
+
+FIRST_STEPS, MAX_STEPS = 5, 10
+"""Gauss-Newton steps from each start, and then from the best of them."""
+MAX_HALVINGS = 10
+CLOSE = 1e-2
+"""Nats that the last step may still have gained."""
+PRIOR_DRAWS = 32
+ROUNDS, PAIRS = 6, 2
+"""Rounds of the fit, and pairs of points in each round."""
+SLOWING = 0.5
+"""Round r takes 1 / (1 + SLOWING r) of its step, so that the noise of its points is averaged out."""
+CENTRINGS, CENTRING_PAIRS, CENTRING_SLOWING = 12, 4, 0.25
+"""The same three numbers for the rounds after these, which move the centre alone."""
+
+
+def fitted_normal(chain: Chain, starts: list[Tensor], rng: torch.Generator) -> ChainNormal:
+    """The normal distribution that fits the posterior of each chain's noises best, or nearly.
+
+    Gauss-Newton steps lead from the best start to a maximum of the log joint density. From there, natural gradient
+    steps raise the evidence lower bound of the normal distribution. Their gradient and curvature are means over points
+    drawn from the distribution, so that it suits the posterior where its mass is, which in many dimensions isn't near
+    the maximum. (These are the steps of Khan et al., ICML 2018, with exact Gauss-Newton curvature.)
+
+    Args:
+        starts: noises (B, M, D), at least one. The best of some draws from the prior is another start.
+        rng: the source of all draws, none of which the estimate uses.
+    """
+    top = climbed(chain, _best_start(chain, starts, rng))
+    return _centred(chain, _fit(chain, top, rng), rng)
+
+
+def climbed(chain: Chain, u: Tensor, max_steps: int = MAX_STEPS) -> Tensor:
+    """Noises near a maximum of the log joint density, by Gauss-Newton steps with a line search from u (B, M, D)."""
+    u, value = u.clone(), chain.log_joint(u)
+    rising = torch.arange(len(u), device=u.device)
+    for _ in range(max_steps):
+        part = chain.rows(rising)
+        quadratic = part.quadratic(u[rising])
+        step = newton_step(part, normal_around(part, u[rising], quadratic), quadratic)
+        slope = (step * quadratic.gradient).flatten(1).sum(1)  # twice what a whole step gains if all is quadratic
+        step = step.to(u)
+        went = torch.zeros_like(slope, dtype=torch.bool)
+        waiting = torch.arange(len(rising), device=u.device)
+        for halving in range(MAX_HALVINGS):
+            length, rows = 0.5**halving, rising[waiting]
+            there = u[rows] + length * step[waiting]
+            found = chain.rows(rows).log_joint(there)
+            better = found > value[rows] + 1e-4 * length * slope[waiting]
+            u[rows[better]], value[rows[better]], went[waiting[better]] = there[better], found[better], True
+            waiting = waiting[~better]
+            if not len(waiting):
+                break
+        rising = rising[went & (slope > 2 * CLOSE)]
+        if not len(rising):
+            break
+    return u
+
+
+def _best_start(chain: Chain, starts: list[Tensor], rng: torch.Generator) -> Tensor:
+    """Of the starts, and of the best of some draws from the prior, the one from which a few steps lead highest."""
+    drawn = torch.zeros_like(starts[0])
+    value = chain.log_joint(drawn)
+    for _ in range(PRIOR_DRAWS):
+        there = torch.randn(drawn.shape, generator=rng).to(drawn)
+        found = chain.log_joint(there)
+        better = found > value
+        drawn, value = torch.where(better[:, None, None], there, drawn), torch.where(better, found, value)
+    tried = torch.stack([climbed(chain, start, FIRST_STEPS) for start in (*starts, drawn)])
+    values = torch.stack([chain.log_joint(u) for u in tried]).nan_to_num(-torch.inf)
+    return tried[values.argmax(0), torch.arange(len(drawn), device=drawn.device)]
+
+
+def _fit(chain: Chain, centre: Tensor, rng: torch.Generator) -> ChainNormal:
+    """The normal distribution around a maximum, moved and turned round by round."""
+    curvature = chain.quadratic(centre)
+    normal = normal_around(chain, centre, curvature)
+    trust, best = torch.ones(len(centre), dtype=torch.float64, device=centre.device), None
+    for number in range(ROUNDS):
+        state = _Round(normal, curvature, *_looked_around(chain, normal, rng))
+        if best is not None:
+            # Where the bound fell by more than its noise, go back, and take half of the step.
+            fell = state.bound < best.bound - 2 * (state.error + best.error) - 1
+            trust = torch.where(fell, trust / 2, trust)
+            state = _Round(*(_chosen(fell, old, new) for old, new in zip(best, state, strict=True)))
+        best = state
+        share = trust / (1 + SLOWING * number)
+        curvature = state.curvature.towards(state.around, share)
+        step = newton_step(chain, normal_around(chain, state.normal.centre, curvature), state.around)
+        normal = normal_around(chain, state.normal.centre + (share[:, None, None] * step).to(centre), curvature)
+    return normal
+
+
+def _centred(chain: Chain, normal: ChainNormal, rng: torch.Generator) -> ChainNormal:
+    """The normal distribution with its centre where the mean gradient is zero.
+
+    A gradient costs far less than a curvature, so there are more points. In the coordinates in which the distribution
+    is N(0, I), the step is the mean gradient itself.
+    """
+    numbers = normal.centre[0].numel()
+    for number in range(CENTRINGS):
+        e = torch.randn((CENTRING_PAIRS, *normal.centre.shape), generator=rng).to(normal.centre)
+        slope = torch.zeros_like(normal.centre)
+        for one in (*e, *-e):
+            slope += (normal.joint(chain, one)[1] + one) / (2 * CENTRING_PAIRS)
+        size = slope.square().sum((1, 2), keepdim=True).sqrt()
+        step = slope / (size / numbers**0.5).clamp_min(1) / (1 + CENTRING_SLOWING * number)
+        centre, path = normal.noises(chain, step.nan_to_num(0, 0, 0))
+        normal = normal._replace(centre=centre, path=path)
+    return normal
+
+
+class _Round(NamedTuple):
+    """Where the fit stands, and what its points say."""
+
+    normal: ChainNormal
+    curvature: Quadratic
+    """The parts of the normal distribution's precision."""
+    around: Quadratic
+    """The mean of the expansions at the points."""
+    bound: Tensor
+    """The evidence lower bound by these points, (B,)."""
+    error: Tensor
+    """Its standard error."""
+
+
+def _looked_around(chain: Chain, normal: ChainNormal, rng: torch.Generator) -> tuple[Quadratic, Tensor, Tensor]:
+    """The mean expansion of the log joint density at points of a normal distribution; the bound and its error."""
+    points, bounds = [], []
+    for _ in range(PAIRS):
+        e = torch.randn(normal.centre.shape, generator=rng).to(normal.centre)
+        for side in (1, -1):
+            u, path = normal.noises(chain, side * e)
+            # The log joint density without that of the normal distribution, but for a constant.
+            bounds.append(chain.log_joint(u, path).double() + 0.5 * e.double().square().flatten(1).sum(1))
+            points.append(chain.quadratic(u))
+    found = torch.stack(bounds)
+    around = Quadratic(*(torch.stack(parts).mean(0) for parts in zip(*points, strict=True)))
+    return around, found.mean(0) - normal.log_volume, found.std(0) / len(found) ** 0.5
+
+
+def _chosen(first: Tensor, one: Any, other: Any) -> Any:
+    """Tensors of `one` in the rows where `first` (B,) holds, and of `other` elsewhere."""
+    if isinstance(one, Tensor):
+        return torch.where(first.view(-1, *[1] * (one.ndim - 1)), one, other)
+    return type(one)(*(_chosen(first, *pair) for pair in zip(one, other, strict=True)))
