@@ -547,11 +547,11 @@ def test_new_runs_are_not_resumed_by_another_objective(tmp_path):
 def test_training_learns_the_flows(tmp_path):
     """After some hundred steps the flow leads where the images do."""
     settings = {"steps": 300, "batch_size": 24, "learning_rate": 5e-3, "log_every": 50}
-    run = small_vae(tmp_path / "run", objective="sequence", **settings)
+    run = small_vae(tmp_path / "run", objective="sequence", companion=True, out_activation="identity", **settings)
     rows, k = torch.arange(24).repeat(2), torch.arange(2).repeat_interleave(24)
     images = Bars().frames(rows, k, torch.linspace(0, 1, 4).repeat(48, 1))
     path = run.traverse(run.vae.encode(images[:, 0])[0], k).images
-    assert (path - images).abs().mean() < 0.5 * (images[:, :1] - images).abs().mean()
+    assert (path - images).abs().mean() < 0.6 * (images[:, :1] - images).abs().mean()
 
 
 # What is refused
