@@ -31,8 +31,9 @@ def main(steps: int = 2000, images: int = 359, seed: int = 0, out: Path = Path("
         directions = None if weight else ff.metrics.straight_directions(run, train)
         moved = ff.metrics.equivariance_error(run, test, samples=images, directions=directions)
         print(
-            f"{name}: log p(x_0) {likelihood.mean:.2f} ± {likelihood.standard_error:.2f} nats, error of the moved digits "
-            f"{moved.error:.4f} (standing still {moved.still:.4f}, each image's own reconstruction {moved.floor:.4f})"
+            f"{name}: log p(x_0) {likelihood.mean:.2f} ± {likelihood.standard_error:.2f} nats, error of the moved "
+            f"digits {moved.error:.4f} (standing still {moved.still:.4f}, each image's own reconstruction "
+            f"{moved.floor:.4f})"
         )
         if weight:
             path = run.traverse(run.generator.starts(4), "rotation")
