@@ -42,7 +42,10 @@ class Measured(NamedTuple):
 
 def cases() -> dict[str, VAEConfig]:
     """What is measured, by name: the presets, small and large latents on two kinds of VAE, and the paper's sizes."""
-    presets = {name: replace(config, objective="paper") for name, config in VAE_PRESETS.items()}
+    presets = {
+        name: replace(config, objective="paper", companion=False, batch_size=128)
+        for name, config in VAE_PRESETS.items()
+    }
     found = {f"preset {name}": config for name, config in presets.items()}
     mnist = presets["vae-mnist"]
     for vae, changes in {"mlp": {"network": "mlp", "widths": (400,)}, "conv": {}}.items():

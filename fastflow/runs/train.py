@@ -30,7 +30,7 @@ from fastflow.training.distributed import process_group
 from fastflow.training.run_folder import Record, RunDescription, as_folder, no_run, read_record, train_in
 from fastflow.training.sequence import task_kind
 from fastflow.training.vae import resolved, some_images
-from fastflow.training.vae_config import VAEConfig
+from fastflow.training.vae_config import CHANGED_DEFAULTS, VAEConfig
 from fastflow.training.vae_data import describe_data, is_data_description, same_data
 
 
@@ -211,8 +211,11 @@ def _as_recorded(config: VAEConfig, folder: Path) -> VAEConfig:
     """The configuration with which a run goes on; one that is older than some settings keeps what it was trained by."""
     if not (folder / "config.json").exists():
         return config
-    recorded = read_record(folder)["config"]
-    return replace(config, **{name: value for name, value in VAEConfig.before.items() if name not in recorded})
+    recorded, usual = read_record(folder)["config"], VAEConfig()
+    if VAEConfig.before.keys() <= recorded.keys():
+        return config
+    unnamed = [name for name in CHANGED_DEFAULTS if getattr(config, name) == getattr(usual, name) and name in recorded]
+    return replace(config, **VAEConfig.before, **{name: recorded[name] for name in unnamed})
 
 
 def _absolute(root: str | Path | None) -> str | None:

@@ -16,6 +16,9 @@ from fastflow.training.schedules import Schedule
 FLOW_TERMS = ("transport", "matching", "assignment", "pde", "initial", "jacobian")
 """The paper's terms that come from the potentials; `flow_weight` multiplies all of them."""
 
+CHANGED_DEFAULTS = ("companion",)
+"""The settings that had another default before there was the objective "sequence"."""
+
 REGULARIZERS = ("pde", "initial", "jacobian")
 """The terms that come from the potentials and aren't part of a bound of the likelihood."""
 
@@ -69,6 +72,8 @@ class VAEConfig(FlowConfig):
     num_potentials: Annotated[int, Ge(0)] = 0
     """K, the number of potentials. The default, 0, means one for each transformation.
     Another number needs supervision weak."""
+    companion: bool = True
+    """Add a learned, divergence-free velocity to the gradient of each potential, so that paths can turn."""
     steps: Annotated[int, Gt(0)] = 3000
     """Number of training steps."""
     batch_size: Annotated[int, Gt(0)] = 128
@@ -150,6 +155,8 @@ class VAEConfig(FlowConfig):
                 "assignment_weight and the factors of assignment_schedule must be above 0 with objective sequence: "
                 "they are the temperature of the inferred transformations"
             )
+        if self.companion and self.flows and self.latent_dim < 2:
+            raise InputError("companion must be off with latent_dim 1: on a line only constants have no divergence")
         if self.path_steps % self.frame_steps:
             raise InputError(f"path_steps must be a multiple of frame_steps, {self.frame_steps}, got {self.path_steps}")
         if self.later_latents == "moved" and self.law in ("independent", "ar1"):

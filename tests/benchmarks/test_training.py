@@ -63,7 +63,7 @@ def test_reach_reads_what_the_training_logged():
 
 def test_vae_steps_are_compared_only_where_both_ways_compute_the_same(monkeypatch):
     small = {"latent_dim": 3, "widths": (8,), "hidden": (5, 4), "path_steps": 2, "batch_size": 7}
-    config = replace(vae_step.VAE_PRESETS["vae-digits"], **small)
+    config = replace(vae_step.cases()["preset vae-digits"], **small)
     found = vae_step.measure(config, 1)
     assert found.engine_step > 0
     assert 0 < found.engine_share < 1

@@ -27,6 +27,7 @@ class Bars:
 
 SMALL = {
     "objective": "paper",
+    "companion": False,
     "data": "bars",
     "steps": 6,
     "batch_size": 12,

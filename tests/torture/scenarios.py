@@ -43,8 +43,8 @@ def _nothing() -> None: ...
 
 def _small_study() -> None:
     config = VAEConfig(
-        objective="paper", data="digits", transformations=("rotation", "scale"), widths=(8,), latent_dim=2,
-        batch_size=4, hidden=(8,), path_steps=2, steps=4, checkpoint_every=2, log_every=1,
+        objective="paper", companion=False, data="digits", transformations=("rotation", "scale"), widths=(8,),
+        latent_dim=2, batch_size=4, hidden=(8,), path_steps=2, steps=4, checkpoint_every=2, log_every=1,
     )  # fmt: skip
     small = variants.Size({"digits": config}, starts={"digits": 20}, images=6, num_samples=2, paths=2, fitted=4)
     variants.SIZES["small"] = small

@@ -532,7 +532,7 @@ def test_runs_older_than_the_objective_have_that_of_the_paper(tmp_path):
     file.write_text(json.dumps(record))
     assert ff.load_run(tmp_path / "old").config.objective == "paper"
     # The command that began it goes on with it, whatever its defaults are now.
-    run = small_vae(tmp_path / "old", objective="sequence", options={"resume": True})
+    run = small_vae(tmp_path / "old", objective="sequence", companion=True, options={"resume": True})
     assert run.config == small_config(transformations=("slide", "fade"), num_potentials=2)
     assert saved(tmp_path / "old", 6) == saved(tmp_path / "whole", 6)
 
@@ -547,11 +547,11 @@ def test_new_runs_are_not_resumed_by_another_objective(tmp_path):
 def test_training_learns_the_flows(tmp_path):
     """After some hundred steps the flow leads where the images do."""
     settings = {"steps": 300, "batch_size": 24, "learning_rate": 5e-3, "log_every": 50}
-    run = small_vae(tmp_path / "run", objective="sequence", **settings)
+    run = small_vae(tmp_path / "run", objective="sequence", companion=True, out_activation="identity", **settings)
     rows, k = torch.arange(24).repeat(2), torch.arange(2).repeat_interleave(24)
     images = Bars().frames(rows, k, torch.linspace(0, 1, 4).repeat(48, 1))
     path = run.traverse(run.vae.encode(images[:, 0])[0], k).images
-    assert (path - images).abs().mean() < 0.5 * (images[:, :1] - images).abs().mean()
+    assert (path - images).abs().mean() < 0.6 * (images[:, :1] - images).abs().mean()
 
 
 # What is refused
@@ -564,6 +564,7 @@ REFUSED = {
     "walk": ({"objective": "paper", "transition": "walk"}, "transition must be left out with objective paper"),
     "moved": ({"objective": "paper", "later_latents": "moved"}, "it needs objective sequence"),
     "assignment": ({"assignment_schedule": ((0, 2.0), (9, 0.0))}, "factors of assignment_schedule must be above 0"),
+    "line": ({"latent_dim": 1, "companion": True}, "companion must be off with latent_dim 1"),
     "steps": ({"frame_steps": 2}, "path_steps must be a multiple of frame_steps, 2, got 3"),
     "ar1": ({"transition": "ar1", "later_latents": "moved"}, "later_latents must be inferred with transition ar1"),
     "plain": ({"flow_weight": 0.0, "later_latents": "moved"}, "later_latents must be inferred with flow_weight 0"),

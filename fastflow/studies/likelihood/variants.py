@@ -60,7 +60,7 @@ class Size:
 
 
 # No psi: it saturates once potentials are as steep as a known transformation needs (docs/vae.md).
-_COMMON = VAEConfig(objective="paper", out_activation="identity", restarts=3, log_every=100)
+_COMMON = VAEConfig(objective="paper", companion=False, out_activation="identity", restarts=3, log_every=100)
 
 _SMALL = replace(_COMMON, batch_size=32, path_steps=5, learning_rate=4e-3)
 _SMALL_MNIST = replace(

@@ -22,6 +22,7 @@ from fastflow.studies.likelihood.variants import SIZES, VARIANTS, Size, Variant
 
 TINY = VAEConfig(
     objective="paper",
+    companion=False,
     data="digits",
     transformations=("rotation", "scale"),
     widths=(8,),
