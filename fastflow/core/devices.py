@@ -40,10 +40,10 @@ def send(x: Tensor, like: Tensor) -> Tensor:
 
 @contextmanager
 def torch_as_usual() -> Iterator[None]:
-    """Let torch record gradients and make tensors on the CPU unless told otherwise, whatever the caller has set.
+    """Let torch record gradients, and make float32 tensors on the CPU unless told otherwise, whatever the caller has set.
 
-    A caller may be inside torch.inference_mode or torch.no_grad, or have called torch.set_default_device. As a
-    decorator it is for a whole function.
+    A caller may be inside torch.inference_mode or torch.no_grad, or have called torch.set_default_device or
+    torch.set_default_dtype. As a decorator it is for a whole function.
     """
     with ExitStack() as contexts:
         if torch.is_inference_mode_enabled():
@@ -51,4 +51,8 @@ def torch_as_usual() -> Iterator[None]:
         contexts.enter_context(torch.enable_grad())
         if torch.get_default_device().type != "cpu":
             contexts.enter_context(torch.device("cpu"))
+        dtype = torch.get_default_dtype()
+        if dtype != torch.float32:
+            torch.set_default_dtype(torch.float32)
+            contexts.callback(torch.set_default_dtype, dtype)
         yield

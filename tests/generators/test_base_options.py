@@ -1,5 +1,7 @@
 """What a generator may have besides a map: a map to W, classes, and a range of values."""
 
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 import torch
@@ -199,14 +201,27 @@ def test_pixels_that_will_be_clipped_are_pointed_out(tmp_path, capsys):
     assert "pixels lie outside its value_range (0, 1) and are clipped" in capsys.readouterr().err
 
 
-def test_commands_do_as_usual_whatever_the_default_device_and_the_mode(tmp_path):
+@contextmanager
+def default_dtype(dtype):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    yield
+    torch.set_default_dtype(before)
+
+
+def test_commands_do_as_usual_whatever_the_defaults_and_the_mode(tmp_path):
     """On a machine of one device: the meta device stands for another one."""
     images = torch.rand(2, 1, 6, 6, generator=torch.Generator().manual_seed(0))
     expected = small_run(tmp_path / "expected")
     latents = ff.invert(expected.generator, images, steps=3, progress=False).latents
-    for name, context in (("device", torch.device("meta")), ("inference", torch.inference_mode())):
+    contexts = {
+        "device": torch.device("meta"),
+        "inference": torch.inference_mode(),
+        "dtype": default_dtype(torch.float64),
+    }
+    for name, context in contexts.items():
         with context:
-            run = small_run(tmp_path / name)
+            run = small_run(tmp_path / name, expected.generator)
             found = ff.invert(run.generator, images, steps=3, progress=False).latents
         assert torch.equal(found, latents)
         for key, value in expected.bank.state_dict().items():

@@ -38,6 +38,7 @@ def particle_estimate(
     shape, freedom = (len(rows), width), freedom_for(width)
     mean, forecast = None, torch.zeros((), dtype=torch.float64)
     total = torch.zeros(items, dtype=torch.float64)
+    shares = total.expand(num_samples, items)
     first = torch.arange(num_samples)[:, None].expand(-1, items)  # which first particle each comes from
     for number in range(chain.steps + 1):
         e = student_draw(shape, freedom, rng).to(proposal.centre)
