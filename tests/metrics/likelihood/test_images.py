@@ -156,6 +156,7 @@ def test_one_sample_has_no_error():
     assert bool(found.each_standard_error.isnan().all())
 
 
+@pytest.mark.slow
 def test_the_standard_errors_are_right():
     """They predict how far estimates by other seeds lie apart."""
     found = [ff.metrics.log_likelihood(curved(), X[:8], 50, seed) for seed in range(10)]

@@ -8,7 +8,9 @@ import torch
 from torch import nn
 
 import fastflow as ff
-from fastflow.metrics.likelihood import particles, posterior
+from fastflow.metrics.likelihood import particles
+
+pytestmark = pytest.mark.usefixtures("rough_fit")
 
 STD, COUNT, STEPS = 0.4, 6, 3
 RNG = torch.Generator().manual_seed(2)
@@ -48,13 +50,6 @@ def drawn():
 
 
 FRAMES = drawn()
-
-
-@pytest.fixture(autouse=True)
-def rough_fit(monkeypatch):
-    """A fit of few rounds: the estimate is right with any."""
-    for name, rounds in (("ROUNDS", 2), ("CENTRINGS", 2), ("PRIOR_DRAWS", 2)):
-        monkeypatch.setattr(posterior, name, rounds)
 
 
 def truth(known=range(STEPS + 1)):

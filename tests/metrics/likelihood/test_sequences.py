@@ -12,6 +12,7 @@ import fastflow as ff
 from fastflow.core.errors import InputError
 from fastflow.generators.likelihoods import normal_log_density
 
+pytestmark = pytest.mark.usefixtures("rough_fit")
 STEPS, COUNT = 4, 10
 K = torch.arange(COUNT) % 2
 KINDS = {"the flow's path": None, "steps with noise": 0.4}
@@ -38,6 +39,7 @@ def agree(found, truth, error):
     """All within a few of their own standard errors, none of which is above `error`."""
     assert bool(((found.each - truth).abs() < 4 * found.each_standard_error + 1e-6).all())
     assert float(found.each_standard_error.max()) < error
+    assert float((found.each - truth).abs().max()) < 2 * error
 
 
 @pytest.mark.parametrize("std", KINDS.values(), ids=KINDS)
@@ -45,8 +47,8 @@ def test_a_linear_sequence_has_its_closed_form(std):
     run = affine_run(std)
     frames, truth = draws(run)
     found = ff.metrics.sequence_log_likelihood(run, frames, K, 100)
-    agree(found, truth, 0.08)
-    assert float(found.effective_sample_size.min()) > 60
+    agree(found, truth, 0.12)
+    assert float(found.effective_sample_size.min()) > 45
 
 
 @pytest.mark.parametrize("std", KINDS.values(), ids=KINDS)
@@ -56,7 +58,7 @@ def test_a_linear_pair_has_its_closed_form(std):
     place = torch.arange(COUNT) % STEPS + 1
     pairs = torch.stack((frames[:, 0], frames[torch.arange(COUNT), place]), 1)
     truth = [of_places(run, int(k), (0, int(n))).log_prob(x.flatten()) for k, n, x in zip(K, place, pairs, strict=True)]
-    agree(ff.metrics.pair_log_likelihood(run, pairs, K, place, 100), torch.stack(truth), 0.1)
+    agree(ff.metrics.pair_log_likelihood(run, pairs, K, place, 100), torch.stack(truth), 0.12)
 
 
 @pytest.mark.parametrize("std", KINDS.values(), ids=KINDS)
@@ -65,9 +67,9 @@ def test_frames_in_between_needn_t_be_known(std):
     frames, _ = draws(run)
     truth = [of_places(run, int(k), places).log_prob(x[list(places)].flatten()) for k, x in zip(K, frames, strict=True)]
     found = ff.metrics.sequence_log_likelihood(run, frames[:, places], K, 100, places=places)
-    agree(found, torch.stack(truth), 0.1)
+    agree(found, torch.stack(truth), 0.12)
     truth = [of_places(run, int(k), (3,)).log_prob(x[3].flatten()) for k, x in zip(K, frames, strict=True)]
-    agree(ff.metrics.sequence_log_likelihood(run, frames[:, 3:4], K, 100, places=[3]), torch.stack(truth), 0.1)
+    agree(ff.metrics.sequence_log_likelihood(run, frames[:, 3:4], K, 100, places=[3]), torch.stack(truth), 0.12)
 
 
 @pytest.mark.parametrize("std", KINDS.values(), ids=KINDS)
@@ -77,7 +79,7 @@ def test_an_unknown_transformation_is_summed_over(std):
     laws = [distribution_of_sequence(run, k, STEPS) for k in (0, 1)]
     truth = torch.stack([law.log_prob(frames.flatten(1)) for law in laws]).logsumexp(0) - math.log(2)
     found = ff.metrics.sequence_log_likelihood(run, frames, None, 100)
-    agree(found, truth, 0.08)
+    agree(found, truth, 0.12)
     assert found.num_samples == 100
 
 
@@ -85,7 +87,7 @@ def test_any_length_will_do():
     """One frame is an image; more frames than a path of the training has are a longer path."""
     run = affine_run(0.4, steps=2)
     frames, truth = draws(run)
-    agree(ff.metrics.sequence_log_likelihood(run, frames, K, 100), truth, 0.08)
+    agree(ff.metrics.sequence_log_likelihood(run, frames, K, 100), truth, 0.12)
     one = ff.metrics.sequence_log_likelihood(run, frames[:, :1], K, 100)
     torch.testing.assert_close(one.each, ff.metrics.log_likelihood(run.vae, frames[:, 0], 100).each)
 
@@ -98,14 +100,14 @@ def test_straight_directions_take_the_place_of_the_run_s_own_steps():
     straight.transition.shift = directions / STEPS
     laws = [distribution_of_sequence(straight, k, STEPS) for k in (0, 1)]
     expected = torch.stack([laws[k].log_prob(x.flatten()) for k, x in zip(K.tolist(), frames, strict=True)])
-    agree(ff.metrics.sequence_log_likelihood(run, frames, K, 100, directions=directions), expected, 0.08)
+    agree(ff.metrics.sequence_log_likelihood(run, frames, K, 100, directions=directions), expected, 0.12)
 
 
 def test_a_bad_encoder_changes_less_than_the_standard_error():
     run = affine_run(0.4)
     frames, truth = draws(run)
     run.vae.encode = lambda x: (torch.full((len(x), WIDTH), 9.0).double(), torch.full((len(x), WIDTH), -4.0).double())
-    agree(ff.metrics.sequence_log_likelihood(run, frames, K, 100), truth, 0.08)
+    agree(ff.metrics.sequence_log_likelihood(run, frames, K, 100), truth, 0.12)
 
 
 def test_a_decoder_alone_is_enough():
@@ -116,7 +118,7 @@ def test_a_decoder_alone_is_enough():
         likelihood="gaussian", noise_std=STD, image_shape=(1, 2, 3), latent_dim=WIDTH,
         decode=decoder.decode, parameters=decoder.parameters,
     )  # fmt: skip
-    agree(ff.metrics.sequence_log_likelihood(run, frames, K, 100), truth, 0.08)
+    agree(ff.metrics.sequence_log_likelihood(run, frames, K, 100), truth, 0.12)
 
 
 @pytest.mark.slow
@@ -124,7 +126,7 @@ def test_a_decoder_alone_is_enough():
 def test_annealing_agrees(std):
     run = affine_run(std)
     frames, truth = draws(run)
-    agree(ff.metrics.sequence_log_likelihood(run, frames, K, 20, method="annealed"), truth, 0.1)
+    agree(ff.metrics.sequence_log_likelihood(run, frames, K, 20, method="annealed"), truth, 0.12)
 
 
 class Jumps:
@@ -157,7 +159,7 @@ def test_a_run_that_was_trained_on_pairs_takes_all_steps_at_once():
         step.transition.matrix = torch.eye(WIDTH).double().expand(2, -1, -1)
         step.transition.shift = torch.full((2, WIDTH), 0.5 * n).double()
         truth.append(distribution_of_sequence(step, 0, 1).log_prob(x.flatten()))
-    agree(ff.metrics.pair_log_likelihood(run, pairs, K, place, 100), torch.stack(truth), 0.1)
+    agree(ff.metrics.pair_log_likelihood(run, pairs, K, place, 100), torch.stack(truth), 0.12)
     with pytest.raises(InputError, match="frames must be a start and one later image, or one of them"):
         ff.metrics.sequence_log_likelihood(run, frames, K, 10)
     with pytest.raises(InputError, match="proposal must be 'fitted' for a run whose transition has noise"):
