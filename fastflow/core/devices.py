@@ -40,9 +40,9 @@ def send(x: Tensor, like: Tensor) -> Tensor:
 
 @contextmanager
 def torch_as_usual() -> Iterator[None]:
-    """Let torch record gradients, and make float32 tensors on the CPU unless told otherwise, whatever the caller has set.
+    """Let torch record gradients, and make float32 tensors on the CPU, unless told otherwise.
 
-    A caller may be inside torch.inference_mode or torch.no_grad, or have called torch.set_default_device or
+    Whatever the caller has set for all of torch has no effect inside. A caller may be inside torch.inference_mode or torch.no_grad, or have called torch.set_default_device or
     torch.set_default_dtype. As a decorator it is for a whole function.
     """
     with ExitStack() as contexts:

@@ -37,8 +37,7 @@ def particle_estimate(
     at_once = max(1, MOST_DECODED * items * chain.places.shape[1] // values)
     shape, freedom = (len(rows), width), freedom_for(width)
     mean, forecast = None, torch.zeros((), dtype=torch.float64)
-    total = torch.zeros(items, dtype=torch.float64)
-    shares = total.expand(num_samples, items)
+    total, shares = torch.zeros(items, dtype=torch.float64), torch.zeros(num_samples, items, dtype=torch.float64)
     first = torch.arange(num_samples)[:, None].expand(-1, items)  # which first particle each comes from
     for number in range(chain.steps + 1):
         e = student_draw(shape, freedom, rng).to(proposal.centre)
