@@ -42,8 +42,8 @@ def send(x: Tensor, like: Tensor) -> Tensor:
 def torch_as_usual() -> Iterator[None]:
     """Let torch record gradients, and make float32 tensors on the CPU, unless told otherwise.
 
-    Whatever the caller has set for all of torch has no effect inside. A caller may be inside torch.inference_mode or torch.no_grad, or have called torch.set_default_device or
-    torch.set_default_dtype. As a decorator it is for a whole function.
+    What the caller has set for all of torch has no effect: torch.inference_mode, torch.no_grad,
+    torch.set_default_device, torch.set_default_dtype. As a decorator it is for a whole function.
     """
     with ExitStack() as contexts:
         if torch.is_inference_mode_enabled():

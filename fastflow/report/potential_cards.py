@@ -115,7 +115,7 @@ def _add_pictures(
 
 def _picture(run: RunFiles, name: object, kind: str, notes: list[str]) -> Picture | None:
     """A picture of the run, or None and a note. Only plain names count: the index must not reach outside its folder."""
-    if not isinstance(name, str) or Path(name).name != name or name in ("", "..", "."):
+    if not (isinstance(name, str) and name.isprintable() and Path(name).name == name) or name in ("", "..", "."):
         notes.append(f"traversals/index.json names no {kind} file for this potential.")
         return None
     try:

@@ -65,12 +65,13 @@ def test_evaluation_of_other_types_does_not_fail(run, value, rendered):
     rendered(run)
 
 
-def test_missing_and_foreign_pictures_are_noted(run, rendered):
+@pytest.mark.parametrize("name", ["../../secret.png", "\0.png", "a\nb.png", "", 3])
+def test_missing_and_foreign_pictures_are_noted(run, rendered, name):
     (run / "traversals/potential-00.png").unlink()
     (run / "traversals/potential-01.png").write_text("not a picture")
     (run.parent / "secret.png").write_bytes((run / "traversals/potential-02.png").read_bytes())
     index = json.loads((run / "traversals/index.json").read_text())
-    index["potentials"][2]["strip"] = "../../secret.png"
+    index["potentials"][2]["strip"] = name
     write(run / "traversals/index.json", index)
     page = rendered(run)
     assert "traversals/potential-00.png is missing." in page.text("potential-0")
