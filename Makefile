@@ -9,6 +9,8 @@ CONSTRAINTS ?= requirements/known-good.txt
 OUT ?= gpu-results
 # Which tests the sanitizers run: those that reach native code.
 SANITIZE_TESTS ?= tests/native tests/cuda tests/engine/operators/test_operators.py tests/engine/test_paths.py tests/engine/test_mlp.py
+# Whether the CUDA module is built: AUTO where there is a CUDA compiler, which takes minutes; ON, OFF.
+FASTFLOW_CUDA ?= AUTO
 # How long `make torture` goes on.
 MINUTES ?= 5
 # What the package is installed with.
@@ -24,7 +26,8 @@ SITE := $(VENV)/site
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint $(CONSTRAINTS)
 # No build isolation and a build folder that stays: after a change in csrc/ only what changed is compiled again.
 INSTALL_SELF = $(INSTALL) --no-build-isolation --config-settings=build-dir=build/$(notdir $(VENV))$(1) \
-  --config-settings=cmake.define.FASTFLOW_CUDA_EMULATION=ON --editable '.[$(EXTRAS)]'
+  --config-settings=cmake.define.FASTFLOW_CUDA=$(FASTFLOW_CUDA) --config-settings=cmake.define.FASTFLOW_CUDA_EMULATION=ON \
+  --editable '.[$(EXTRAS)]'
 
 .DEFAULT_GOAL := help
 .PHONY: help build demo test test-fast test-lowest coverage torture docs bench gpu profile lint format sanitize wheel clean
@@ -110,10 +113,10 @@ format: $(READY) ## format the code, and mend what ruff can mend
 # Both libraries are preloaded because Python is built without either: AddressSanitizer must come first, and it looks for
 # the C++ runtime's __cxa_throw when it starts. Leaks are left out: Python never frees all that it allocates. A report ends
 # the process, so pytest must not hold back what is written to standard error.
+sanitize: FASTFLOW_CUDA = OFF
 sanitize: $(READY) ## run the native tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	rm -f $(READY) $(DEMO)
-	$(call INSTALL_SELF,-sanitize) --config-settings=cmake.define.FASTFLOW_SANITIZE=ON \
-	  --config-settings=cmake.define.FASTFLOW_CUDA=OFF --config-settings=install.strip=false
+	$(call INSTALL_SELF,-sanitize) --config-settings=cmake.define.FASTFLOW_SANITIZE=ON --config-settings=install.strip=false
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so.6)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 $(BIN)/pytest --capture=sys -m "not gpu" $(SANITIZE_TESTS)
 

@@ -118,6 +118,16 @@ def _row(kernel: Shipped, compiled: Any, capability: int) -> Row:
     return row._replace(predicted_us=round(predicted, 1), bound=units.bound)
 
 
+def _cuda_digests() -> str:
+    """The digests of what the CUDA module is made of, as sha256sum checks them from the checkout's root."""
+    root = CUDA_SOURCES.parents[1]
+    common = (root / "csrc" / "common").rglob("*")
+    files = [file for file in (*CUDA_SOURCES.rglob("*"), *common, root / "cmake" / "cuda.cmake") if file.is_file()]
+    return "".join(
+        f"{hashlib.sha256(x.read_bytes()).hexdigest()}  {x.relative_to(root).as_posix()}\n" for x in sorted(files)
+    )
+
+
 def cuda_rows() -> Iterator[Row]:
     """The CUDA kernels: of the installed module, or compiled anew where a source is younger than that.
 
@@ -273,6 +283,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         faults.append(f"{options.json} isn't written: it would be without the CUDA kernels")
     elif options.json:
         options.json.write_text(json.dumps([row._asdict() for row in rows], indent=1) + "\n", encoding="utf-8")
+        if with_cuda:
+            options.json.with_name("cuda.sha256").write_text(_cuda_digests(), encoding="utf-8")
     if options.against:
         before = [row for row in earlier if options.only in row.name]
         faults += regressions(rows, [row for row in before if with_cuda or row.source])
