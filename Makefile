@@ -22,8 +22,7 @@ READY := $(VENV)/ready
 DEMO := $(VENV)/demo
 GENERATORS := $(VENV)/generators
 SITE := $(VENV)/site
-# Not compiled in advance: Python does so for what is imported, and for all of torch it would take a minute.
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint $(CONSTRAINTS)
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 # No build isolation and a build folder that stays: after a change in csrc/ only what changed is compiled again.
 INSTALL_SELF = $(INSTALL) --no-build-isolation --config-settings=build-dir=build/$(notdir $(VENV))$(1) \
   --config-settings=cmake.define.FASTFLOW_CUDA=$(FASTFLOW_CUDA) --config-settings=cmake.define.FASTFLOW_CUDA_EMULATION=ON \
