@@ -129,8 +129,8 @@ def test_missing_and_damaged_images_are_named(folder):
     reader = read(folder)
     (folder / "images" / "000005.png").write_bytes(b"no image")
     (folder / "images" / "000006.png").unlink()
-    for place in (5, 6):
-        with pytest.raises(InputError, match=f"00000{place}.png' isn't an image, or is damaged"):
+    for place, how in ((5, "isn't an image, or is damaged"), (6, "doesn't exist")):
+        with pytest.raises(InputError, match=f"00000{place}.png' {how}"):
             reader.images(torch.tensor([1, place]))
     (folder / "images" / "000023.png").unlink()  # the last one: not all are there
     with pytest.raises(InputError, match=r"000023\.png"):
