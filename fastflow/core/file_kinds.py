@@ -7,6 +7,8 @@ import zipfile
 from html import unescape
 from pathlib import Path
 
+from fastflow.core.files import DAMAGED_ZIP
+
 _READ = 4096  # bytes from the beginning that tell what a file is
 
 # The first bytes of kinds of files, and what those files are.
@@ -83,7 +85,7 @@ def _archive_words(file: Path) -> str | None:
     try:
         with zipfile.ZipFile(file) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+    except DAMAGED_ZIP:
         return "it begins as an archive and is cut off or damaged: download or save it again"
     inside = {name.partition("/")[2] for name in names}
     if "archive_format" in inside or "serialized_exported_program.json" in names:  # new and old ones

@@ -310,6 +310,10 @@ def check_inflated(size: int, compressed: int, what: str) -> None:
         )
 
 
+DAMAGED_ZIP = (zipfile.BadZipFile, NotImplementedError, OSError, ValueError)
+"""What zipfile raises for damaged archives; the second where a member names a compression that it doesn't know."""
+
+
 def check_zip(file: Path) -> None:
     """Check by `check_inflated` what the members of a file promise, if it is a zip archive; none is inflated.
 

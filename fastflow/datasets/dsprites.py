@@ -98,6 +98,7 @@ class SpritesFile:
             with zipfile.ZipFile(file) as archive:
                 _check_classes(archive, tuple(self.factors.values()))
                 self._bits = _packed_images(archive, math.prod(self.factors.values()))
+        # NotImplementedError is what zipfile raises for a compression that it doesn't know.
         except (zipfile.BadZipFile, EOFError, NotImplementedError, zlib.error) as error:
             raise InputError(
                 f"{str(file)!r} isn't an npz archive, or is damaged ({error}): download it again"

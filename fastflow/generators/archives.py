@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import warnings
-import zipfile
 from pathlib import Path
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from fastflow.core.errors import InputError
 from fastflow.core.file_kinds import what_it_is
-from fastflow.core.files import check_zip
+from fastflow.core.files import DAMAGED_ZIP, check_zip
 from fastflow.core.plugins import first_line
 from fastflow.generators.base import Generator
 from fastflow.generators.state_dicts import is_exported, is_torchscript
@@ -48,7 +47,7 @@ def check_program(file: Path) -> None:
         is_program = is_torchscript(file) or is_exported(file)
     except InputError:
         raise
-    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError):  # it is broken
+    except DAMAGED_ZIP:
         is_program = False
     if not is_program:
         what = what_it_is(file) or (

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fastflow.core.digests import read_digests, read_whole
 from fastflow.core.errors import InputError
 from fastflow.core.file_kinds import what_it_is
-from fastflow.core.files import check_inflated, check_zip
+from fastflow.core.files import DAMAGED_ZIP, check_inflated, check_zip
 
 StateDict = Mapping[str, Tensor]
 
@@ -148,7 +148,7 @@ def _members(file: Path) -> list[str]:
     try:
         with zipfile.ZipFile(file) as archive:
             return archive.namelist()
-    except (zipfile.BadZipFile, NotImplementedError, ValueError):
+    except DAMAGED_ZIP:
         return []
 
 

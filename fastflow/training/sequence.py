@@ -71,10 +71,7 @@ class SequenceTraining(VAETask):
         """Draw this process's part of a step's batch. Every sample has its own image, transformation and place."""
         config, batch = self.config, self.config.batch_size
         rng = step_rng(config.seed, step)
-        rows = torch.randint(len(self.data), (batch,), generator=rng)
-        # Every transformation gets the same share of a batch.
-        transformation = torch.randperm(batch, generator=rng) % len(config.transformations)
-        place = torch.randint(1, config.path_frames + 1, (batch,), generator=rng)
+        rows, transformation, place = self.draw_samples(rng)
         frames = 2 if config.frames == "pairs" else config.path_frames + 1
         noise = torch.randn(batch, frames, config.latent_dim, generator=rng)
         alone = torch.arange(batch) % 2 == 0

@@ -102,6 +102,15 @@ class VAETask:
         self.held_out = HeldOutImages(held_out)
         self.module = nn.ModuleDict({**modules, "kept": self.held_out}).to(device)  # the name in checkpoints
 
+    def draw_samples(self, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """A batch's rows of the data, transformations, and places in 1 .. T, each (B,) long on the CPU."""
+        config, batch = self.config, self.config.batch_size
+        rows = torch.randint(len(self.data), (batch,), generator=rng)
+        # Every transformation gets the same share of a batch.
+        transformation = torch.randperm(batch, generator=rng) % len(config.transformations)
+        place = torch.randint(1, config.path_frames + 1, (batch,), generator=rng)
+        return rows, transformation, place
+
     @torch.no_grad()
     def after_step(self, step: int) -> None:
         """Update the moving average."""
@@ -116,10 +125,7 @@ class VAETraining(VAETask):
         """Draw this process's part of a step's batch. Every sample has its own image, transformation and place."""
         config, batch = self.config, self.config.batch_size
         rng = step_rng(config.seed, step)
-        rows = torch.randint(len(self.data), (batch,), generator=rng)
-        # Every transformation gets the same share of a batch.
-        transformation = torch.randperm(batch, generator=rng) % len(config.transformations)
-        place = torch.randint(1, config.path_steps + 1, (batch,), generator=rng)
+        rows, transformation, place = self.draw_samples(rng)
         noise = torch.randn(batch, 2, config.latent_dim, generator=rng)
         uniform = torch.rand(batch, config.num_potentials, generator=rng)
         # All processes draw the whole batch, so that it is the same for any number of processes.

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from support.moving import Bars, small_vae
+from support.moving import Bars
 from torch import nn
 
 import fastflow as ff
@@ -83,11 +83,6 @@ def test_one_sample_is_enough_where_the_proposal_is_the_posterior():
         run, pairs.view(count, 2, 1, 1, 3), torch.zeros(count).long(), torch.ones(count).long(), 1, directions=shift
     )
     torch.testing.assert_close(found.each, truth)
-
-
-@pytest.fixture(scope="module")
-def vae(tmp_path_factory):
-    return small_vae(tmp_path_factory.mktemp("vae"), latent_dim=2, companion=True, steps=2)
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from support.chains import STD, WIDTH, LinearGaussian, affine_run, distribution_of_sequence
-from support.moving import Bars, small_vae
+from support.moving import Bars
 
 import fastflow as ff
 from fastflow.core.errors import InputError
@@ -164,11 +164,6 @@ def test_a_run_that_was_trained_on_pairs_takes_all_steps_at_once():
         ff.metrics.sequence_log_likelihood(run, frames, K, 10)
     with pytest.raises(InputError, match="proposal must be 'fitted' for a run whose transition has noise"):
         ff.metrics.pair_log_likelihood(run, pairs, K, place, 10, proposal="encoder")
-
-
-@pytest.fixture(scope="module")
-def vae(tmp_path_factory):
-    return small_vae(tmp_path_factory.mktemp("vae"), latent_dim=2, companion=True, steps=2)
 
 
 @pytest.mark.slow
