@@ -1,4 +1,4 @@
-"""How the latents of a run move: by its own transition, along its flow, or along straight directions."""
+"""How the latents of a run move: by its own transition, or along straight directions."""
 
 from __future__ import annotations
 
@@ -6,10 +6,6 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from fastflow.engine.integration import Integration
-from fastflow.engine.learned_fields import DivergenceFreeField
-from fastflow.engine.paths import integrate
-from fastflow.engine.potentials import PotentialBank
 from fastflow.metrics.likelihood.chains import Transition
 
 
@@ -40,40 +36,18 @@ class Jump(NamedTuple):
         return self.transition.jump_log_std(k, n)
 
 
-class Flow(NamedTuple):
-    """Steps along potentials, without noise, as a run's paths take them."""
-
-    bank: PotentialBank
-    integration: Integration
-    companion: DivergenceFreeField | None
-
-    def mean(self, z: Tensor, k: Tensor, n: Tensor) -> Tensor:
-        """See `Transition`; the steps have one number, at which the flow's time stands."""
-        t0 = int(n[0]) * self.integration.dt
-        return integrate(self.bank, z, k, 1, t0=t0, integration=self.integration, companion=self.companion)[:, 1]
-
-    def log_std(self, k: Tensor, n: Tensor) -> None:
-        """See `Transition`."""
-
-
 def transition_of(run: Any, directions: Tensor | None) -> Transition:
-    """How the latents of a run move from one frame to the next: along directions, or by what it was trained with.
-
-    Raises:
-        InputError: the run has no potentials, and no other transition either.
-    """
+    """How the latents of a run move from one frame to the next: along directions, or by what it was trained with."""
     if directions is not None:
         return Straight(directions / frames_of(run))
-    learned = getattr(run, "transition", None)
-    return Flow(run.bank, run.config.integration, run.companion) if learned is None else learned
+    return run.transition
 
 
 def transformations_of(run: Any, directions: Tensor | None) -> int:
     """K, the number of transformations that a run's latents can move by."""
     if directions is not None:
         return len(run.transformations)
-    learned = getattr(run, "transition", None)
-    return run.bank.num_potentials if learned is None else learned.num_transformations
+    return run.transition.num_transformations
 
 
 def frames_of(run: Any) -> int:
