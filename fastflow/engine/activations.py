@@ -50,9 +50,25 @@ def _sin(a: Tensor) -> Derivatives:
     return h, torch.cos(a), -h
 
 
+def gelu_within_rounding(a: Tensor) -> Derivatives:
+    """Compute GELU and two derivatives to within the rounding of 1, without a tail's own digits, in a third of the time.
+
+    For sums that would lose them too, as those of a potential's time network.
+    """
+    return _gelu_of(a, *_normal(a))
+
+
+def _normal(a: Tensor) -> tuple[Tensor, Tensor]:
+    """The normal distribution's function and density."""
+    return 0.5 * (1 + torch.erf(a / sqrt(2))), torch.exp(-0.5 * a * a) / sqrt(2 * pi)
+
+
+def _gelu_of(a: Tensor, cdf: Tensor, density: Tensor) -> Derivatives:
+    return a * cdf, cdf + a * density, density * (2 - a * a)
+
+
 def _gelu(a: Tensor) -> Derivatives:
-    cdf = 0.5 * (1 + torch.erf(a / sqrt(2)))
-    density = torch.exp(-0.5 * a * a) / sqrt(2 * pi)
+    cdf, density = _normal(a)
     # On the left tail 1 + erf cancels. There erfcx, which is of the order of 1, scales exp(-a^2 / 2). The square is in
     # two parts, of which the first has so few digits that it is exact: rounding it would cost a^2 / 2 units.
     tail = a < -3
@@ -61,7 +77,7 @@ def _gelu(a: Tensor) -> Derivatives:
     decay = torch.exp(-0.5 * short * short) * torch.exp(-0.5 * (x - short) * (x + short))
     cdf = torch.where(tail, 0.5 * decay * torch.special.erfcx(-x / sqrt(2)), cdf)
     density = torch.where(tail, decay / sqrt(2 * pi), density)
-    return a * cdf, cdf + a * density, density * (2 - a * a)
+    return _gelu_of(a, cdf, density)
 
 
 def _silu(a: Tensor) -> Derivatives:

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from fastflow.core.checks import check_count
 from fastflow.core.errors import InputError
-from fastflow.engine.activations import OUT_ACTIVATIONS, check_activation, derivatives
+from fastflow.engine.activations import OUT_ACTIVATIONS, check_activation, gelu_within_rounding
 from fastflow.engine.chunking import Piecewise
 from fastflow.engine.grouping import group
 from fastflow.engine.inputs import (
@@ -304,7 +304,7 @@ class PotentialBank(nn.Module):
         weight_in, weight_out = chosen["time_weight_in"].mT, chosen["time_weight_out"].mT
         a = embedding @ weight_in + chosen["time_bias_in"][:, None]
         a_t, a_tt = velocity @ weight_in, acceleration @ weight_in
-        h, slope, curvature = derivatives("gelu", a)
+        h, slope, curvature = gelu_within_rounding(a)
         return [
             h @ weight_out + chosen["time_bias_out"][:, None],
             (slope * a_t) @ weight_out,

@@ -69,7 +69,7 @@ struct Accumulators {
             for (int c = 0; c < columns; c += lanes<T>) {
                 T* target = seeds + static_cast<std::ptrdiff_t>(j) * stride + c;
                 const Vec<T> seed = load(potential.seeds + static_cast<std::ptrdiff_t>(j) * stride + c);
-                Vec<T> norm_bar;
+                Vec<T> norm_bar = {};
                 for (int i = 0; i < lanes<T>; ++i) norm_bar[i] = static_cast<T>(seed_norms[c + i]);
                 Vec<T> sum = T(2) * norm_bar * seed;
                 if (net.depth > 1) sum += load(target);
