@@ -51,7 +51,7 @@ def _sin(a: Tensor) -> Derivatives:
 
 
 def gelu_within_rounding(a: Tensor) -> Derivatives:
-    """Compute GELU and two derivatives to within the rounding of 1, without a tail's own digits, in a third of the time.
+    """Compute GELU and two derivatives to within the rounding of 1, in a third of the time: tails have no digits left.
 
     For sums that would lose them too, as those of a potential's time network.
     """
