@@ -47,6 +47,7 @@ def test_other_drawings_are_refused_in_one_line(drawing, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_drawing_that_promises_a_lot_takes_no_memory():
     large = uri(Image.new("1", (9_000, 9_000)))
     assert len(large) < 1 << 20

@@ -350,6 +350,7 @@ def test_html_shows_one_frame_of_each_film(digits):
     assert "ff-crisp" in html
 
 
+@pytest.mark.slow
 def test_large_images_have_small_thumbnails_and_stay_smooth(tmp_path):
     generator = ff.generators.from_callable(
         lambda z: torch.sigmoid(z)[:, :3, None, None].expand(-1, 3, 128, 96), 4

@@ -48,6 +48,7 @@ def checked(blocks, *values, **options):
     return asyncio.run(check())
 
 
+@pytest.mark.slow
 def test_a_call_of_the_page_is_passed_on_without_what_the_page_never_sends(blocks):
     found = checked(blocks, GOOD)
     assert found == {"session_hash": "abc", "fn_index": 0, "data": GOOD, "event_data": None, "trigger_id": None}
@@ -88,6 +89,7 @@ def kept(blocks):
     return {*states.session_data, *states.time_last_used, *queue.pending_event_ids_session}
 
 
+@pytest.mark.slow
 def test_a_visit_is_forgotten_when_its_page_was_closed_and_not_before():
     async def visit():
         visits = PageVisits(blocks := page(), grace=0.05)
@@ -104,6 +106,7 @@ def test_a_visit_is_forgotten_when_its_page_was_closed_and_not_before():
     asyncio.run(visit())
 
 
+@pytest.mark.slow
 def test_a_lost_connection_that_comes_back_forgets_nothing():
     async def visit():
         visits = PageVisits(blocks := page(), grace=0.2)

@@ -25,6 +25,7 @@ def generator():
     return sigmoid_generator()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_paths_have_steps_of_one_length_and_repeat_by_seed(generator, method):
     z0, index = generator.sample(4), torch.tensor([0, 2, 1, 0])
@@ -36,6 +37,7 @@ def test_paths_have_steps_of_one_length_and_repeat_by_seed(generator, method):
     assert torch.equal(paths[0][:, 0], z0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_training_goes_on_where_it_was_stopped(generator, method, tmp_path):
     z0 = generator.sample(4)
@@ -63,6 +65,7 @@ class Squares(nn.Module):
         return 0.5 + 0.1 * torch.stack((y[:, 0] ** 2, y[:, 1] ** 2, y[:, 2] ** 2, y[:, 3] ** 2), 1).view(-1, 1, 2, 2)
 
 
+@pytest.mark.slow
 def test_hessian_penalty_finds_axes_that_do_not_interact():
     net = Squares()
     config = budget(steps=150, learning_rate=1e-1, batch_size=8, log_every=50, checkpoint_every=150)

@@ -99,6 +99,7 @@ BOMBS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", BOMBS)
 def test_a_bomb_is_refused_in_one_line_before_it_is_inflated(tmp_path, kind):
     write, read, message = BOMBS[kind]

@@ -52,6 +52,7 @@ READERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reader", READERS)
 def test_every_reader_refuses_it_in_one_line(run, hostile, reader):
     assert latest_checkpoint(run.folder / "checkpoints").folder.name == "step-000006"
@@ -88,6 +89,7 @@ def test_settings_for_a_training_refuse_it_in_one_line(hostile, tmp_path, capsys
     assert len(told) < 1200
 
 
+@pytest.mark.slow
 def test_report_notes_it(run, hostile):
     files = ["evaluation.json", "names.json", "attributes.json", "traversals/index.json", "traversals/landscapes.json"]
     (run.folder / "traversals").mkdir(exist_ok=True)

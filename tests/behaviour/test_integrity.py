@@ -81,6 +81,7 @@ READERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", READERS)
 def test_flipped_bits_of_a_checkpoint_are_noticed_by_every_reader(folder, name):
     file = folder / "checkpoints" / "step-000006" / name
@@ -104,6 +105,7 @@ def test_flipped_bits_of_a_vae_are_noticed(tmp_path):
             load_run(run.folder)
 
 
+@pytest.mark.slow
 def test_flipped_bits_of_the_settings_are_noticed(folder):
     file = folder / "config.json"
     expected, missed = record(folder, "config.json"), 0
@@ -158,6 +160,7 @@ def test_every_figure_names_the_weights_of_its_checkpoint(folder):
     assert {name: record(folder, name)["weights"] for name in names} == dict.fromkeys(names, expected)
 
 
+@pytest.mark.slow
 def test_run_in_hand_and_loaded_run_name_the_same_weights(tmp_path):
     for steps, mode in ((6, {}), (9, {"resume": True}), (9, {"resume": True})):  # the last one is done already
         run = small_run(tmp_path / "run", steps=steps, ema=0.9, **mode)
@@ -176,6 +179,7 @@ def test_weights_that_changed_in_memory_are_other_weights(folder):
     assert run.weights == before
 
 
+@pytest.mark.slow
 def test_figures_of_other_weights_are_measured_again_at_the_same_step(folder):
     old = contents(folder)
     other = small_run(folder, overwrite=True, seed=1)
@@ -193,6 +197,7 @@ def test_figures_of_other_weights_are_measured_again_at_the_same_step(folder):
     assert other.weights in said
 
 
+@pytest.mark.slow
 def test_attributes_of_other_weights_are_noted(folder):
     load(folder).correlate(lambda images: images.mean((1, 2, 3)), samples=4)
     old = (folder / "attributes.json").read_bytes()
@@ -211,6 +216,7 @@ def make_old(folder):
         change(folder, name, lambda value: (value.pop("digest"), value.pop("weights", None)))
 
 
+@pytest.mark.slow
 def test_run_of_an_earlier_version_is_read_and_nothing_false_is_said(folder):
     expected = load(folder)
     make_old(folder)

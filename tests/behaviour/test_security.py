@@ -95,6 +95,7 @@ def test_every_command_is_tried_or_takes_nothing_that_names_a_program():
     assert known == {words[0] for words in COMMANDS.values()} | HARMLESS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", COMMANDS, indirect=True)
 def test_no_command_runs_a_strangers_program(words, strange, capsys):
     message = fails(capsys, *words)
@@ -105,6 +106,7 @@ def test_no_command_runs_a_strangers_program(words, strange, capsys):
     assert not ran(strange)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", COMMANDS, indirect=True)
 def test_every_command_runs_it_if_it_is_trusted_that_once(words, strange, capsys, monkeypatch):
     monkeypatch.setattr(Run, "report", lambda run, samples: None)
@@ -118,6 +120,7 @@ def test_every_command_runs_it_if_it_is_trusted_that_once(words, strange, capsys
         assert not ran(strange)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", COMMANDS, indirect=True)
 def test_every_command_takes_a_program_of_ones_own_in_its_place(words, strange, monkeypatch):
     monkeypatch.setattr(Run, "report", lambda run, samples: None)
@@ -148,6 +151,7 @@ def test_python_needs_trust_too(strange, tmp_path):
     assert ran(strange)
 
 
+@pytest.mark.slow
 def test_a_comparison_with_a_strangers_settings_needs_trust(strange, tmp_path):
     run = ff.load_run(strange, ff.generators.load("digits-vae"))
     for methods in ((), ("flows,pde_weight=2",)):
@@ -299,6 +303,7 @@ def neighbour_for_a_package(own):
     (own / "tyro.py").write_text(MARK)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("edit", [changed_file, changed_neighbour, neighbour_for_a_package])
 def test_a_changed_program_is_no_longer_trusted(own, edit):
     edit(own)

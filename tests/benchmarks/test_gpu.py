@@ -248,6 +248,7 @@ class OneDevice(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("potentials", [1, 2])
 @pytest.mark.parametrize("operator", ["jet", "training", "flow"])
 def test_oracle_and_peers_compute_where_the_problem_is(operator, potentials):

@@ -130,6 +130,7 @@ def test_contenders_take_turns():
     assert [len(timings[name].cpu) for name in "ab"] == [2, 2]
 
 
+@pytest.mark.slow
 def test_peak_memory_sees_what_a_call_takes():
     peak = peak_memory(lambda: torch.ones(2**24).sum())
     if peak is None:

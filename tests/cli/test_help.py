@@ -75,6 +75,7 @@ def test_every_option_is_described_in_sentences(cls):
             assert len(line.split()) >= 2, f"{name} says too little: {line}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", [80, 40])
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_has_every_option_and_all_of_its_text_within_the_columns(capsys, monkeypatch, command, columns):

@@ -55,6 +55,7 @@ DAMAGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["traverse", "evaluate", "report", "serve", "resume"])
 @pytest.mark.parametrize(("damage", "message"), DAMAGES.values(), ids=DAMAGES)
 def test_damaged_checkpoints(digits_folder, capsys, command, damage, message):
@@ -156,6 +157,7 @@ LATENTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "write", "message"), LATENTS.values(), ids=LATENTS)
 def test_bad_latents(digits_folder, tmp_path, capsys, name, write, message):
     write(tmp_path / "cwd")

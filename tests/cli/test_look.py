@@ -46,6 +46,7 @@ def test_traverse_writes_strips_animations_and_latents(digits_folder, capsys):
         assert torch.equal(latents[f"potential-{entry['index']:02d}"], expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".npy", ".npz", ".safetensors"])
 def test_traverse_takes_latents_potentials_steps_and_a_direction(digits_folder, tmp_path, suffix):
     z0 = torch.randn(3, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -78,6 +79,7 @@ def test_traverse_overwrites_where_asked(digits_folder):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_evaluate_prints_a_table_of_its_file(digits_folder, capsys):
     main(["evaluate", str(digits_folder), "--samples", "24"])
     output = capsys.readouterr()

@@ -27,6 +27,7 @@ TRAVERSE_REFUSES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arguments", "message"), TRAVERSE_REFUSES.values(), ids=TRAVERSE_REFUSES)
 def test_traverse_refuses_and_writes_nothing(digits_folder, capsys, arguments, message):
     before = contents(digits_folder)
@@ -162,6 +163,7 @@ COMMANDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", COMMANDS.values(), ids=COMMANDS)
 def test_each_command_removes_what_killed_ones_left_in_the_run(digits_folder, tmp_path, monkeypatch, words, gone):
     monkeypatch.chdir(tmp_path)

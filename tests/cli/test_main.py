@@ -42,6 +42,7 @@ def test_explanations_lose_their_frames(capsys, monkeypatch, arguments, encoding
     assert "─" not in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -67,6 +68,7 @@ def test_names_that_a_terminal_does_not_have_are_shown_by_escapes(tmp_path, monk
     assert output.buffer.getvalue() == b"  0  gr\\xf6\\xdfe \\u2713\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("folder", "shown"), [("a run's; folder", "a run's; folder"), ("-r", "./-r")])
 def test_suggested_commands_are_as_one_types_them(tmp_path, monkeypatch, capsys, folder, shown):
     monkeypatch.chdir(tmp_path)

@@ -25,6 +25,7 @@ def test_demo_writes_a_page(tmp_path, monkeypatch, capsys, quick_evaluation):
     assert (run.step, run.bank.num_potentials, run.config.seed) == (2, 8, 0)
 
 
+@pytest.mark.slow
 def test_discover_is_the_same_as_in_python(tmp_path, capsys):
     main([*DISCOVER, "--out", str(tmp_path / "cli"), *options(seed=3)])
     output = capsys.readouterr()
@@ -46,6 +47,7 @@ def test_discover_on_a_file_of_ones_own(tmp_path, monkeypatch, capsys):
     assert "wrote 10 files to run/traversals" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spelling", [("--config", "{}"), ("--config={}",)], ids=["two-words", "one-word"])
 def test_discover_takes_settings_from_a_run_and_options_override_them(tmp_path, digits_folder, spelling):
     words = [word.format(digits_folder / "config.json") for word in spelling]
@@ -70,6 +72,7 @@ def test_discover_starts_from_a_preset(tmp_path):
     assert (config.num_potentials, config.pde_weight, config.learning_rate) == (3, 2.0, 1e-4)
 
 
+@pytest.mark.slow
 def test_discover_takes_schedules_and_a_predictor(tmp_path):
     (tmp_path / "mine.py").write_text("def brightness(images):\n    return images.mean((1, 2, 3))\n")
     words = ["--predictor", f"{tmp_path / 'mine.py'}:brightness", "--guidance", "oppose"]
@@ -80,6 +83,7 @@ def test_discover_takes_schedules_and_a_predictor(tmp_path):
     assert all("guidance" in line for line in metrics(tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_discover_resumes_and_overwrites(tmp_path):
     words = [*DISCOVER, "--out", str(tmp_path / "run")]
     main([*words, *options(steps=3)])
@@ -110,6 +114,7 @@ def test_train_vae_is_the_same_as_in_python_and_its_run_is_shown_like_any(tmp_pa
     assert "normalised residual" in output
 
 
+@pytest.mark.slow
 def test_train_vae_starts_from_a_preset_and_resumes(tmp_path):
     words = [*VAE, "--out", str(tmp_path / "run"), "--transformations", "rotation", "--flow-weight", "0"]
     main([*words, "--preset", "vae-digits", "--steps", "3"])

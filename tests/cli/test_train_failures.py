@@ -51,6 +51,7 @@ DISCOVER_REFUSES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arguments", "message"), DISCOVER_REFUSES.values(), ids=DISCOVER_REFUSES)
 def test_discover_refuses_and_writes_nothing(tmp_path, capsys, arguments, message):
     assert message in fails(capsys, *arguments)
@@ -70,6 +71,7 @@ VAE_REFUSES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arguments", "message"), VAE_REFUSES.values(), ids=VAE_REFUSES)
 def test_train_vae_refuses(capsys, tmp_path, arguments, message):
     assert message in fails(capsys, *arguments)
@@ -133,6 +135,7 @@ def test_folder_that_can_not_be_made(tmp_path, capsys):
     assert contents(tmp_path / "cwd") == {"file": b"mine"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["discover", "demo", "train-vae", "compare", "study"])
 @pytest.mark.parametrize("out", ["link", "link/run"])
 def test_link_that_leads_nowhere_is_no_folder_to_write_to(tmp_path, capsys, command, out):
@@ -194,6 +197,7 @@ def test_no_space_for_the_configuration(tmp_path, capsys):
     assert not list((tmp_path / "cwd").iterdir())
 
 
+@pytest.mark.slow
 def test_no_space_for_a_checkpoint(tmp_path, capsys):
     folder = tmp_path / "cwd" / "out"
     with files_up_to(20_000):
@@ -205,6 +209,7 @@ def test_no_space_for_a_checkpoint(tmp_path, capsys):
     assert saved(folder, 6) == saved(tmp_path / "cwd" / "whole", 6)
 
 
+@pytest.mark.slow
 def test_no_space_for_metrics(tmp_path, capsys):
     folder = tmp_path / "cwd" / "out"
     with files_up_to(6_000):

@@ -53,6 +53,7 @@ def test_every_flow_in_any_order_of_threads(on, method, direction, step_length):
         assert all(map(torch.equal, run(*arguments, path), first))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("out_activation", ["identity", "tanh"])
 @pytest.mark.parametrize("activation", ["tanh", "sin", "gelu", "silu", "softplus"])
 def test_activations(on, activation, out_activation):
@@ -60,6 +61,7 @@ def test_activations(on, activation, out_activation):
     check(run(*arguments, options("heun")), *arguments, options("heun"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hidden", [(1,), (9,), (9, 8, 7), (3, 5, 4, 6, 5, 4, 3, 2)], ids=str)
 @pytest.mark.parametrize("out_activation", ["identity", "tanh"])
 def test_depths(on, hidden, out_activation):
@@ -146,6 +148,7 @@ def test_no_steps_or_no_samples(on, direction, batch, steps):
     assert not any(g.any() for g in gradients)
 
 
+@pytest.mark.slow
 def test_reverse_reports_where_it_fails(on):
     arguments = case("euler")
     _, error = cuda.flow(*arguments, **options(direction="reverse", dt=50.0))

@@ -41,6 +41,7 @@ def centre(images):
     return torch.stack([(images.sum(1) * pixels).sum(1), (images.sum(2) * pixels).sum(1)], 1) / total[:, None]
 
 
+@pytest.mark.slow
 def test_grid_is_the_published_one(sprites):
     # The factors, their values and the number of images that the data set's page gives.
     assert SIZES == (1, 3, 6, 40, 32, 32)
@@ -138,6 +139,7 @@ def test_a_pixel_is_white_where_more_than_half_of_it_is_covered():
     assert int(draw_sprite("square", 0.7, torch.zeros(1)).sum()) == 15 * 15
 
 
+@pytest.mark.slow
 def test_nothing_is_held_but_the_sprites():
     data = datasets.load("dsprites")
     rows = torch.arange(200)
@@ -147,6 +149,7 @@ def test_nothing_is_held_but_the_sprites():
     assert len(data) == 70_518
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", range(4))
 def test_frames_walk_one_factor_from_first_to_last(sprites, k):
     data = datasets.load("dsprites")
@@ -205,6 +208,7 @@ def test_folder_without_the_file_says_so(tmp_path):
 GOOD = arrays()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -225,6 +229,7 @@ def test_other_arrays_are_refused(tmp_path, changes, message):
     assert OFFICIAL_FILE in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage",
     [

@@ -15,6 +15,7 @@ from fastflow.datasets.dsprites import (
 from fastflow.datasets.factors import held_apart
 
 
+@pytest.mark.slow
 def test_no_walk_of_the_test_split_meets_one_of_the_train_split():
     train, test = (datasets.load("dsprites", split=split) for split in ("train", "test"))
     assert (len(train), len(test)) == (70_518, 11_400)

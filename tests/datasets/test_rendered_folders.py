@@ -147,6 +147,7 @@ def test_small_folder_is_not_the_official_one(folder, name):
         datasets.load(name, folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "factors", "starts"), [("falcor3d", FALCOR3D, 4047), ("isaac3d", ISAAC3D, 12_780)])
 def test_whole_labels_are_read(folder, name, factors, starts):
     # Labels of the published size, and images of the two ends, which are all that opening reads.

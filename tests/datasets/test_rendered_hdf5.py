@@ -100,6 +100,7 @@ def test_damaged_images_are_named_when_they_are_read(tmp_path):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_promise_of_images_takes_no_memory(tmp_path):
     file = tmp_path / "3dshapes.h5"
     with h5py.File(file, "w") as stream:
@@ -114,6 +115,7 @@ def test_a_promise_of_images_takes_no_memory(tmp_path):
     assert extra_memory(refuse) < 10 << 20
 
 
+@pytest.mark.slow
 def test_labels_are_looked_at_before_they_are_read(tmp_path):
     """A few kilobytes of file, whose labels would be 24 x 4 texts of ten million characters."""
     file = tmp_path / "3dshapes.h5"

@@ -168,6 +168,7 @@ def test_derivatives_in_image_and_place(name, channels):
     assert gradcheck(lambda x, t: datasets.transform(x, (name, "rotation"), which, t), (images, place))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("function", "channels", "amount"),
     [

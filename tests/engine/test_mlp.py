@@ -24,6 +24,7 @@ def points(batch: int = 5, dim: int = 3) -> tuple[Tensor, Tensor]:
     return torch.randn(batch, dim, generator=rng).double(), torch.rand(batch, generator=rng).double()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hidden", [(7,), (8, 6), (5,) * 8], ids=["one layer", "two layers", "eight layers"])
 @pytest.mark.parametrize("activation", ACTIVATIONS.values(), ids=ACTIVATIONS.keys())
 def test_derivatives_equal_nested_autograd(activation, hidden):

@@ -49,6 +49,7 @@ def test_residual_is_the_formula(pde, formula):
     torch.testing.assert_close(pde(jet), formula(jet), rtol=1e-13, atol=1e-14)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["native", "reference"])
 @pytest.mark.parametrize(("pde", "formula"), FORMULAS.values(), ids=FORMULAS.keys())
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)

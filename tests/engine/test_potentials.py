@@ -54,6 +54,7 @@ def plain_network(bank: ff.PotentialBank, k: int, z: Tensor, t: Tensor) -> Tenso
     return torch.tanh(u) if bank.out_activation == "tanh" else u
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hidden", [(5,), (6, 5), (4, 3, 5)], ids=["one layer", "two layers", "three layers"])
 @pytest.mark.parametrize("time", ["sinusoidal", "linear", "none"])
 @pytest.mark.parametrize(("activation", "out_activation"), [("tanh", "tanh"), ("silu", "identity")])
@@ -180,6 +181,7 @@ def test_pieces_of_samples_give_what_all_together_do(monkeypatch):
         torch.testing.assert_close(pieces, whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["jet", "pde_loss", "source"])
 def test_pieces_of_samples_have_the_same_gradients(loss, monkeypatch):
     """Of latents, times, every parameter and the equation's constant; and again, of their own norm."""

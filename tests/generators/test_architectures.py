@@ -94,6 +94,7 @@ def test_state_dict_is_loaded_and_found_again(tmp_path, make, kind, image_shape)
     assert torch.equal(load_run(tmp_path / "run").generator.decode(z), generator.decode(z))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sngan", "dcgan", "conv-vae"])
 def test_wrappers_and_containers_do_not_matter(tmp_path, kind):
     make = {"sngan": SMALL_NETS["sngan-64"], "dcgan": SMALL_NETS["dcgan"], "conv-vae": SMALL_NETS["conv-vae"]}[kind][0]

@@ -30,6 +30,7 @@ def test_images_that_depend_on_the_rest_of_the_batch_are_refused():
     from_callable(net, 6)
 
 
+@pytest.mark.slow
 def test_run_of_other_classes_is_not_resumed(tmp_path):
     def conditioned(classes):
         return from_callable(lambda z, labels: sigmoid_generator().decode(z) * (1 - labels.view(-1, 1, 1, 1) / 9), 4,
@@ -117,6 +118,7 @@ def test_images_without_a_named_class_are_of_the_first():
     assert torch.equal(generator(z), generator.decode(z))
 
 
+@pytest.mark.slow
 def test_traversals_and_evaluation_draw_classes(tmp_path):
     run = small_run(tmp_path / "run", from_callable(striped, 4, classes=(0, 2)))
     z0 = run.generator.sample(3)
@@ -209,6 +211,7 @@ def default_dtype(dtype):
     torch.set_default_dtype(before)
 
 
+@pytest.mark.slow
 def test_commands_do_as_usual_whatever_the_defaults_and_the_mode(tmp_path):
     """On a machine of one device: the meta device stands for another one."""
     images = torch.rand(2, 1, 6, 6, generator=torch.Generator().manual_seed(0))

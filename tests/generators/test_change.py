@@ -82,6 +82,7 @@ def test_finite_differences_of_a_resting_potential_are_zero():
     assert torch.equal(change, torch.zeros(2, 1, 6, 6))
 
 
+@pytest.mark.slow
 def test_generator_without_forward_mode_trains_as_one_that_has_it(tmp_path):
     with pytest.warns(UserWarning, match="central finite differences"):
         small_run(tmp_path / "opaque", from_callable(opaque_images, 4))
@@ -159,6 +160,7 @@ GENERATORS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:forward-mode", "ignore:.*torch.jit:DeprecationWarning", "ignore:enable_nested")
 @pytest.mark.parametrize("closed", [False, True], ids=["module", "function"])
 @pytest.mark.parametrize(("make", "way"), GENERATORS.values(), ids=GENERATORS.keys())

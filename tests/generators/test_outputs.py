@@ -195,6 +195,7 @@ def test_a_function_draws_images_of_any_channels(tmp_path):
             from_callable(lambda z: images_of(z, 5), 4, picture=picture)
 
 
+@pytest.mark.slow
 def test_runs_of_four_channels_are_drawn(tmp_path):
     from fastflow.report import write_traversals
 

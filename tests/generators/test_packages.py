@@ -66,12 +66,14 @@ def small_biggan(package):
     return model.eval()
 
 
+@pytest.mark.slow
 def test_biggan(biggan_package, tmp_path):
     generator = biggan(small_biggan(biggan_package), classes=(1, 3), truncation=0.5)
     assert (generator.latent_dim, generator.image_shape, generator.classes) == (8, (3, 16, 16), (1, 3))
     check_generator(generator, tmp_path)
 
 
+@pytest.mark.slow
 def test_biggan_classes_and_truncation_reach_the_model(biggan_package):
     model = small_biggan(biggan_package)
     generator = biggan(model, classes=(1, 3), truncation=0.5)
@@ -96,6 +98,7 @@ def test_truncated_normal_is_a_normal_between_two_deviations():
     assert float(z.std()) == pytest.approx(0.8796, abs=0.005)  # of a normal cut off at 2
 
 
+@pytest.mark.slow
 def test_biggan_from_its_folder(biggan_package, tmp_path):
     model = small_biggan(biggan_package)
     folder = tmp_path / "biggan"
@@ -118,6 +121,7 @@ def test_biggan_from_its_folder(biggan_package, tmp_path):
         generators.load(f"biggan:{folder}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -166,6 +170,7 @@ def small_stylegan2(package):
     return mapping.eval(), synthesis.eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("space", "width"), [("z", 12), ("w", 12), ("w+", 36)])
 def test_stylegan2(stylegan2_package, tmp_path, space, width):
     generator = from_stylegan2_pytorch(*small_stylegan2(stylegan2_package), space=space)
@@ -243,6 +248,7 @@ def small_autoencoder(diffusers):
     ).eval()  # fmt: skip
 
 
+@pytest.mark.slow
 def test_autoencoder_kl(diffusers, tmp_path):
     generator = autoencoder_kl(small_autoencoder(diffusers), size=16)
     assert (generator.latent_dim, generator.image_shape) == (2 * 8 * 8, (3, 16, 16))
@@ -275,6 +281,7 @@ def test_autoencoder_kl_from_its_folder(diffusers, tmp_path):
 # Faces
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("gan_face_generate") is None, reason="needs gan-face-generate: fastflow[faces]")
 def test_faces(tmp_path):
     generator = generators.load("faces")

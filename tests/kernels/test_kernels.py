@@ -69,6 +69,7 @@ def test_residual_loss_and_its_gradient(case, device):
     check(computed, plain, exact)
 
 
+@pytest.mark.slow
 def test_gradients_that_nobody_asks_for_are_left_out(device):
     there = make(Case(2, 9, 3, (5,))).to(device)
     samples = (there.mlp, there.z, there.index, there.slot)
@@ -83,6 +84,7 @@ def test_gradients_that_nobody_asks_for_are_left_out(device):
     assert coefficients_bar.isfinite().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", range(5))
 def test_one_cotangent_alone(given, device):
     problem = make(Case(2, 9, 3, (5, 4)))

@@ -15,6 +15,7 @@ from fastflow.training.discover import Discovery, check_task
 SHAPES = [(1, 1, 1), (1, 8, 8), (3, 9, 20), (3, 64, 64)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CLASSIFIERS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_logits_of_any_size_of_image_are_each_samples_own(name, shape):
@@ -55,6 +56,7 @@ def fail(shape, count):
 """
 
 
+@pytest.mark.slow
 def test_classifier_out_of_a_file_trains_and_resumes_with_its_dropout(tmp_path):
     file = tmp_path / "own.py"
     file.write_text(OWN)

@@ -66,6 +66,7 @@ def test_steps_of_different_numbers_are_taken_together(make):
         torch.testing.assert_close(transition.mean(Z[b : b + 1], INDEX[b : b + 1], STEP[b : b + 1])[0], found[b])
 
 
+@pytest.mark.slow
 @every_kind
 def test_jacobian_has_the_derivatives_of_the_mean(make):
     transition = make()
@@ -78,6 +79,7 @@ def test_jacobian_has_the_derivatives_of_the_mean(make):
     torch.testing.assert_close(transition.jacobian(Z, INDEX, STEP), torch.stack(expected))
 
 
+@pytest.mark.slow
 @every_kind
 def test_means_have_derivatives_under_torch_func(make):
     transition = make()

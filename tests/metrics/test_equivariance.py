@@ -83,6 +83,7 @@ def test_exchanged_potentials_are_found_out(known):
     assert weak.error < 1e-4
 
 
+@pytest.mark.slow
 def test_straight_directions_are_the_displacements_where_those_are_straight(known):
     directions = ff.metrics.straight_directions(known, Slide())
     torch.testing.assert_close(directions, torch.tensor([[0.4, 0.0, 0.0], [0.0, 0.2, 0.0]]), atol=1e-5, rtol=0)
@@ -91,6 +92,7 @@ def test_straight_directions_are_the_displacements_where_those_are_straight(know
     assert found.accuracy == 1
 
 
+@pytest.mark.slow
 def test_a_straight_direction_is_the_one_that_looks_best(known):
     known.vae.encode = lambda x: (2 * x.flatten(1), torch.zeros(len(x), 3))  # latents are twice what is decoded
     start = Slide().frames(torch.arange(24), torch.zeros(24).long(), torch.zeros(24, 1))[:, 0].flatten(1)
@@ -123,6 +125,7 @@ class OwnStarts(Slide):
         return super().frames(rows, transformation, place) + offset[:, None, None, None]
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_every_transformation_begins_at_its_own_start(known):
     found = ff.metrics.equivariance_error(known, OwnStarts())

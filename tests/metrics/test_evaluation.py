@@ -65,6 +65,7 @@ def test_same_seed_same_result_and_other_seed_other(run, result):
     assert other["strength"]["mean"] != result["strength"]["mean"]
 
 
+@pytest.mark.slow
 def test_progress_is_told_on_stdout_only_where_asked(run, capsys):
     evaluate(run, 12, progress=False)
     assert capsys.readouterr() == ("", "")
@@ -120,6 +121,7 @@ def test_residual_of_an_equation_that_holds_exactly_is_zero(run):
     assert [together, *each] == pytest.approx([1.0] * 4)
 
 
+@pytest.mark.slow
 def test_runs_in_float64_are_evaluated_too(tmp_path):
     run = small_run(tmp_path / "run", sigmoid_generator().double())
     assert 0 <= evaluate(run, 24, progress=False)["distinctness"]["accuracy"] <= 1

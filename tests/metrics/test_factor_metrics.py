@@ -60,6 +60,7 @@ def test_a_rotated_code_scores_low(metric):
     assert after < {modularity: 0.9}.get(metric, 0.75) * before
 
 
+@pytest.mark.slow
 @by_name
 def test_codes_of_noise_score_as_by_chance(metric):
     factors, rng = drawn(4000)
@@ -69,6 +70,7 @@ def test_codes_of_noise_score_as_by_chance(metric):
     assert abs(found - chance) < {dci: 0.2, modularity: 0.75}.get(metric, 0.04)
 
 
+@pytest.mark.slow
 @by_name
 def test_a_code_that_hardly_varies_is_not_rewarded(metric):
     factors, rng = drawn()
@@ -78,6 +80,7 @@ def test_a_code_that_hardly_varies_is_not_rewarded(metric):
     assert abs(after - before) < 0.08
 
 
+@pytest.mark.slow
 def test_a_code_said_twice_leaves_no_gap_and_is_incomplete_yet_disentangled():
     factors, rng = drawn()
     codes = np.repeat(factors + 0.05 * rng.normal(size=factors.shape), 2, 1)
@@ -172,6 +175,7 @@ def test_modularity_of_known_information():
     assert modularity(even[:, None].astype(float), np.stack((v, v), 1)).score == 0  # of a code that tells nothing
 
 
+@pytest.mark.slow
 def test_disentanglement_and_completeness_follow_from_the_importances():
     factors, rng = drawn()
     found = dci(peer_codes(factors, rng), factors, progress=False)
@@ -233,6 +237,7 @@ def test_entropies_are_those_of_another_package():
     assert found == pytest.approx([0.43002586628481815, 0.4194406250621904], abs=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("metric", "expected"),
     [
@@ -390,6 +395,7 @@ def test_options_that_cannot_be_used_are_named():
             metric(codes, alone, progress=False)
 
 
+@pytest.mark.slow
 def test_factors_may_have_any_values():
     factors, rng = drawn(500)
     codes = peer_codes(factors, rng)
@@ -406,6 +412,7 @@ def test_codes_may_be_tensors_of_any_float(dtype):
         mig(codes.detach().to_sparse(), torch.tensor(factors))
 
 
+@pytest.mark.slow
 def test_a_code_or_factor_that_varies_in_the_test_part_alone():
     factors, rng = drawn(300)
     codes, rows = rng.normal(size=(300, 4)), split(300, 0)

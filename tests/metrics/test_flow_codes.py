@@ -90,6 +90,7 @@ def test_factor_metrics_of_flows(axes, generator):
     assert ff.metrics.mig(ff.metrics.flow_codes(axes, z), factors).score < 0.5
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_refused(axes, generator, tmp_path):
     z = generator.sample(4)
     run = small_run(tmp_path / "run")

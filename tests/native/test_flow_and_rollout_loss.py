@@ -38,6 +38,7 @@ def check_flow(mlp, z0, index, slots, limit=NATIVE, **options):
     return path, error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("direction", ["forward", "descent"])
 @pytest.mark.parametrize("step_length", [None, 0.3, 0.0])
@@ -45,6 +46,7 @@ def test_forward_flow(method, direction, step_length):
     check_flow(*case(method), dt=0.4, method=method, direction=direction, step_length=step_length)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("hidden", [(3,), (9, 8, 7)], ids=str)
 @pytest.mark.parametrize("out_activation", ["identity", "tanh"])
@@ -57,6 +59,7 @@ def test_shapes(method, hidden, out_activation):
 WIDER_THAN_ITS_FIRST_LAYER = (37, (9, 8))  # which a walk of many samples goes in the first layer's coordinates
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("direction", ["forward", "descent"])
 @pytest.mark.parametrize(("dt", "step_length"), [(0.4, None), (0.4, 0.3), (0.4, 0.0), (0.0, None)])
@@ -140,6 +143,7 @@ def test_reverse_reports_where_it_fails():
 WIDE = (260, 250)  # whose gradients are too large to be gathered for each step on its own
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "step_length", "dim", "hidden", "batch"),
     [

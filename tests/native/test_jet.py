@@ -164,6 +164,7 @@ def output_layer_as_one(tensors):
     return [*others, torch.cat((out_weight, out_bias[:, None]), 1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("hidden", [(64, 64), (40, 30, 20)], ids=str)
 def test_float32_errors(activation, hidden):

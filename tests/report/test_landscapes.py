@@ -92,6 +92,7 @@ def test_latents_on_a_line_have_a_landscape(tmp_path):
     assert "Landscape of potential 2" in write_report(run.folder).read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_page_shows_a_frame_for_every_time(run, parse):
     write_traversals(run, run.folder / "traversals", starts=2)
     page = parse(write_report(run.folder).read_text(encoding="utf-8"))

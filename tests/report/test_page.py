@@ -111,6 +111,7 @@ def test_missed_target_is_said_in_words(run, rendered, change):
     assert "✗ short target at most 0.05" in page.text("targets")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("part", "missed"),
     [
@@ -170,6 +171,7 @@ def test_confusion_matrix_is_a_table_of_the_counts(run, rendered, parse):
     assert cells == ["641", "3", "2", "646", "51", "588", "0", "639", "0", "0", "655", "655"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("confusion", [None, [], [[1, 2], [3]], [[1, -2], [3, 4]], [[1, "x"], [3, 4]], "x"])
 def test_unsound_confusion_matrix_is_noted(run, confusion, rendered, change):
     change(distinctness={"confusion": confusion})

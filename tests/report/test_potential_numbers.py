@@ -56,6 +56,7 @@ SUGGESTED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("correlation", "change", "spread", "expected"), SUGGESTED.values(), ids=SUGGESTED)
 def test_name_is_suggested_after_what_changes_most_and_steadily(run, rendered, correlation, change, spread, expected):
     record = measured(correlation=[correlation] * 3, change=[change] * 3, spread=spread)

@@ -50,6 +50,7 @@ def test_malformed_metrics_lines_are_counted_and_skipped(run, rendered):
     assert "loss 0.100 0.0333 0.0333 0.100 1" in page.text("training")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", ["{", "[]", "null", '"x"', "\0"])
 def test_damaged_evaluation_and_index_are_noted(run, content, rendered):
     (run / "evaluation.json").write_text(content)
@@ -59,12 +60,14 @@ def test_damaged_evaluation_and_index_are_noted(run, content, rendered):
     assert "index.json" in page.text("potentials")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [None, "x", 3, [], {}, [{}], {"per_potential": "x", "mean": "y", "target": [1]}])
 def test_evaluation_of_other_types_does_not_fail(run, value, rendered):
     write(run / "evaluation.json", {"strength": value, "distinctness": value, "residual": value, "samples": value})
     rendered(run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["../../secret.png", "\0.png", "a\nb.png", "", 3])
 def test_missing_and_foreign_pictures_are_noted(run, rendered, name):
     (run / "traversals/potential-00.png").unlink()

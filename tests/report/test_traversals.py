@@ -25,6 +25,7 @@ def index_of(folder):
     return json.loads((folder / "index.json").read_text())
 
 
+@pytest.mark.slow
 def test_potential_that_can_not_be_undone_is_drawn_forward(run):
     folder = run.folder / "traversals"
     write_traversals(run, folder, starts=2)
@@ -43,6 +44,7 @@ def test_reverse_flow_that_was_asked_for_stays_an_error(run):
     assert not (run.folder / "traversals").exists()
 
 
+@pytest.mark.slow
 def test_paths_of_one_step_are_drawn_forward(tmp_path):
     run = small_run(tmp_path / "run", path_steps=1, steps=1)
     write_traversals(run, run.folder / "traversals", starts=2)

@@ -166,6 +166,7 @@ OTHERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("images", OTHERS.values(), ids=OTHERS)
 def test_another_generator_is_noticed(tmp_path, images):
     small_run(tmp_path / "run")

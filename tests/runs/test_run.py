@@ -64,6 +64,7 @@ def test_run_in_hand_is_reported_without_its_generator_having_a_name(tmp_path):
     assert all(json.loads((tmp_path / "run" / name).read_text())["training_steps"] == 8 for name in names)
 
 
+@pytest.mark.slow
 def test_run_evaluates_itself(tmp_path):
     result = small_run(tmp_path / "run").evaluate(samples=24, seed=2, progress=False)
     assert (result["samples"], result["seed"]) == (24, 2)

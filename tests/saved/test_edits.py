@@ -37,6 +37,7 @@ def latents(count=3, width=5, seed=2):
     return torch.randn(count, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beside", [False, True], ids=["alone", "companion"])
 @pytest.mark.parametrize("length", [None, 0.1], ids=["free", "step_length"])
 @pytest.mark.parametrize("direction", ["forward", "descent", "reverse"])
@@ -91,6 +92,7 @@ def settings(run):
     return {"dt": run.config.dt, "method": run.config.method, "step_length": run.config.step_length}
 
 
+@pytest.mark.slow
 def test_edit_is_a_chain_of_flows(run):
     z = run.generator.sample(2)
     edit = run.edit("slant", 2, t0=1.0).then({0: 1.0, 2: -0.5}, 3)
@@ -133,6 +135,7 @@ def test_saved_edit_is_the_same_edit(run, tmp_path):
     assert str(edit) == "2.5 steps along slant, then 3 steps back along potential 0 - 0.5 x potential 2"
 
 
+@pytest.mark.slow
 def test_edit_is_for_the_weights_that_it_was_made_for(run, tmp_path):
     edit, z = run.edit(0, 1), run.generator.sample(1)
     moved = ff.load_run(run.folder, run.generator)

@@ -35,6 +35,7 @@ def test_name_stays_with_the_run_and_stands_for_the_potential(run):
     assert run.names == {2: "turn"}
 
 
+@pytest.mark.slow
 def test_new_run_in_the_folder_has_no_names(run):
     run.name(1, "rotation")
     resumed = small_run(run.folder, resume=True, steps=8)
@@ -42,6 +43,7 @@ def test_new_run_in_the_folder_has_no_names(run):
     assert small_run(run.folder, overwrite=True).names == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("potential", "name", "message"),
     [
@@ -74,6 +76,7 @@ def test_unknown_name_is_told_with_those_that_are_known(run):
         run.find("rotation")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -215,6 +215,7 @@ DAMAGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", ["old", "signed-again"])
 @pytest.mark.parametrize(("damage", "message"), DAMAGES.values(), ids=DAMAGES)
 def test_checkpoint_without_sense_is_refused_whatever_its_digests_say(tmp_path, damage, message, version):
@@ -248,6 +249,7 @@ def read_all(saved):
     return read_checkpoint(saved, module, optimizer)
 
 
+@pytest.mark.slow
 def test_each_flipped_bit_is_noticed_by_the_name_of_its_file(tmp_path):
     """One bit of each byte, in turn: every reader of the file refuses it."""
     saved = save_checkpoint(tmp_path, 3, *trained())

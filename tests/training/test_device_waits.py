@@ -66,6 +66,7 @@ CONFIGURATIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
 def test_a_step_waits_for_nothing(changes):
     task = Discovery(small_config(**changes), sigmoid_generator())

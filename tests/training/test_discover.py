@@ -113,6 +113,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", CHANGES.values(), ids=CHANGES)
 def test_every_setting_trains(tmp_path, changes):
     before = Discovery(small_config(**changes), sigmoid_generator()).bank.state_dict()
@@ -122,6 +123,7 @@ def test_every_setting_trains(tmp_path, changes):
     assert all(np.isfinite(list(line.values())).all() for line in metrics(tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_equations_constants_are_learned_only_where_asked(tmp_path):
     learned = small_run(tmp_path / "learned", learn_pde=True)
     fixed = small_run(tmp_path / "fixed", learn_pde=False)
@@ -146,6 +148,7 @@ GENERATORS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", GENERATORS.values(), ids=GENERATORS)
 def test_any_generator_will_do(tmp_path, make):
     generator = make()

@@ -39,6 +39,7 @@ def poisoned(monkeypatch, step, term, value, times=10**6):
     return drawn
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("term", ["pde", "initial", "jacobian", "classifier"])
 def test_step_and_term_are_named_however_rarely_it_logs(tmp_path, monkeypatch, term):
     poisoned(monkeypatch, 5, term, float("nan"))
@@ -82,6 +83,7 @@ def test_restart_goes_on_from_the_last_good_checkpoint_with_a_smaller_rate(tmp_p
     assert metrics(tmp_path / "run")[-1]["learning_rate"] == pytest.approx(1e-4)
 
 
+@pytest.mark.slow
 def test_restart_before_the_first_checkpoint_begins_again(tmp_path, monkeypatch):
     drawn = poisoned(monkeypatch, 2, "pde", float("nan"), times=1)
     restarted = small_run(tmp_path / "run", restarts=1, restart_factor=0.5, ema=0.5)
@@ -90,6 +92,7 @@ def test_restart_before_the_first_checkpoint_begins_again(tmp_path, monkeypatch)
     assert torch.equal(restarted.bank.out_weight, whole.bank.out_weight)
 
 
+@pytest.mark.slow
 def test_restarts_are_counted(tmp_path, monkeypatch):
     drawn = poisoned(monkeypatch, 5, "pde", float("nan"))
     with pytest.raises(TrainingError, match="step 5: pde is no longer finite; the last good checkpoint is"):
@@ -97,6 +100,7 @@ def test_restarts_are_counted(tmp_path, monkeypatch):
     assert drawn.count(5) == 3
 
 
+@pytest.mark.slow
 def test_resume_with_more_restarts_goes_on(tmp_path, monkeypatch):
     poisoned(monkeypatch, 5, "pde", float("nan"), times=2)
     with pytest.raises(TrainingError):
@@ -125,6 +129,7 @@ def test_kill_while_a_checkpoint_is_removed_leaves_the_one_before(tmp_path, monk
     assert sorted(path.name for path in checkpoints.iterdir()) == ["step-000002", "step-000003"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("restarts", [0, 1])
 def test_predictor_that_fails_costs_no_checkpoint(tmp_path, monkeypatch, restarts):
     poisoned(monkeypatch, 5, "guidance", float("nan"))
@@ -147,6 +152,7 @@ def test_latents_that_are_refused_name_the_term_that_went_first(tmp_path):
         small_run(tmp_path / "run", generator, batch_size=64, log_every=6)
 
 
+@pytest.mark.slow
 def test_run_that_restarts_ends_with_the_same_bits_in_two_parts(tmp_path):
     """Also where a checkpoint turns out to be beyond saving, so that the one before it must do."""
     settings = {**WILD, "restarts": 12, "restart_factor": 0.03}

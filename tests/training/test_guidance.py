@@ -61,6 +61,7 @@ def double(images):
     return 2 * brightness(images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("before", "now", "message"),
     [

@@ -61,6 +61,7 @@ def same_bits(left, right):
 # What it writes
 
 
+@pytest.mark.slow
 def test_metrics_have_a_line_per_interval_with_its_means(tmp_path):
     expected = []
     task = Discovery(small_config(), sigmoid_generator())
@@ -88,6 +89,7 @@ def test_checkpoints_are_at_the_interval_and_at_the_end(tmp_path):
     assert folders == ["step-000003", "step-000006", "step-000007"]
 
 
+@pytest.mark.slow
 def test_progress_bar_is_shown_only_where_asked(tmp_path, capsys):
     generator, config = sigmoid_generator(), small_config()
     discover(generator, config, tmp_path / "silent", progress=False)
@@ -115,6 +117,7 @@ def test_two_runs_of_one_seed_are_the_same_to_the_bit(tmp_path, threads):
     assert saved(tmp_path / "a", 3, "optimizer.safetensors") == saved(tmp_path / "b", 3, "optimizer.safetensors")
 
 
+@pytest.mark.slow
 def test_another_seed_is_another_run(tmp_path):
     runs = [weights(small_run(tmp_path / str(seed), seed=seed)) for seed in (0, 1)]
     assert all(not torch.equal(value, runs[1][name]) for name, value in runs[0].items())
@@ -164,6 +167,7 @@ def test_resumed_run_ends_with_the_same_bits(tmp_path, first):
     assert same_bits(weights(run), weights(load_run(tmp_path / "parts", sigmoid_generator())))
 
 
+@pytest.mark.slow
 def test_resume_drops_the_lines_that_it_repeats(tmp_path):
     folder = tmp_path / "run"
     small_run(folder)
@@ -181,6 +185,7 @@ def test_resume_drops_the_lines_that_it_repeats(tmp_path):
     assert resumed[2]["loss"] == whole[2]["loss"]
 
 
+@pytest.mark.slow
 def test_resuming_a_finished_run_changes_nothing_but_lets_it_go_on(tmp_path):
     folder = tmp_path / "run"
     small_run(folder)

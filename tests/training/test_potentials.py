@@ -71,6 +71,7 @@ def test_average_follows_the_weights(tmp_path):
         torch.testing.assert_close(value, average.detach())
 
 
+@pytest.mark.slow
 def test_run_uses_the_average_and_resumes_both(tmp_path):
     plain = small_run(tmp_path / "plain")
     run = small_run(tmp_path / "run", ema=0.9)

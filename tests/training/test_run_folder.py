@@ -47,12 +47,14 @@ def test_foreign_folders_are_left_alone(tmp_path, fill, mode):
     assert contents(folder) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [{}, {"resume": True}, {"overwrite": True}], ids=["new", "resume", "overwrite"])
 def test_empty_folder_becomes_the_run(tmp_path, mode):
     (tmp_path / "run").mkdir()
     assert small_run(tmp_path / "run", **mode).step == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [{}, {"resume": True}, {"overwrite": True}], ids=["new", "resume", "overwrite"])
 def test_what_a_killed_process_left_of_a_file_is_in_nobodys_way(tmp_path, mode):
     (tmp_path / "run").mkdir()
@@ -69,6 +71,7 @@ def test_folder_that_is_a_file_is_refused(tmp_path):
     assert (tmp_path / "run").read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_overwriting_removes_what_runs_make_and_nothing_else(tmp_path):
     folder = tmp_path / "run"
     small_run(folder)
@@ -100,6 +103,7 @@ def test_resume_and_overwrite_exclude_each_other(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "value"),
     [("seed", 1), ("learning_rate", 0.1), ("num_potentials", 2), ("hidden", (9,)), ("pde", "heat"), ("dt", 0.5)],
@@ -142,6 +146,7 @@ def test_resume_from_a_damaged_checkpoint_changes_nothing(tmp_path):
     assert contents(folder) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [{}, {"resume": True}, {"overwrite": True}], ids=["new", "resume", "overwrite"])
 def test_folder_in_use_is_refused_and_left_alone(tmp_path, mode):
     folder = tmp_path / "run"

@@ -137,6 +137,7 @@ OBJECTIVES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", OBJECTIVES.values(), ids=OBJECTIVES)
 def test_terms_and_gradients_are_the_documented_ones(changes):
     """The likelihood's bound against torch.distributions, its gradients against plain autograd, in float64."""
@@ -319,6 +320,7 @@ def log_likelihood(task, batch, k=1):
     return law.log_prob(batch.images[0].flatten())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frames", ["path", "pairs"])
 @pytest.mark.parametrize("kind", RIVALS)
 def test_bound_is_below_the_likelihood(kind, frames):
@@ -374,6 +376,7 @@ def test_weak_bound_is_below_the_likelihood_of_all_transformations():
 # Weak supervision
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("later", ["inferred", "moved"])
 @pytest.mark.parametrize("kind", ["flow", "affine"])
 def test_weak_bound_is_the_exact_mean_over_the_transformations(kind, later):
@@ -521,6 +524,7 @@ def test_same_seed_gives_the_same_bits_and_resuming_does(tmp_path, changes):
 NEW = ("objective", "transition", "frames", "frame_steps", "later_latents", "start_posterior")
 
 
+@pytest.mark.slow
 def test_runs_older_than_the_objective_have_that_of_the_paper(tmp_path):
     small_vae(tmp_path / "whole")
     small_vae(tmp_path / "old", steps=3)

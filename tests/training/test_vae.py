@@ -236,6 +236,7 @@ def test_run_has_what_a_run_has(trained):
     assert (record["kind"], record["data"]["name"], record["data"]["images"]) == ("train-vae", "bars", 24)
 
 
+@pytest.mark.slow
 def test_loaded_run_is_the_trained_one(trained):
     loaded = ff.load_run(trained.folder)
     assert (type(loaded), loaded.config, loaded.step) == (ff.VAERun, trained.config, 6)

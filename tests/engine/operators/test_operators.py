@@ -125,6 +125,7 @@ def weighed(outputs: Sequence[Tensor]) -> Tensor:
     return sum((w * x).sum() for w, x in zip(weights, outputs, strict=True))
 
 
+@pytest.mark.slow
 @every_operator
 @pytest.mark.parametrize("dtype", tolerances.OPERATOR, ids=str)
 @pytest.mark.parametrize("batch", [1, 63, 129])

@@ -77,6 +77,7 @@ def test_autocast_lowers_nothing():
         assert bank.double().jet(torch.zeros(2, 4), 0.0, 0).u.dtype == torch.float64
 
 
+@pytest.mark.slow
 @every_loss
 @pytest.mark.parametrize("trained", [False, True])
 def test_forward_mode_equals_reverse_mode(loss, trained):

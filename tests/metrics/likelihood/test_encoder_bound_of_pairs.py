@@ -54,6 +54,7 @@ PIXELS = torch.randn(COUNT, D, generator=RNG).double() @ JOINT + STD * torch.ran
 PAIRS = (PIXELS + torch.cat((torch.zeros_like(SHIFT), SHIFT), 1)).view(-1, 2, *SHAPE)
 
 
+@pytest.mark.slow
 def test_linear_gaussian_model_is_approached_from_below():
     truth = float(TRUTH.log_prob(PIXELS).mean())
     measured = encoder_bound

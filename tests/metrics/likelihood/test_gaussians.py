@@ -81,6 +81,7 @@ def test_the_prior_leaves_numbers_as_they_are():
     assert prior.log_volume.tolist() == [0] * COUNT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("std", KINDS.values(), ids=KINDS)
 def test_one_step_reaches_the_maximum_of_a_linear_chain_and_the_fit_stays(std):
     chain = chain_of(std)

@@ -30,6 +30,7 @@ def agree(found, truth, errors=4.0):
     assert abs(found.mean - float(truth.mean())) < errors * float(error.square().sum().sqrt()) / len(error) + 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variance", [1.0, torch.linspace(0.3, 3, 30)], ids=["prior", "other priors"])
 def test_a_linear_model_has_its_closed_form(variance):
     z = torch.randn(30, 3, generator=torch.Generator().manual_seed(1)).double()
@@ -43,6 +44,7 @@ def test_a_linear_model_has_its_closed_form(variance):
     assert float(found.each_standard_error.max()) < 0.06
 
 
+@pytest.mark.slow
 def test_a_curved_model_agrees_with_a_sum_over_a_grid():
     truth = CURVED.truth(X)
     found = ff.metrics.log_likelihood(curved(), X, 2000)
@@ -51,6 +53,7 @@ def test_a_curved_model_agrees_with_a_sum_over_a_grid():
     assert found.each.shape == found.effective_sample_size.shape == found.each_standard_error.shape == (40,)
 
 
+@pytest.mark.slow
 def test_few_and_many_samples_agree():
     few, many = (ff.metrics.log_likelihood(curved(), X, count) for count in (64, 1024))
     assert abs(few.mean - many.mean) < 2 * float(few.each_standard_error.square().sum().sqrt()) / len(X)
@@ -79,6 +82,7 @@ BAD = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encode", BAD.values(), ids=BAD)
 def test_a_bad_encoder_changes_less_than_the_standard_error(encode):
     alone, beside = (ff.metrics.log_likelihood(model, X, 200) for model in (curved(), curved(encode)))
@@ -113,6 +117,7 @@ def test_annealing_agrees_and_more_of_its_samples_count(monkeypatch):
     agree(pieces, truth[:20])
 
 
+@pytest.mark.slow
 def test_annealing_depends_on_the_seed_alone(monkeypatch):
     monkeypatch.setattr(annealing, "TEMPERATURES", 3)
     one, again, other = (
@@ -122,6 +127,7 @@ def test_annealing_depends_on_the_seed_alone(monkeypatch):
     assert not torch.equal(one, other)
 
 
+@pytest.mark.slow
 def test_seed_fixes_the_samples_and_pieces_change_nothing(monkeypatch):
     one, again, other = (ff.metrics.log_likelihood(curved(), X, 30, seed) for seed in (3, 3, 4))
     assert torch.equal(one.each, again.each)

@@ -68,6 +68,7 @@ def truth(known=range(STEPS + 1)):
     return level.logsumexp(1) + math.log(0.02)
 
 
+@pytest.mark.slow
 def test_a_bent_chain_agrees_with_sums_over_a_grid():
     found = ff.metrics.sequence_log_likelihood(RUN, FRAMES, K, 500)
     assert bool(((found.each - truth()).abs() < 4 * found.each_standard_error).all())
@@ -90,6 +91,7 @@ def test_the_standard_errors_are_cautious():
     assert 0.3 < float((spread / expected).mean()) < 1.1
 
 
+@pytest.mark.slow
 def test_memory_bounds_what_is_decoded_at_once_and_changes_nothing(monkeypatch):
     one = ff.metrics.sequence_log_likelihood(RUN, FRAMES[:3], K[:3], 20)
     rows = []

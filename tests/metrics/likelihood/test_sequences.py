@@ -42,6 +42,7 @@ def agree(found, truth, error):
     assert float((found.each - truth).abs().max()) < 2 * error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("std", KINDS.values(), ids=KINDS)
 def test_a_linear_sequence_has_its_closed_form(std):
     run = affine_run(std)
@@ -51,6 +52,7 @@ def test_a_linear_sequence_has_its_closed_form(std):
     assert float(found.effective_sample_size.min()) > 45
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("std", KINDS.values(), ids=KINDS)
 def test_a_linear_pair_has_its_closed_form(std):
     run = affine_run(std)
@@ -61,6 +63,7 @@ def test_a_linear_pair_has_its_closed_form(std):
     agree(ff.metrics.pair_log_likelihood(run, pairs, K, place, 100), torch.stack(truth), 0.12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("std", KINDS.values(), ids=KINDS)
 def test_frames_in_between_needn_t_be_known(std):
     run, places = affine_run(std), (1, 3)
@@ -72,6 +75,7 @@ def test_frames_in_between_needn_t_be_known(std):
     agree(ff.metrics.sequence_log_likelihood(run, frames[:, 3:4], K, 100, places=[3]), torch.stack(truth), 0.12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("std", KINDS.values(), ids=KINDS)
 def test_an_unknown_transformation_is_summed_over(std):
     run = affine_run(std)
@@ -83,6 +87,7 @@ def test_an_unknown_transformation_is_summed_over(std):
     assert found.num_samples == 100
 
 
+@pytest.mark.slow
 def test_any_length_will_do():
     """One frame is an image; more frames than a path of the training has are a longer path."""
     run = affine_run(0.4, steps=2)
@@ -103,6 +108,7 @@ def test_straight_directions_take_the_place_of_the_run_s_own_steps():
     agree(ff.metrics.sequence_log_likelihood(run, frames, K, 100, directions=directions), expected, 0.12)
 
 
+@pytest.mark.slow
 def test_a_bad_encoder_changes_less_than_the_standard_error():
     run = affine_run(0.4)
     frames, truth = draws(run)

@@ -148,6 +148,7 @@ def test_every_result_names_the_weights_that_it_was_measured_on(done):
     assert sum(weights is not None for weights in found.values()) == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changed", "again"),
     [
@@ -300,6 +301,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", REFUSED)
 def test_refuses(tmp_path, case):
     changes, message = REFUSED[case]

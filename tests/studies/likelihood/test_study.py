@@ -80,6 +80,7 @@ def test_every_result_names_the_weights_that_it_was_measured_on(done):
         assert run["weights"] == sha256((file / "weights.safetensors").read_bytes()).hexdigest()
 
 
+@pytest.mark.slow
 def test_results_of_weights_that_have_changed_are_measured_again(done, tmp_path, monkeypatch):
     out = shutil.copytree(done, tmp_path / "out")
     seeds = [out / "runs" / "digits" / "flows" / f"seed-{seed}" / "checkpoints" for seed in (0, 1)]
@@ -126,6 +127,7 @@ def test_resumed_it_measures_only_what_is_missing(done, monkeypatch):
 train_vae = module.train_vae
 
 
+@pytest.mark.slow
 def test_a_training_that_diverges_is_a_finding(tmp_path):
     size = replace(SIZE, configs={"digits": replace(TINY, max_loss=1e-3, restarts=0)})
     text = study(tmp_path / "out", size=size, seeds=1).read_text()
