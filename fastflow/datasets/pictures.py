@@ -118,7 +118,11 @@ def _opened(file: Path, mode: str | None = None) -> Image.Image:
                     raise InputError(f"{str(file)!r} has more than 8 bits per channel: convert it to 8 bits")
                 mode = ("L" if image.mode in ("1", "L", "LA") else "RGB") if mode is None else mode
                 _mend_transparent_color(image, file)
-                return _on_background(ImageOps.exif_transpose(image)).convert(mode)
+                image.load()
+                ImageOps.exif_transpose(image, in_place=True)
+                # Each copy of a large image takes hundreds of megabytes: none is made without need.
+                flat = _on_background(image)
+                return flat if flat.mode == mode else flat.convert(mode)
     except InputError:
         raise
     except Exception as error:  # the errors of Pillow's readers have no common type

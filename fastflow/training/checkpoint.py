@@ -175,7 +175,16 @@ def _facts(checkpoint: Checkpoint, digests: _Digests) -> dict[str, Any]:
     for name, default in (("restarts", 0), ("rate_factor", 1.0)):
         if not isinstance(facts.get(name, default), (int, float)) or not 0 <= facts.get(name, default) < 2**63:
             raise _damaged(checkpoint, f"its {_STATE} has {name} {shortened(facts[name])}, expected a number")
+    if "rows" in facts and not _are_rows(facts["rows"]):
+        raise _damaged(checkpoint, f"its {_STATE} has rows {shortened(facts['rows'])}, expected lists of numbers")
     return facts
+
+
+def _are_rows(value: Any) -> bool:
+    """Whether a value is a list of lists of numbers, all of one length."""
+    if not isinstance(value, list) or not all(isinstance(row, list) for row in value):
+        return False
+    return len({len(row) for row in value}) == 1 and all(type(x) in (int, float) for row in value for x in row)
 
 
 def _read(checkpoint: Checkpoint, name: str, digests: _Digests) -> tuple[bytes, str]:

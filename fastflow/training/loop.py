@@ -165,6 +165,7 @@ class Trainer:
         # For a restart before the first checkpoint.
         self._start = copy.deepcopy(task.module.state_dict()) if config.restarts else None
         self._rows: list[Tensor] = []
+        self._earlier = torch.zeros(0, 0, dtype=torch.float64)  # rows of before the checkpoint that was resumed
         self._names: list[str] = []
 
     def restore(self) -> None:
@@ -184,6 +185,7 @@ class Trainer:
             self.step, self.saved_as = saved.step, saved.digest
             self.restarts = int(saved.facts.get("restarts", 0))
             self.rate_factor = float(saved.facts.get("rate_factor", 1.0))
+            self._earlier = torch.tensor(saved.facts.get("rows", [[]]), dtype=torch.float64)
 
     def run(self, progress: bool = True) -> None:
         """Train from the current step to the end.
@@ -279,9 +281,14 @@ class Trainer:
 
     def _means(self) -> dict[str, float]:
         """The means of all values since the last line of the log, over steps and processes. A new line begins."""
-        rows = self._check(self.group.mean(self._stacked_rows()))
-        self._rows = []
-        return dict(zip(self._names, rows.double().mean(0).tolist(), strict=True))
+        rows = self._since_last_line()
+        self._rows, self._earlier = [], self._earlier[:0]
+        return dict(zip(self._names, rows.mean(0).tolist(), strict=True))
+
+    def _since_last_line(self) -> Tensor:
+        """All processes' means of each step since the last line of the log, (N, names) float64; checked."""
+        rows = self._check(self.group.mean(self._stacked_rows())).double()
+        return torch.cat((self._earlier, rows)) if self._earlier.shape[1] == rows.shape[1] else rows
 
     def _any(self, flag: bool) -> bool:
         """Whether the flag is set in any of the processes."""
@@ -290,10 +297,12 @@ class Trainer:
 
     def _save(self) -> None:
         """Write a checkpoint of this step; raise Diverged if a value or a weight has diverged by then."""
-        self._check(self.group.mean(self._stacked_rows()))
+        rows = self._since_last_line()
         self._check_weights()
         if self.group.is_leader:
-            facts = {"restarts": self.restarts, "rate_factor": self.rate_factor}
+            facts: dict[str, Any] = {"restarts": self.restarts, "rate_factor": self.rate_factor}
+            if len(rows):  # so that the next line has the same means if the training is stopped here
+                facts["rows"] = rows.tolist()
             saved = save_checkpoint(self.folder / "checkpoints", self.step, self.task.module, self._optimizer, facts)
             self.saved_as = weights_digest(saved)
 
@@ -342,6 +351,7 @@ class Trainer:
         """Return to the last good checkpoint, or to the initial weights, with a smaller learning rate."""
         restarts, factor = self.restarts + 1, self.rate_factor * self.config.restart_factor
         self._optimizer, self._rows, self.step = self._fresh_optimizer(), [], 0
+        self._earlier = self._earlier[:0]
         assert self._start is not None
         self.task.module.load_state_dict(self._start)
         self.restore()

@@ -11,6 +11,8 @@ from torture.scenarios import SCENARIOS, Library, Scenario, check_end, check_who
 
 _HIDDEN = re.compile(r"/\.[^/']*\.(tmp|old)|^\.[^/']*\.(tmp|old)")
 
+_MESSAGE = 1024  # bytes for what a command says, which goes to a file too
+
 
 class Disk(Part):
     """A case lets one write of a scenario's command fail, or all from one on, and then lets the command work."""
@@ -31,7 +33,7 @@ class Disk(Part):
         self._library.begin(scenario, folder)
         if rng.random() < 0.25:
             largest = max(file.stat().st_size for file in reference.folder.rglob("*") if file.is_file())
-            size = int(largest ** rng.random())
+            size = max(_MESSAGE, int(largest ** rng.random()))
             what, fail = f"no file may have more than {size} bytes", forks.smallest_files(size)
         else:
             change = turn % len(reference.changes)  # each in its turn

@@ -40,6 +40,8 @@ class Fork:
 
     def __init__(self, arguments: Sequence[str], folder: Path, prepare: Prepare | None = None) -> None:
         self._streams = [folder.parent / f"{folder.name}.{name}" for name in ("out", "err")]
+        for file in self._streams:
+            file.touch()  # here, so that it is there however soon the command is killed
         sys.stdout.flush()
         sys.stderr.flush()
         self.pid = os.fork()

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -165,6 +166,18 @@ def test_resumed_run_ends_with_the_same_bits(tmp_path, first):
     for file in ("weights.safetensors", "optimizer.safetensors"):
         assert saved(tmp_path / "parts", 6, file) == saved(tmp_path / "whole", 6, file)
     assert same_bits(weights(run), weights(load_run(tmp_path / "parts", sigmoid_generator())))
+
+
+@pytest.mark.slow
+def test_lines_have_the_same_means_after_a_stop_between_two_of_them(tmp_path):
+    small_run(tmp_path / "run", steps=6, checkpoint_every=3, log_every=2)
+    whole = metrics(tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-000006")
+    small_run(tmp_path / "run", steps=6, checkpoint_every=3, log_every=2, resume=True)
+    for before, after in zip(whole, metrics(tmp_path / "run"), strict=True):
+        assert {k: v for k, v in after.items() if not k.startswith(("share_", "steps_per"))} == {
+            k: v for k, v in before.items() if not k.startswith(("share_", "steps_per"))
+        }
 
 
 @pytest.mark.slow
