@@ -80,8 +80,9 @@ def image_files(folder: Path, *, below: bool = False) -> list[Path]:
 
 def read_picture(file: Path, size: int, *, color: bool = True) -> Tensor:
     """The middle square of an image file, resized, (3 or 1, size, size) uint8; for errors see `read_whole_picture`."""
-    whole = _opened(file, "RGB" if color else "L")
-    return _tensor(ImageOps.fit(whole, (size, size), Image.Resampling.BOX))
+    # A grey image gets its three colours once it is small.
+    picture = ImageOps.fit(_opened(file, None if color else "L"), (size, size), Image.Resampling.BOX)
+    return _tensor(picture.convert("RGB") if color and picture.mode != "RGB" else picture)
 
 
 def read_whole_picture(file: Path) -> Tensor:
