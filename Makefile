@@ -34,14 +34,9 @@ INSTALL_SELF = $(INSTALL) --no-build-isolation --config-settings=build-dir=build
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.* ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.* ## /\1\t/' | expand -t 14
 
-# In a new environment the native module is compiled while torch, which is by far the largest package, is installed.
-$(BIN)/python:
-	$(PYTHON) -m venv $(VENV)
-	$(INSTALL) scikit-build-core nanobind cmake ninja
-	$(INSTALL) torch & torch=$$!; $(INSTALL_SELF) --no-deps && wait $$torch
-
 # Python code is used where it lies; what needs a new installation is metadata, dependencies and the native module.
-$(READY) $(DEMO): pyproject.toml CMakeLists.txt $(CONSTRAINTS) $(NATIVE) $(shell find cmake -type f) | $(BIN)/python
+$(READY) $(DEMO): pyproject.toml CMakeLists.txt $(CONSTRAINTS) $(NATIVE) $(shell find cmake -type f)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(INSTALL) scikit-build-core nanobind cmake ninja
 	$(call INSTALL_SELF)
 	touch $@
