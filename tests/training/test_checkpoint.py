@@ -187,6 +187,10 @@ DAMAGES = {
     "state-no-text": (lambda folder: (folder / "state.json").write_bytes(b"\xff"), "its state.json isn't JSON"),
     "state-deep": (lambda folder: (folder / "state.json").write_text("[" * 100_000), "its state.json can't be used"),
     "state-list": (lambda folder: (folder / "state.json").write_text("[3]"), "doesn't name its step"),
+    "state-rows": (
+        lambda folder: (folder / "state.json").write_text(json.dumps({"step": 3, "rows": [[1.0], [1.0, 2.0]]})),
+        "its state.json has rows [[1.0], [1.0, 2.0]], expected lists of numbers",
+    ),
     "state-of-another-step": (
         lambda folder: (folder / "state.json").write_text(json.dumps({"step": 4})),
         "doesn't name its step",
