@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import shlex
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
-
 from fastflow.core.errors import InputError
 from fastflow.core.files import read_sealed, read_up_to
 from fastflow.core.plugins import first_line
 from fastflow.generators.loading import may_need_width
-from fastflow.report.rendering import LARGEST_PICTURE, data_uri, settings_rows, write_page
+from fastflow.report.rendering import LARGEST_PICTURE, data_uri, picture_size, settings_rows, write_page
 from fastflow.training.config import DiscoverConfig
 
 Record = Mapping[str, Any]
@@ -143,12 +140,11 @@ def _strip(record: Record, folder: Path, method: str) -> dict[str, Any] | None:
     file = folder / "strips" / f"{method}.png"
     if rows is None or not file.is_file():
         return None
+    data = read_up_to(file, LARGEST_PICTURE)
     try:
-        data = read_up_to(file, LARGEST_PICTURE)
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
-            width, height = picture.size
-    except (UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise InputError(f"{str(file)!r} isn't a PNG image, or is too large: remove it") from error
+        width, height = picture_size(data, "PNG")
+    except InputError as error:
+        raise InputError(f"{str(file)!r} {error}: remove it") from error
     return {
         "method": method,
         "what": record["methods"][method],

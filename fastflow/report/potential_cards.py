@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from fastflow.core.errors import InputError
 from fastflow.core.files import as_argument, read_up_to
 from fastflow.report import potential_numbers
 from fastflow.report.landscape_cards import Landscape, draw_landscape, landscapes
-from fastflow.report.rendering import LARGEST_PICTURE, data_uri
+from fastflow.report.rendering import LARGEST_PICTURE, data_uri, picture_size
 from fastflow.report.run_files import RunFiles, at, whole
 
 _MOST_ATTRIBUTES = 8  # attributes that a card lists at most
@@ -120,18 +120,17 @@ def _picture(run: RunFiles, name: object, kind: str, notes: list[str]) -> Pictur
         return None
     try:
         data = read_up_to(run.folder / "traversals" / name, LARGEST_PICTURE)
-        with Image.open(io.BytesIO(data), formats=[kind]) as picture:
-            width, height = picture.size
     except FileNotFoundError:
         notes.append(f"traversals/{name} is missing.")
-    except UnidentifiedImageError:
-        notes.append(f"traversals/{name} is not a {kind} image.")
     except OSError as error:
         notes.append(f"traversals/{name} cannot be read ({error.strerror or error}).")
-    except (InputError, Image.DecompressionBombError):
+    except InputError:
         notes.append(f"traversals/{name} is too large to be shown.")
     else:
-        return Picture(data_uri(data, kind), width, height)
+        try:
+            return Picture(data_uri(data, kind), *picture_size(data, kind))
+        except InputError as error:
+            notes.append(f"traversals/{name} {error}.")
     return None
 
 
@@ -146,6 +145,6 @@ def _still(animation: Picture, frame: int) -> Picture | None:
             # A grey picture takes a third of the space as a grey file.
             grey = still.convert("L")
             (grey if grey.convert("RGB").tobytes() == still.tobytes() else still).save(stream, "PNG", optimize=True)
-    except (OSError, EOFError, Image.DecompressionBombError):
+    except Exception:  # the errors of Pillow's readers have no common type
         return None
     return Picture(data_uri(stream.getvalue(), "PNG"), animation.width, animation.height)

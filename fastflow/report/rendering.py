@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jinja2
+from PIL import Image
 
+from fastflow.core.errors import InputError
 from fastflow.core.files import replacing
 
 LARGEST_PICTURE = 1 << 28
@@ -47,6 +50,25 @@ def data_uri(data: bytes, kind: str) -> str:
         kind: "PNG" or "GIF".
     """
     return f"data:{_MEDIA_TYPES[kind]};base64,{base64.b64encode(data).decode('ascii')}"
+
+
+def picture_size(data: bytes, kind: str) -> tuple[int, int]:
+    """The width and height of a picture, of which no pixel is decoded.
+
+    Args:
+        data: the bytes of the file.
+        kind: "PNG" or "GIF".
+
+    Raises:
+        InputError: it isn't such a picture, or is too large. The message goes on after the picture's name.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=[kind]) as picture:
+            return picture.size
+    except Image.DecompressionBombError as error:
+        raise InputError("is too large to be shown") from error
+    except Exception as error:  # the errors of Pillow's readers have no common type
+        raise InputError(f"is not a {kind} image") from error
 
 
 def settings_rows(tree: object, prefix: str = "", leave_out: str = "") -> list[tuple[str, str]]:

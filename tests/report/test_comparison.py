@@ -162,3 +162,11 @@ def test_refuses_results_that_no_comparison_wrote(folder, record, name, value):
     (folder / "results.json").write_text(json.dumps({**record, name: value}))
     with pytest.raises(InputError, match=r"results\.json' isn't one that a comparison wrote"):
         write_comparison(folder)
+
+
+@pytest.mark.parametrize("damage", [lambda data: b"not a picture", lambda data: data[:10] + b"\xe7" + data[11:]])
+def test_refuses_a_damaged_strip(folder, damage):
+    file = folder / "strips" / "flows.png"
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(InputError, match=r"flows.png' is not a PNG image: remove it"):
+        write_comparison(folder)

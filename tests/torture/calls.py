@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import random
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 import fastflow as ff
 from fastflow.core.errors import BackendError, ConvergenceError, InputError
 from fastflow.engine.activations import ACTIVATIONS, OUT_ACTIVATIONS
+from fastflow.engine.backends import reference
 from fastflow.engine.backends.reference import num_times
 from fastflow.engine.integration import Integration
 from fastflow.engine.mlp import mlp_jet
@@ -137,6 +138,9 @@ class Calls(Part):
                     for together in (False, True):
                         rounded = _rounded(call, dtype, call.seed + seed, together=together)
                         others.append((_ROUNDINGS, _outcome(rounded, ff.use_backend("reference"))))
+                        if call.loose:
+                            with _rounded_slopes(call, dtype, call.seed + seed):
+                                others.append((_ROUNDINGS, _outcome(rounded, ff.use_backend("reference"))))
             if math.isnan(error) and _has_overflown(others[0][1]):
                 continue  # in plain PyTorch too, perhaps in other results: what meets infinity depends on the order
             if not any(_is_within(error, times * _distance(result[place], other)) for times, result in others):
@@ -223,6 +227,30 @@ def _rounded(call: Call, dtype: torch.dtype, seed: int, *, together: bool) -> Ca
                     size = x.nan_to_num(0, 0, 0).abs().max().clamp_max(2.0**41) if together else x
                     x.add_(eps * size * (2 * torch.randint(0, 2, x.shape, generator=signs).to(x) - 1))
     return changed
+
+
+@contextmanager
+def _rounded_slopes(call: Call, dtype: torch.dtype, seed: int) -> Iterator[None]:
+    """Paths whose slopes are off by roundings of the products that they are sums of.
+
+    A slope of all but nothing, which saturated units leave, has no direction beside these. A step of fixed length goes
+    along it all the same.
+    """
+    networks = [value for value in call.arguments.values() if isinstance(value, (MLP, ff.PotentialBank))]
+    layers = [(*net.weights, net.out_weight[:, None]) for net in networks]
+    size = max(math.prod(float(x.abs().sum(-1).max()) for x in weights) for weights in layers) if layers else 0.0
+    signs, whole = torch.Generator().manual_seed(seed), reference._slope
+
+    def slope(field: Any, z: Tensor, *rest: Any) -> Tensor:
+        signs.manual_seed(seed)
+        off = 2 * torch.randint(0, 2, z.shape, generator=signs).to(z) - 1
+        return whole(field, z, *rest) + torch.finfo(dtype).eps * size * off
+
+    reference._slope = slope
+    try:
+        yield
+    finally:
+        reference._slope = whole
 
 
 def _as(dtype: torch.dtype, value: Any) -> Any:
