@@ -8,7 +8,7 @@ CONSTRAINTS ?= requirements/known-good.txt
 # Where `make gpu` and `make profile` build and write.
 OUT ?= gpu-results
 # Which tests the sanitizers run: those that reach native code.
-SANITIZE_TESTS ?= tests/native tests/cuda tests/engine/operators/test_operators.py tests/engine/test_paths.py tests/engine/test_mlp.py
+SANITIZE_TESTS ?= tests/cpu tests/cuda tests/engine/operators/test_operators.py tests/engine/test_paths.py tests/engine/test_mlp.py
 # Whether the CUDA module is built: AUTO where there is a CUDA compiler, which takes minutes; ON, OFF.
 FASTFLOW_CUDA ?= AUTO
 # How long `make torture` goes on.

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from fastflow.runs import Run, VAERun, discover, load_run, train_vae
     from fastflow.saved.edits import Edit, load_edit
     from fastflow.studies.comparison import compare
-    from fastflow.training.config import DiscoverConfig
+    from fastflow.training.flow_config import DiscoverConfig
     from fastflow.training.presets import PRESETS, VAE_PRESETS, preset
     from fastflow.training.vae_config import VAEConfig
 
@@ -87,7 +87,7 @@ _LATE = {
     "runs": ("Run", "VAERun", "discover", "load_run", "train_vae"),
     "saved.edits": ("Edit", "load_edit"),
     "studies.comparison": ("compare",),
-    "training.config": ("DiscoverConfig",),
+    "training.flow_config": ("DiscoverConfig",),
     "training.presets": ("PRESETS", "VAE_PRESETS", "preset"),
     "training.vae_config": ("VAEConfig",),
 }

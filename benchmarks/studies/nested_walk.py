@@ -19,7 +19,7 @@ from fastflow.engine.learned_fields import DivergenceFreeField
 from fastflow.engine.pde import normalized, residual_sums
 from fastflow.engine.potentials import PotentialBank, sinusoidal_embedding
 from fastflow.engine.types import Jet
-from fastflow.training.config import FlowConfig
+from fastflow.training.flow_config import FlowConfig
 from fastflow.training.potentials import IntegratedPaths, Potentials
 
 

@@ -28,8 +28,8 @@ from benchmarks import machine
 from benchmarks.studies import vae_step
 from fastflow import generators
 from fastflow.generators import SNGAN, SNGAN64, Generator
-from fastflow.training.config import DiscoverConfig
 from fastflow.training.discover import Discovery
+from fastflow.training.flow_config import DiscoverConfig
 from fastflow.training.loop import Trainer
 from fastflow.training.timers import PHASES, PhaseTimer
 

@@ -33,7 +33,7 @@ from fastflow.core.errors import InputError
 from fastflow.core.files import locked_folder
 from fastflow.generators import Generator
 from fastflow.latents.classifiers import make_classifier
-from fastflow.training.config import DiscoverConfig
+from fastflow.training.flow_config import DiscoverConfig
 from fastflow.training.loop import Trainer
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 from fastflow.baselines.directions import pooled
 from fastflow.core.rng import step_rng
 from fastflow.generators import Generator
-from fastflow.training.config import DiscoverConfig
+from fastflow.training.flow_config import DiscoverConfig
 from fastflow.training.loop import Losses
 from fastflow.training.timers import PhaseTimer
 

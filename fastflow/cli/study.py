@@ -13,7 +13,7 @@ from fastflow.core.devices import find_device
 from fastflow.core.errors import InputError
 from fastflow.studies.comparison.study import compare
 from fastflow.studies.likelihood.study import study_likelihood
-from fastflow.training.config import DiscoverConfig
+from fastflow.training.flow_config import DiscoverConfig
 
 
 @dataclass(frozen=True)

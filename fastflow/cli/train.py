@@ -19,9 +19,9 @@ from fastflow.core.errors import InputError
 from fastflow.core.files import as_argument, read_json
 from fastflow.core.trust import marked
 from fastflow.runs.train import discover, train_vae
-from fastflow.training.config import DiscoverConfig
 from fastflow.training.config_file import from_dict
 from fastflow.training.distributed import is_follower, local_device
+from fastflow.training.flow_config import DiscoverConfig
 from fastflow.training.presets import preset
 from fastflow.training.run_folder import read_record
 from fastflow.training.vae_config import VAEConfig

@@ -13,7 +13,7 @@ from fastflow.core.files import read_sealed, read_up_to
 from fastflow.core.plugins import first_line
 from fastflow.generators.loading import may_need_width
 from fastflow.report.rendering import LARGEST_PICTURE, data_uri, picture_size, settings_rows, write_page
-from fastflow.training.config import DiscoverConfig
+from fastflow.training.flow_config import DiscoverConfig
 
 Record = Mapping[str, Any]
 """The contents of a comparison's results.json."""

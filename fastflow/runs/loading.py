@@ -18,7 +18,7 @@ from fastflow.generators.identity import draws_alike, is_description
 from fastflow.generators.loading import load_spec, recorded_spec
 from fastflow.runs.run import Run, VAERun
 from fastflow.training.checkpoint import Checkpoint, latest_checkpoint, read_checkpoint
-from fastflow.training.config import DiscoverConfig, FlowConfig
+from fastflow.training.flow_config import DiscoverConfig, FlowConfig
 from fastflow.training.potentials import untrained_potentials
 from fastflow.training.run_folder import Record, as_folder, no_run, read_record, recorded_config
 from fastflow.training.vae import HeldOutImages

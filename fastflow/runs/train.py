@@ -24,9 +24,9 @@ from fastflow.latents.predictors import Predictor
 from fastflow.runs.loading import check_generator
 from fastflow.runs.run import Run, VAERun
 from fastflow.saved.names import names_in
-from fastflow.training.config import DiscoverConfig
 from fastflow.training.discover import Discovery, check_task
 from fastflow.training.distributed import process_group
+from fastflow.training.flow_config import DiscoverConfig
 from fastflow.training.run_folder import Record, RunDescription, as_folder, no_run, read_record, train_in
 from fastflow.training.sequence import task_kind
 from fastflow.training.vae import resolved, some_images

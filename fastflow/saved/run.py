@@ -16,7 +16,7 @@ from fastflow.generators.loading import spec_of
 from fastflow.generators.vae import LikelihoodVAEGenerator
 from fastflow.latents.traversal import Traversal, TraversalDirection, traverse
 from fastflow.saved.names import read_names, write_name
-from fastflow.training.config import FlowConfig
+from fastflow.training.flow_config import FlowConfig
 from fastflow.training.potentials import Potentials
 from fastflow.training.vae import HeldOutImages
 from fastflow.training.vae_config import VAEConfig

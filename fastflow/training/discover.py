@@ -21,8 +21,8 @@ from fastflow.generators.change import generator_change
 from fastflow.latents.classifiers import make_classifier, try_classifier
 from fastflow.latents.losses import classifier_loss, guidance_loss, initial_loss, jacobian_loss
 from fastflow.latents.predictors import Predictor, check_predictor
-from fastflow.training.config import DiscoverConfig
 from fastflow.training.distributed import SINGLE_PROCESS, ProcessGroup
+from fastflow.training.flow_config import DiscoverConfig
 from fastflow.training.loop import Losses
 from fastflow.training.potentials import build_potentials, integrate_paths, update_ema
 from fastflow.training.timers import PhaseTimer

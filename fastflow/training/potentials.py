@@ -14,8 +14,8 @@ from fastflow.engine.pde import residual as pde_residual
 from fastflow.engine.potentials import PotentialBank
 from fastflow.engine.types import Jet
 from fastflow.generators import Generator
-from fastflow.training.config import FlowConfig
 from fastflow.training.distributed import SINGLE_PROCESS, ProcessGroup
+from fastflow.training.flow_config import FlowConfig
 
 
 class Potentials(NamedTuple):

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from fastflow.core.errors import InputError
-from fastflow.training.config import DiscoverConfig, FlowConfig
+from fastflow.training.flow_config import DiscoverConfig, FlowConfig
 from fastflow.training.vae_config import VAEConfig
 
 C = TypeVar("C", bound=FlowConfig)

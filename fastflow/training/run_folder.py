@@ -17,9 +17,9 @@ from fastflow.core.errors import InputError
 from fastflow.core.files import check_place, left_by_system, locked_folder, read_json, remove_named, write_sealed
 from fastflow.core.leftovers import is_leftover, remove_leftovers
 from fastflow.training.checkpoint import latest_checkpoint, remove_unfinished
-from fastflow.training.config import CHANGEABLE, FlowConfig
 from fastflow.training.config_file import from_dict
 from fastflow.training.distributed import ProcessGroup
+from fastflow.training.flow_config import CHANGEABLE, FlowConfig
 from fastflow.training.loop import Task, Trainer
 from fastflow.training.metrics_log import check_tensorboard
 

@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt
 from fastflow.core.errors import InputError
 from fastflow.generators.likelihoods import Likelihood
 from fastflow.latents.transitions import TransitionKind
-from fastflow.training.config import FlowConfig, Widths
+from fastflow.training.flow_config import FlowConfig, Widths
 from fastflow.training.schedules import Schedule
 
 FLOW_TERMS = ("transport", "matching", "assignment", "pde", "initial", "jacobian")

@@ -205,7 +205,7 @@ def test_importing_fastflow_loads_no_kernels(loaded):
 
 @pytest.mark.slow
 def test_the_latent_half_comes_on_first_use(loaded):
-    modules = {"fastflow.training.config", "fastflow.generators.loading", "fastflow.runs.run"}
+    modules = {"fastflow.training.flow_config", "fastflow.generators.loading", "fastflow.runs.run"}
     assert modules <= loaded["latent half"]
 
 

@@ -13,7 +13,7 @@ from fastflow.core.errors import InputError
 from fastflow.metrics import STROKE_ATTRIBUTES, stroke_attributes
 from fastflow.runs.train import discover
 from fastflow.studies.comparison.attributes import varying
-from fastflow.training.config import DiscoverConfig
+from fastflow.training.flow_config import DiscoverConfig
 
 NAMES = [*STROKE_ATTRIBUTES, *map(str, range(10))]
 

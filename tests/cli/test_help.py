@@ -12,7 +12,7 @@ import pytest
 
 from fastflow.cli import info, look, study, train
 from fastflow.cli.main import main
-from fastflow.training.config import DiscoverConfig
+from fastflow.training.flow_config import DiscoverConfig
 from fastflow.training.vae_config import VAEConfig
 
 COMMANDS = {

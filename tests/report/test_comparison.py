@@ -12,7 +12,7 @@ import pytest
 from fastflow.core.errors import InputError
 from fastflow.pictures.strips import save_strip
 from fastflow.report.comparison import write_comparison
-from fastflow.training.config import DiscoverConfig
+from fastflow.training.flow_config import DiscoverConfig
 
 
 def numbers(mean, best=False, **compared):

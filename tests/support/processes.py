@@ -12,8 +12,8 @@ from support.moving import Bars
 from fastflow import generators
 from fastflow.core.errors import InputError
 from fastflow.runs.train import discover, train_vae
-from fastflow.training.config import DiscoverConfig
 from fastflow.training.discover import Discovery
+from fastflow.training.flow_config import DiscoverConfig
 from fastflow.training.vae_config import VAEConfig
 
 # A convolution's weight gradient is summed in an order that depends on the number of threads.

@@ -7,7 +7,7 @@ import torch
 
 from fastflow import generators
 from fastflow.runs.train import discover
-from fastflow.training.config import DiscoverConfig
+from fastflow.training.flow_config import DiscoverConfig
 
 SMALL = {
     "num_potentials": 3,

@@ -27,7 +27,7 @@ from fastflow.runs.train import discover
 from fastflow.saved.edits import load_edit
 from fastflow.saved.names import read_names
 from fastflow.training.checkpoint import latest_checkpoint, read_checkpoint
-from fastflow.training.config import DiscoverConfig
+from fastflow.training.flow_config import DiscoverConfig
 from torture.parts import REFUSED, RIGHT, Fault, Part
 from torture.scenarios import everything
 

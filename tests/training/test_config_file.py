@@ -13,9 +13,9 @@ from support.runs import sigmoid_generator, small_config
 from fastflow.core.errors import InputError
 from fastflow.engine.pde import EQUATIONS
 from fastflow.engine.types import Jet
-from fastflow.training.config import DiscoverConfig
 from fastflow.training.config_file import check_settings, from_dict
 from fastflow.training.discover import Discovery
+from fastflow.training.flow_config import DiscoverConfig
 
 
 def test_configuration_survives_json():

@@ -11,8 +11,8 @@ from fastflow.core.errors import InputError, TrainingError
 from fastflow.engine.pde import EQUATIONS
 from fastflow.generators import from_callable
 from fastflow.training import discover as module
-from fastflow.training.config import DiscoverConfig
 from fastflow.training.discover import Discovery
+from fastflow.training.flow_config import DiscoverConfig
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from fastflow.core.errors import InputError
-from fastflow.training.config import DiscoverConfig
+from fastflow.training.flow_config import DiscoverConfig
 from fastflow.training.presets import PRESETS, preset
 
 

@@ -7,8 +7,8 @@ from support.runs import metrics, sigmoid_generator, small_config, small_run
 
 from fastflow.core.errors import InputError
 from fastflow.runs.loading import load_run
-from fastflow.training.config import DiscoverConfig
 from fastflow.training.discover import Discovery
+from fastflow.training.flow_config import DiscoverConfig
 from fastflow.training.schedules import factor_at
 
 

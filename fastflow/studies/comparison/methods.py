@@ -14,8 +14,8 @@ from fastflow.core.files import parse_json
 from fastflow.generators import Generator
 from fastflow.latents.traversal import Traverses
 from fastflow.runs.train import discover
-from fastflow.training.config import DiscoverConfig
 from fastflow.training.config_file import from_dict
+from fastflow.training.flow_config import DiscoverConfig
 
 FLOWS = "flows"
 """The method that all others are compared with."""

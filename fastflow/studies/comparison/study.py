@@ -47,7 +47,7 @@ from fastflow.studies.jobs import (
 )
 from fastflow.studies.statistics import check_packages
 from fastflow.training.checkpoint import latest_checkpoint
-from fastflow.training.config import DiscoverConfig
+from fastflow.training.flow_config import DiscoverConfig
 from fastflow.training.run_folder import as_folder
 
 _FILES = ("jobs", "runs", "strips", "results.json", "table.md", "compare.html", "comparison.json")

@@ -1,4 +1,4 @@
-"""The native activations' largest errors over the float32 range: `python tests/native/activation_error.py [stride]`.
+"""The native activations' largest errors over the float32 range: `python tests/cpu/activation_error.py [stride]`.
 
 A potential of one unit on one input, u = sigma(z), has them as its value, gradient, Laplacian and the gradient of that.
 """
