@@ -73,11 +73,10 @@ def integrate(
     z0, times = _checked_start(bank, z0, steps, t0, integration, companion=companion)
     chosen = check_index(index, bank.num_potentials, z0)
     networks = bank.networks_along(times, chosen)
-    bound = networks.mlp, z0, networks.network, networks.slot
     if companion is None:
-        return ops_flow(*bound, integration)
-    beside = companion.bank.networks_along(times, chosen)
-    return stepped(*bound, integration, _joined(companion, beside.mlp, chosen.each))
+        return ops_flow(networks.mlp, z0, networks.network, networks.slot, integration)
+    jet = _joined(companion, companion.bank.networks_along(times, chosen).mlp, chosen.each)
+    return stepped(networks.mlp, z0, networks.network, networks.slot, integration, jet)
 
 
 def integrate_from(
@@ -100,18 +99,45 @@ def integrate_from(
     begin so. The paths are stepped in Python, one jet of all samples after another.
     """
     check_bank(bank)
-    z, times = _checked_start(bank, z, last + steps, 0.0, integration, companion=companion)
+    z, _ = _checked_start(bank, z, last + steps, 0.0, integration, companion=companion)
     chosen = check_index(index, bank.num_potentials, z)
-    mlp, network, slots = bank.networks_along(times, chosen)
-    jet = _path_jet
-    if companion is not None:
-        jet = _joined(companion, companion.bank.networks_along(times, chosen).mlp, chosen.each)
-    offset = place * (2 if integration.method == "rk4" else 1)
+    return StageNetworks.of(bank, last + steps, integration, companion).paths(z, chosen.each, place, steps)
 
-    def later(mlp: MLP, z: Tensor, network: Tensor, slot: Tensor, laplacian: Laplacian) -> Jet:
-        return jet(mlp, z, network, slot + offset, laplacian)  # a potential's bias rows lie in the order of the times
 
-    return stepped(mlp, z, network, slots[: reference.num_times(steps, integration.method)], integration, later)
+class StageNetworks(NamedTuple):
+    """The networks of a bank, and of its companion, with their biases at all times at which paths have stages.
+
+    What is evaluated once serves any number of paths. Nothing is checked: `integrate_from` does.
+    """
+
+    mlp: MLP
+    slots: Tensor
+    """Each network's bias row at each time, (T, K)."""
+    beside: tuple[DivergenceFreeField, MLP] | None
+    """The companion and its networks."""
+    integration: Integration
+
+    @classmethod
+    def of(
+        cls, bank: PotentialBank, steps: int, integration: Integration, companion: DivergenceFreeField | None
+    ) -> StageNetworks:
+        """Those for paths that end after `steps` steps from time 0 at the latest."""
+        times = _stage_times(steps, 0.0, integration, bank.out_bias)
+        every = Index(torch.empty(0, dtype=torch.long, device=times.device), None)  # all networks, for no samples yet
+        mlp, _, slots = bank.networks_along(times, every)
+        beside = None if companion is None else (companion, companion.bank.networks_along(times, every).mlp)
+        return cls(mlp, slots, beside, integration)
+
+    def paths(self, z: Tensor, each: Tensor, place: Tensor, steps: int) -> Tensor:
+        """The paths (B, steps + 1, D) of latents z (B, D) along potentials (B,), from the steps numbered place (B,)."""
+        jet = _path_jet if self.beside is None else _joined(*self.beside, each)
+        offset = place * (2 if self.integration.method == "rk4" else 1)
+
+        def later(mlp: MLP, z: Tensor, network: Tensor, slot: Tensor, laplacian: Laplacian) -> Jet:
+            return jet(mlp, z, network, slot + offset, laplacian)  # a potential's bias rows lie in the order of times
+
+        slots = self.slots[: reference.num_times(steps, self.integration.method)]
+        return stepped(self.mlp, z, each, slots, self.integration, later)
 
 
 def mixed_flow(
@@ -232,7 +258,7 @@ def _joined(companion: DivergenceFreeField, beside: MLP, potential: Tensor) -> C
 
     def jet(mlp: MLP, z: Tensor, network: Tensor, slot: Tensor, laplacian: Laplacian) -> Jet:
         own, other = (_path_jet(net, z, network, slot, laplacian) for net in (mlp, beside))
-        return own._replace(grad=own.grad + companion.turned(other.grad, potential))
+        return own._replace(grad=own.grad + companion.velocity(other.grad, z, potential))
 
     return jet
 
@@ -272,8 +298,13 @@ def _checked_start(
     z0 = check_latents(z0, bank.dim, bank.out_bias)
     check_count(steps, "steps")
     check_integration(integration, t0, z0.dtype)
+    return _Start(z0, _stage_times(steps, t0, integration, z0))
+
+
+def _stage_times(steps: int, t0: float, integration: Integration, like: Tensor) -> Tensor:
+    """The times (T,) of a path's stages."""
     # Counted on the device: a copy of numbers would make the host wait.
-    offsets = torch.arange(reference.num_times(steps, integration.method), dtype=z0.dtype, device=z0.device)
+    offsets = torch.arange(reference.num_times(steps, integration.method), dtype=like.dtype, device=like.device)
     if integration.method == "rk4":
         offsets = 0.5 * offsets
-    return _Start(z0, t0 + integration.dt * offsets)
+    return t0 + integration.dt * offsets

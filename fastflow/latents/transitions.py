@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -13,7 +14,7 @@ from torch.nn import functional
 from fastflow.core.checks import check_count
 from fastflow.engine.integration import Integration
 from fastflow.engine.learned_fields import DivergenceFreeField
-from fastflow.engine.paths import integrate, integrate_from
+from fastflow.engine.paths import StageNetworks, integrate, integrate_from
 from fastflow.engine.potentials import PotentialBank
 from fastflow.engine.tracing import values_of
 
@@ -106,15 +107,14 @@ class Transition(nn.Module, ABC):
 
     def jacobian(self, z: Tensor, k: Tensor, n: Tensor) -> Tensor:
         """The derivatives (B, D, D) of `mean` with respect to z: row i has those of coordinate i. Without a graph."""
-        count, width = z.shape
-        # Each coordinate's derivatives come from a copy of the samples, so that one call gives all of them.
-        copies, rows = z.detach().repeat_interleave(width, 0), torch.eye(width, dtype=z.dtype, device=z.device)
-        with torch.enable_grad():
-            mean = self.mean(copies.requires_grad_(), k.repeat_interleave(width), n.repeat_interleave(width))
-            if not mean.requires_grad:
-                return z.new_zeros(count, width, width)
-            (found,) = torch.autograd.grad(mean, copies, rows.repeat(count, 1))
-        return found.view(count, width, width)
+        return row_by_row(self.mean, z, k, n)
+
+    def frozen(self, steps: int) -> Transition:
+        """The same transition for numbers of steps below `steps`, which is quicker where it is called often.
+
+        Its parameters have the values of now, and no gradient reaches them.
+        """
+        return self
 
 
 class Independent(Transition):
@@ -132,6 +132,10 @@ class Independent(Transition):
         """Zeros (B, D)."""
         return self.log_std(k, n)
 
+    def jacobian(self, z: Tensor, k: Tensor, n: Tensor) -> Tensor:
+        """Zeros."""
+        return torch.zeros_like(z).diag_embed()
+
 
 class Walk(Transition):
     """A random walk: each latent lies around the one before it."""
@@ -139,6 +143,10 @@ class Walk(Transition):
     def mean(self, z: Tensor, k: Tensor, n: Tensor) -> Tensor:
         """The latents themselves."""
         return z
+
+    def jacobian(self, z: Tensor, k: Tensor, n: Tensor) -> Tensor:
+        """Identities."""
+        return torch.ones_like(z).diag_embed()
 
 
 class AR1(Transition):
@@ -168,6 +176,10 @@ class AR1(Transition):
         """Half the logarithm of 1 - a^2n."""
         return 0.5 * torch.log(-torch.expm1(2 * n[:, None] * functional.logsigmoid(self.logit[k])))
 
+    def jacobian(self, z: Tensor, k: Tensor, n: Tensor) -> Tensor:
+        """Diagonal matrices of a."""
+        return torch.sigmoid(self.logit[k].detach()).diag_embed()
+
 
 class Straight(Transition):
     """Each step adds the same learned displacement; at first a small one, another for each transformation."""
@@ -179,6 +191,10 @@ class Straight(Transition):
     def mean(self, z: Tensor, k: Tensor, n: Tensor) -> Tensor:
         """The latents plus the displacement."""
         return z + self.displacement[k]
+
+    def jacobian(self, z: Tensor, k: Tensor, n: Tensor) -> Tensor:
+        """Identities."""
+        return torch.ones_like(z).diag_embed()
 
 
 class Affine(Transition):
@@ -193,6 +209,10 @@ class Affine(Transition):
     def mean(self, z: Tensor, k: Tensor, n: Tensor) -> Tensor:
         """(I + A_k) z + d_k."""
         return z + (self.matrix[k] @ z[:, :, None])[:, :, 0] + self.displacement[k]
+
+    def jacobian(self, z: Tensor, k: Tensor, n: Tensor) -> Tensor:
+        """I + A_k."""
+        return (torch.eye(self.latent_dim, dtype=z.dtype, device=z.device) + self.matrix.detach())[k]
 
 
 class Flow(Transition):
@@ -236,6 +256,10 @@ class Flow(Transition):
         )
         return path[:, :: self.frame_steps]
 
+    def frozen(self, steps: int) -> Transition:
+        """See `Transition`: the networks' biases are evaluated once for all times."""
+        return FrozenFlow(self, steps)
+
     def _advanced(self, z: Tensor, k: Tensor, n: Tensor, last: int) -> Tensor:
         """The mean after steps whose numbers n aren't above `last`."""
         path = integrate_from(
@@ -249,6 +273,25 @@ class Flow(Transition):
             companion=self.companion,
         )
         return path[:, -1]
+
+
+class FrozenFlow(Transition):
+    """A flow as it is now, for paths of at most `steps` latents after the first. Nothing given to it is checked."""
+
+    def __init__(self, flow: Flow, steps: int) -> None:
+        super().__init__(flow.num_transformations, flow.latent_dim, flow.noise)
+        self.frame_steps = flow.frame_steps
+        with torch.no_grad():
+            self.networks = StageNetworks.of(flow.bank, steps * flow.frame_steps, flow.integration, flow.companion)
+
+    def mean(self, z: Tensor, k: Tensor, n: Tensor) -> Tensor:
+        """Where the flow leads from z at the time at which step n begins."""
+        return self.networks.paths(z, k, n * self.frame_steps, self.frame_steps)[:, -1]
+
+    def path(self, z: Tensor, k: Tensor, steps: int) -> Tensor:
+        """The flow's path, at the steps of a sequence."""
+        path = self.networks.paths(z, k, torch.zeros_like(k), steps * self.frame_steps)
+        return path[:, :: self.frame_steps]
 
 
 def linear_transition(
@@ -265,3 +308,18 @@ def _largest(n: Tensor) -> int:
     """The largest of some numbers of steps."""
     values = values_of(n)
     return int((n if values is None else values).max())
+
+
+def row_by_row(function: Callable[[Tensor, Tensor, Tensor], Tensor], z: Tensor, k: Tensor, n: Tensor) -> Tensor:
+    """The derivatives (B, D, D) of a function of latents z (B, D) and numbers k and n (B,), in one call of it.
+
+    Row i has those of coordinate i, and comes from a copy of the samples.
+    """
+    count, width = z.shape
+    copies, rows = z.detach().repeat_interleave(width, 0), torch.eye(width, dtype=z.dtype, device=z.device)
+    with torch.enable_grad():
+        found = function(copies.requires_grad_(), k.repeat_interleave(width), n.repeat_interleave(width))
+        if not found.requires_grad:
+            return z.new_zeros(count, width, width)
+        (gradient,) = torch.autograd.grad(found, copies, rows.repeat(count, 1))
+    return gradient.view(count, width, width)

@@ -212,10 +212,10 @@ def _as_recorded(config: VAEConfig, folder: Path) -> VAEConfig:
     if not (folder / "config.json").exists():
         return config
     recorded, usual = read_record(folder)["config"], VAEConfig()
-    if VAEConfig.before.keys() <= recorded.keys():
-        return config
-    unnamed = [name for name in CHANGED_DEFAULTS if getattr(config, name) == getattr(usual, name) and name in recorded]
-    return replace(config, **VAEConfig.before, **{name: recorded[name] for name in unnamed})
+    absent = {name: value for name, value in VAEConfig.before.items() if name not in recorded}
+    changed = CHANGED_DEFAULTS if "objective" in absent else ()
+    unnamed = [name for name in changed if getattr(config, name) == getattr(usual, name) and name in recorded]
+    return replace(config, **absent, **{name: recorded[name] for name in unnamed})
 
 
 def _absolute(root: str | Path | None) -> str | None:

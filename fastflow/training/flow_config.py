@@ -77,6 +77,8 @@ class FlowConfig:
     """How time enters a potential: as a sinusoidal embedding, as one more linear input, or not at all (none)."""
     companion: bool = False
     """Add a learned, divergence-free velocity to the gradient of each potential, so that paths can turn."""
+    companion_affine: bool = False
+    """Give each of these velocities a linear part too, which has no divergence either, and a constant."""
     pde: Equation = "wave"
     """Partial differential equation that every potential is trained to satisfy."""
     learn_pde: bool = True

@@ -68,7 +68,8 @@ def build_potentials(config: FlowConfig, latent_dim: int) -> Potentials:
         pde = kind(num_potentials=count, learnable=config.learn_pde)
     companion = None
     if config.companion:
-        companion = DivergenceFreeField(count, latent_dim, hidden, config.activation, config.time)
+        affine = config.companion_affine
+        companion = DivergenceFreeField(count, latent_dim, hidden, config.activation, config.time, affine=affine)
     return Potentials(bank, pde, companion)
 
 

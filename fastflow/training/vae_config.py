@@ -39,7 +39,7 @@ class VAEConfig(FlowConfig):
 
     terms: ClassVar[tuple[str, ...]] = ("start", "moved", *FLOW_TERMS)
 
-    before: ClassVar[dict[str, Any]] = {"objective": "paper"}
+    before: ClassVar[dict[str, Any]] = {"objective": "paper", "companion_affine": False}
 
     objective: Literal["sequence", "paper"] = "sequence"
     """What is trained: sequence, the evidence lower bound of sequences of images, or paper, a weighted sum of terms.
@@ -74,6 +74,8 @@ class VAEConfig(FlowConfig):
     Another number needs supervision weak."""
     companion: bool = True
     """Add a learned, divergence-free velocity to the gradient of each potential, so that paths can turn."""
+    companion_affine: bool = True
+    """Give each of these velocities a linear part too, which has no divergence either, and a constant."""
     steps: Annotated[int, Gt(0)] = 3000
     """Number of training steps."""
     batch_size: Annotated[int, Gt(0)] = 128

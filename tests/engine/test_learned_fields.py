@@ -11,10 +11,10 @@ from fastflow.latents.losses import initial_loss
 K, D, B = 3, 5, 4
 
 
-@pytest.fixture
-def companion():
+@pytest.fixture(params=[False, True], ids=["", "affine"])
+def companion(request):
     torch.manual_seed(0)
-    return DivergenceFreeField(K, D, (8, 8), rank=2).double()
+    return DivergenceFreeField(K, D, (8, 8), rank=2, affine=request.param).double()
 
 
 def latents():
@@ -29,6 +29,19 @@ def test_velocity_has_no_divergence_but_a_jacobian(companion):
     jacobian = torch.func.jacrev(lambda z: companion(z, 0.7, INDEX).sum(0))(z).permute(1, 0, 2)  # (B, D, D)
     assert jacobian.abs().amax((1, 2)).min() > 1e-3
     torch.testing.assert_close(jacobian.diagonal(dim1=1, dim2=2).sum(1), torch.zeros(B, dtype=torch.float64))
+
+
+def test_affine_part_is_added_without_its_trace():
+    torch.manual_seed(0)
+    field = DivergenceFreeField(K, D, (8, 8), rank=2, affine=True).double()
+    z = latents()
+    with torch.no_grad():
+        joined = field(z, 0.7, INDEX)
+        matrix = field.matrix[INDEX]
+        added = [m @ point - m.trace() / D * point for m, point in zip(matrix, z, strict=True)]
+        field.matrix.zero_()
+        alone = field(z, 0.7, INDEX) - field.displacement[INDEX]
+        torch.testing.assert_close(joined - alone, torch.stack(added) + field.displacement[INDEX])
 
 
 def test_velocity_is_no_gradient(companion):

@@ -47,7 +47,7 @@ def velocity(bank, companion, z, t, k):
     if companion is None:
         return gradient
     (turning,) = torch.autograd.grad(companion.bank.jet(z, t, k).u.sum(), z, create_graph=True)
-    return gradient + companion.turned(turning, k)
+    return gradient + companion.velocity(turning, z, k)
 
 
 def expected_step(task, z, k, n):
@@ -521,7 +521,7 @@ def test_same_seed_gives_the_same_bits_and_resuming_does(tmp_path, changes):
             assert torch.equal(value, again.learned.modules()[name].state_dict()[key])
 
 
-NEW = ("objective", "transition", "frames", "frame_steps", "later_latents", "start_posterior")
+NEW = ("objective", "companion_affine", "transition", "frames", "frame_steps", "later_latents", "start_posterior")
 
 
 @pytest.mark.slow
@@ -537,8 +537,19 @@ def test_runs_older_than_the_objective_have_that_of_the_paper(tmp_path):
     assert ff.load_run(tmp_path / "old").config.objective == "paper"
     # The command that began it goes on with it, whatever its defaults are now.
     run = small_vae(tmp_path / "old", objective="sequence", companion=True, options={"resume": True})
-    assert run.config == small_config(transformations=("slide", "fade"), num_potentials=2)
+    assert run.config == small_config(transformations=("slide", "fade"), num_potentials=2, companion_affine=False)
     assert saved(tmp_path / "old", 6) == saved(tmp_path / "whole", 6)
+
+
+def test_runs_older_than_the_companions_affine_part_have_none(tmp_path):
+    small_vae(tmp_path / "old", objective="sequence", companion=True, companion_affine=False)
+    file = tmp_path / "old" / "config.json"
+    record = json.loads(file.read_text())
+    del record["config"]["companion_affine"], record["digest"]
+    file.write_text(json.dumps(record))
+    assert ff.load_run(tmp_path / "old").companion.matrix is None
+    run = small_vae(tmp_path / "old", objective="sequence", companion=True, steps=7, options={"resume": True})
+    assert (run.step, run.config.objective, run.companion.matrix) == (7, "sequence", None)
 
 
 def test_new_runs_are_not_resumed_by_another_objective(tmp_path):

@@ -212,9 +212,7 @@ class Chain(NamedTuple):
         slope, bend = self.evidence.quadratic(self.seen(path))
         gradients = _scattered(slope, self.places, self.steps)
         curvatures = _scattered(bend, self.places, self.steps)
-        empty = curvatures.new_zeros(len(u), 0, u.shape[2], u.shape[2])
-        steps = [self._jacobian(path[:, step], step) for step in range(self.steps)]
-        jacobians = torch.stack(steps, 1) if steps else empty
+        jacobians = self._jacobians(path[:, :-1])
         # Backward: `reach` is the derivative of the log-density with respect to z_n, by all that follows from z_n.
         reach, by_noise = gradients[:, self.steps], []
         for step in reversed(range(self.steps)):
@@ -225,12 +223,19 @@ class Chain(NamedTuple):
         by_noise.append(self.prior_std * reach)
         return Quadratic(torch.stack(by_noise[::-1], 1) - u, curvatures, jacobians)
 
-    def _jacobian(self, z: Tensor, step: int) -> Tensor:
-        """The Jacobians (B, D, D) of a step."""
-        transition, k, n = self._step(step)
+    def _jacobians(self, z: Tensor) -> Tensor:
+        """The Jacobians (B, S, D, D) of the steps from latents z (B, S, D), float64."""
+        if not self.steps:
+            return z.new_zeros(len(z), 0, z.shape[2], z.shape[2], dtype=torch.float64)
+        transition, k, first = self._step(0)
+        flat, k = z.flatten(0, 1), k.repeat_interleave(self.steps)
+        n = (first[:, None] + torch.arange(self.steps, device=z.device)).flatten()
         own = getattr(transition, "jacobian", None)
-        found = jacobian(lambda z: transition.mean(z, k, n), z).permute(1, 2, 0) if own is None else own(z, k, n)
-        return found.double()
+        if own is None:
+            found = jacobian(lambda z: transition.mean(z, k, n), flat).permute(1, 2, 0)
+        else:
+            found = own(flat, k, n)
+        return found.double().view(*z.shape, z.shape[2])
 
     def _step(self, step: int) -> tuple[Transition, Tensor, Tensor]:
         """What moves the latents, the transformations and the step's numbers, each (B,)."""

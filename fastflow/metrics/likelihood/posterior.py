@@ -10,17 +10,19 @@ from torch import Tensor
 from fastflow.metrics.likelihood.chains import Chain, Quadratic
 from fastflow.metrics.likelihood.gaussians import ChainNormal, newton_step, normal_around
 
-FIRST_STEPS, MAX_STEPS = 5, 10
+FIRST_STEPS, MAX_STEPS = 2, 10
 """Gauss-Newton steps from each start, and then from the best of them."""
 MAX_HALVINGS = 10
 CLOSE = 1e-2
 """Nats that the last step may still have gained."""
 PRIOR_DRAWS = 32
-ROUNDS, PAIRS = 6, 2
+ROUNDS, PAIRS = 3, 1
 """Rounds of the fit, and pairs of points in each round."""
+TRIES = 4
+"""How often a step of the fit may be shortened, once less."""
 SLOWING = 0.5
 """Round r takes 1 / (1 + SLOWING r) of its step, so that the noise of its points is averaged out."""
-CENTRINGS, CENTRING_PAIRS, CENTRING_SLOWING = 12, 4, 0.25
+CENTRINGS, CENTRING_PAIRS, CENTRING_SLOWING = 8, 2, 0.25
 """The same three numbers for the rounds after these, which move the centre alone."""
 
 
@@ -82,71 +84,85 @@ def _best_start(chain: Chain, starts: list[Tensor], rng: torch.Generator) -> Ten
 
 
 def _fit(chain: Chain, centre: Tensor, rng: torch.Generator) -> ChainNormal:
-    """The normal distribution around a maximum, moved and turned round by round."""
+    """The normal distribution around a maximum, moved and turned round by round.
+
+    A step that lowers the bound at the round's own points is shortened, and in the end not taken.
+    """
     curvature = chain.quadratic(centre)
-    normal = normal_around(chain, centre, curvature)
-    trust, best = torch.ones(len(centre), dtype=torch.float64, device=centre.device), None
+    state = _State(normal_around(chain, centre, curvature), curvature)
+    trust = torch.ones(len(centre), dtype=torch.float64, device=centre.device)
     for number in range(ROUNDS):
-        state = _Round(normal, curvature, *_looked_around(chain, normal, rng))
-        if best is not None:
-            # Where the bound fell by more than its noise, go back, and take half of the step.
-            fell = state.bound < best.bound - 2 * (state.error + best.error) - 1
-            trust = torch.where(fell, trust / 2, trust)
-            state = _Round(*(_chosen(fell, old, new) for old, new in zip(best, state, strict=True)))
-        best = state
-        share = trust / (1 + SLOWING * number)
-        curvature = state.curvature.towards(state.around, share)
-        step = newton_step(chain, normal_around(chain, state.normal.centre, curvature), state.around)
-        normal = normal_around(chain, state.normal.centre + (share[:, None, None] * step).to(centre), curvature)
-    return normal
+        points = _points(state.normal, PAIRS, rng)
+        around, before = _looked_around(chain, state.normal, points)
+        here = state
+        for _ in range(TRIES):
+            there = _stepped(chain, here, around, trust / (1 + SLOWING * number))
+            fell = ~(_bound(chain, there.normal, points) > before - CLOSE)
+            state, trust = _chosen(fell, here, there), torch.where(fell, trust / 4, trust)
+            if not bool(fell.any()):
+                break
+    return state.normal
+
+
+def _stepped(chain: Chain, state: _State, around: Quadratic, share: Tensor) -> _State:
+    """Where each item's share (B,) of a natural gradient step leads."""
+    curvature = state.curvature.towards(around, share)
+    centre = state.normal.centre
+    step = newton_step(chain, normal_around(chain, centre, curvature), around)
+    return _State(normal_around(chain, centre + (share[:, None, None] * step).to(centre), curvature), curvature)
 
 
 def _centred(chain: Chain, normal: ChainNormal, rng: torch.Generator) -> ChainNormal:
-    """The normal distribution with its centre where the mean gradient is zero.
+    """The normal distribution with its centre where the mean gradient is zero, unless that lowers the bound.
 
     A gradient costs far less than a curvature, so there are more points. In the coordinates in which the distribution
     is N(0, I), the step is the mean gradient itself.
     """
-    numbers = normal.centre[0].numel()
+    first, numbers = normal, normal.centre[0].numel()
     for number in range(CENTRINGS):
-        e = torch.randn((CENTRING_PAIRS, *normal.centre.shape), generator=rng).to(normal.centre)
         slope = torch.zeros_like(normal.centre)
-        for one in (*e, *-e):
+        for one in _points(normal, CENTRING_PAIRS, rng):
             slope += (normal.joint(chain, one)[1] + one) / (2 * CENTRING_PAIRS)
         size = slope.square().sum((1, 2), keepdim=True).sqrt()
         step = slope / (size / numbers**0.5).clamp_min(1) / (1 + CENTRING_SLOWING * number)
         centre, path = normal.noises(chain, step.nan_to_num(0, 0, 0))
         normal = normal._replace(centre=centre, path=path)
-    return normal
+    points = _points(normal, CENTRING_PAIRS, rng)
+    return _chosen(~(_bound(chain, normal, points) > _bound(chain, first, points)), first, normal)
 
 
-class _Round(NamedTuple):
-    """Where the fit stands, and what its points say."""
+class _State(NamedTuple):
+    """Where the fit stands."""
 
     normal: ChainNormal
     curvature: Quadratic
     """The parts of the normal distribution's precision."""
-    around: Quadratic
-    """The mean of the expansions at the points."""
-    bound: Tensor
-    """The evidence lower bound by these points, (B,)."""
-    error: Tensor
-    """Its standard error."""
 
 
-def _looked_around(chain: Chain, normal: ChainNormal, rng: torch.Generator) -> tuple[Quadratic, Tensor, Tensor]:
-    """The mean expansion of the log joint density at points of a normal distribution; the bound and its error."""
-    points, bounds = [], []
-    for _ in range(PAIRS):
-        e = torch.randn(normal.centre.shape, generator=rng).to(normal.centre)
-        for side in (1, -1):
-            u, path = normal.noises(chain, side * e)
-            # The log joint density without that of the normal distribution, but for a constant.
-            bounds.append(chain.log_joint(u, path).double() + 0.5 * e.double().square().flatten(1).sum(1))
-            points.append(chain.quadratic(u))
-    found = torch.stack(bounds)
-    around = Quadratic(*(torch.stack(parts).mean(0) for parts in zip(*points, strict=True)))
-    return around, found.mean(0) - normal.log_volume, found.std(0) / len(found) ** 0.5
+def _points(normal: ChainNormal, pairs: int, rng: torch.Generator) -> list[Tensor]:
+    """Numbers e (B, M, D) of N(0, I), each with its opposite."""
+    drawn = [torch.randn(normal.centre.shape, generator=rng).to(normal.centre) for _ in range(pairs)]
+    return [side * e for e in drawn for side in (1, -1)]
+
+
+def _bound(chain: Chain, normal: ChainNormal, points: list[Tensor]) -> Tensor:
+    """The evidence lower bound (B,) float64 of a normal distribution by these points, but for a constant.
+
+    Where it isn't finite, it is minus infinity or NaN.
+    """
+    found = [chain.log_joint(*normal.noises(chain, e)).double() for e in points]
+    return torch.stack(found).mean(0) - normal.log_volume
+
+
+def _looked_around(chain: Chain, normal: ChainNormal, points: list[Tensor]) -> tuple[Quadratic, Tensor]:
+    """The mean expansion of the log joint density at points of a normal distribution, and the bound by them."""
+    found, values = [], []
+    for e in points:
+        u, path = normal.noises(chain, e)
+        values.append(chain.log_joint(u, path).double())
+        found.append(chain.quadratic(u))
+    around = Quadratic(*(torch.stack(parts).mean(0) for parts in zip(*found, strict=True)))
+    return around, torch.stack(values).mean(0) - normal.log_volume
 
 
 def _chosen(first: Tensor, one: Any, other: Any) -> Any:

@@ -67,7 +67,7 @@ def pair_log_likelihood(
     if proposal == "fitted":
         return summary(_of_chains(run, pairs, potential, places, num_samples, seed, directions, method), num_samples)
     one = torch.ones_like(potential)
-    transition = transition_of(run, directions)
+    transition = transition_of(run, directions, int(place.max()))
     if transition.log_std(potential, one) is not None or jump_of(transition, potential, one) is not None:
         raise InputError("proposal must be 'fitted' for a run whose transition has noise, got 'encoder'")
     return summary(_by_encoder(run, pairs, potential, place, num_samples, seed, directions), num_samples)
@@ -140,7 +140,7 @@ def _of_chains(
     method: SamplingMethod,
 ) -> Estimate:
     """The estimates for frames (N, P, ...) at places (N, P) of the chains of their potentials (N,)."""
-    device, transition, found = _device_of(run), transition_of(run, directions), []
+    device, transition, found = _device_of(run), transition_of(run, directions, int(places.max())), []
     for number, rows in enumerate(torch.arange(len(frames)).split(ITEMS)):
         x, k, at = (part[rows].to(device) for part in (frames, potential, places))
         moves, first, steps = transition, torch.zeros_like(k), int(at.max())

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from fastflow.latents.transitions import row_by_row
 from fastflow.metrics.likelihood.chains import Transition
 
 
@@ -35,12 +36,21 @@ class Jump(NamedTuple):
         """See `Transition`."""
         return self.transition.jump_log_std(k, n)
 
+    def jacobian(self, z: Tensor, k: Tensor, n: Tensor) -> Tensor:
+        """See `Transition`."""
+        return row_by_row(self.mean, z, k, n)
 
-def transition_of(run: Any, directions: Tensor | None) -> Transition:
-    """How the latents of a run move from one frame to the next: along directions, or by what it was trained with."""
+
+def transition_of(run: Any, directions: Tensor | None, steps: int) -> Transition:
+    """How the latents of a run move from one frame to the next: along directions, or by what it was trained with.
+
+    Args:
+        steps: how many steps there are at most.
+    """
     if directions is not None:
         return Straight(directions / frames_of(run))
-    return run.transition
+    freeze = getattr(run.transition, "frozen", None)
+    return run.transition if freeze is None else freeze(max(steps, 1))
 
 
 def transformations_of(run: Any, directions: Tensor | None) -> int:

@@ -109,7 +109,7 @@ def test_a_good_encoder_is_of_use_where_the_posterior_has_two_peaks():
 def test_annealing_agrees_and_more_of_its_samples_count(monkeypatch):
     monkeypatch.setattr(annealing, "TEMPERATURES", 20)
     truth, few = CURVED.truth(X), X[:20]
-    found, plain = (ff.metrics.log_likelihood(curved(), few, 100, method=m) for m in ("annealed", "importance"))
+    found, plain = (ff.metrics.log_likelihood(curved(), few, 200, method=m) for m in ("annealed", "importance"))
     agree(found, truth[:20])
     assert float(found.effective_sample_size.median()) > float(plain.effective_sample_size.median())
     monkeypatch.setattr(annealing, "MOST_DECODED", few.numel() * 4 * 30)
