@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 from fastflow.core.errors import InputError
 from fastflow.datasets.base import Split
-from fastflow.datasets.factors import FactorSequences
+from fastflow.datasets.factors import FactorImages, FactorSequences
 from fastflow.datasets.npy import member_rows
 
 FACTORS = {"color": 1, "shape": 3, "scale": 6, "orientation": 40, "position-x": 32, "position-y": 32}
@@ -37,21 +38,36 @@ _LAST = (FACTORS["position-y"] - 1) * SIDE + FACTORS["position-x"] - 1  # pixels
 
 
 def dsprites(
-    root: Path | str | None = None, split: Split = "train", transformations: tuple[str, ...] = TRANSFORMATIONS
+    root: Path | str | None = None,
+    split: Split = "train",
+    transformations: tuple[str, ...] = TRANSFORMATIONS,
+    size: int = SIDE,
 ) -> FactorSequences:
     """dSprites, from the official file in the folder `root`, or drawn if `root` is None.
+
+    Args:
+        root, split, transformations: as for `fastflow.datasets.load`.
+        size: the side of the images: 64, or 32 for images of a quarter of the pixels, see `HalvedSprites`.
 
     Raises:
         InputError: the folder doesn't have the file, the file is damaged, or an argument can't be used.
     """
+    if size not in (SIDE, SIDE // 2) or isinstance(size, bool):
+        raise InputError(f"size must be {SIDE} or {SIDE // 2} for dsprites, got {size!r}")
+    source = _source(root)
+    return FactorSequences(source if size == SIDE else HalvedSprites(source), split, transformations)
+
+
+def _source(root: Path | str | None) -> FactorImages:
+    """The images of the official file, or drawn ones."""
     if root is None:
-        return FactorSequences(DrawnSprites(), split, transformations)
+        return DrawnSprites()
     file = Path(root) / OFFICIAL_FILE
     if not file.is_file():
         raise InputError(
             f"{str(root)!r} has no {OFFICIAL_FILE}: put it there, or name no folder to have the sprites drawn"
         )
-    return FactorSequences(SpritesFile(file), split, transformations)
+    return SpritesFile(file)
 
 
 class DrawnSprites:
@@ -112,6 +128,20 @@ class SpritesFile:
         if self._bits.device != places.device:
             self._bits, self._unpacked = self._bits.to(places.device), self._unpacked.to(places.device)
         return self._unpacked[self._bits[places].int()].view(-1, *self.image_shape)
+
+
+class HalvedSprites:
+    """The grid's images with half the side: a pixel is white if at least two of the four that it stands for are."""
+
+    def __init__(self, source: FactorImages) -> None:
+        self._source = source
+        self.name, self.factors = source.name, source.factors
+        self.image_shape: tuple[int, int, int] = (1, SIDE // 2, SIDE // 2)
+        self.note = f"{source.note}, with {SIDE // 2} x {SIDE // 2} pixels"
+
+    def images(self, places: Tensor) -> Tensor:
+        """Images (N, 1, 32, 32) of zeros and ones, at places (N,) in the grid."""
+        return (avg_pool2d(self._source.images(places), 2) >= 0.5).float()
 
 
 def covers(shape: str, right: Tensor, up: Tensor) -> Tensor:

@@ -43,6 +43,7 @@ def load(
         split: "train" or "test".
         transformations: the names of the transformations; the data set's default if None.
         size: for "images", "falcor3d" and "isaac3d": the side to which images are resized, 64 by default.
+            For "dsprites": 64, the default, or 32.
         color: for "images": whether images keep their colours, which is the default.
 
     Raises:
@@ -52,7 +53,7 @@ def load(
         raise InputError(f"data set must be one of {', '.join(DATASETS)}, got {name!r}")
     given: dict[str, Any] = {"transformations": transformations, "size": size, "color": color}
     options = {option: value for option, value in given.items() if value is not None}
-    for option, takers in (("size", ("images", "falcor3d", "isaac3d")), ("color", ("images",))):
+    for option, takers in (("size", ("images", "dsprites", "falcor3d", "isaac3d")), ("color", ("images",))):
         if option in options and name not in takers:
             raise InputError(f"data set {name} takes no {option}, which is for {', '.join(takers)}")
     if transformations is not None:

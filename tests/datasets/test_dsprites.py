@@ -247,3 +247,20 @@ def test_damaged_file_is_one_line(tmp_path, save, damage):
     with pytest.raises(InputError, match="isn't an npz archive, or is damaged") as error:
         SpritesFile(file, SMALL)
     assert "\n" not in str(error.value)
+
+
+def test_half_the_side_is_the_majority_of_four_pixels():
+    whole, half = datasets.load("dsprites"), datasets.load("dsprites", size=32)
+    assert half.image_shape == (1, 32, 32)
+    assert len(half) == len(whole)
+    assert "with 32 x 32 pixels" in half.note
+    rows, k, places = torch.tensor([0, 1000, 70_000]), torch.tensor([0, 1, 3]), torch.tensor([[0.0, 0.4, 1.0]])
+    large, small = (data.frames(rows, k, places.expand(3, -1)) for data in (whole, half))
+    fours = large.unflatten(-1, (32, 2)).unflatten(-3, (32, 2)).sum((-1, -3))
+    assert torch.equal(small, (fours >= 2).float())
+
+
+@pytest.mark.parametrize("size", [16, 0, True])
+def test_other_sides_are_refused(size):
+    with pytest.raises(InputError, match=f"size must be 64 or 32 for dsprites, got {size}"):
+        datasets.load("dsprites", size=size)

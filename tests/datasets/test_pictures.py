@@ -267,7 +267,9 @@ def test_folders_that_cannot_be_used_are_refused(tmp_path):
         datasets.load("images", tmp_path)
     with pytest.raises(InputError, match="size must be a whole number of at least 1, got 0"):
         datasets.load("images", tmp_path, size=0)
-    with pytest.raises(InputError, match="data set mnist takes no size, which is for images, falcor3d, isaac3d"):
+    with pytest.raises(
+        InputError, match="data set mnist takes no size, which is for images, dsprites, falcor3d, isaac3d"
+    ):
         datasets.load("mnist", tmp_path, size=8)
 
 
