@@ -11,6 +11,8 @@ from fastflow.metrics.likelihood import (
     LogLikelihood,
     log_likelihood,
     pair_log_likelihood,
+    published_bound,
+    published_figure,
     sequence_log_likelihood,
 )
 from fastflow.metrics.predictability import Predictability, vp_score, vp_score_fast
@@ -54,6 +56,8 @@ __all__ = [
     "pair_log_likelihood",
     "path_length",
     "pixel_change",
+    "published_bound",
+    "published_figure",
     "purity",
     "sap",
     "sequence_log_likelihood",

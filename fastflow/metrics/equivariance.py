@@ -59,16 +59,23 @@ def equivariance_error(
         samples: how many starting images to draw without replacement, or all if there are fewer; each is moved along
             every transformation.
         seed: the seed of the draw.
-        directions: latent displacements (K, D), one for each whole transformation, in place of the run's potentials;
+        directions: latent displacements (K, D), one for each whole transformation, in place of the run's transition;
             see `straight_directions`.
 
+    Paths are those of the run's transition without its noise: of its flows, or of its rival's means.
+
     Raises:
-        InputError: the data have other transformations or images, directions don't fit, or the run has no potentials.
+        InputError: the data have other transformations or images, directions don't fit, or the run has no paths.
     """
     _check_data(run, data)
     check_count(samples, "samples")
-    count, steps = len(run.transformations), run.config.path_steps
-    paths = count if directions is not None else run.bank.num_potentials
+    count, steps = len(run.transformations), run.config.path_frames
+    if directions is None and run.config.law == "independent":
+        raise InputError(
+            f"run {str(run.folder)!r} has no paths, because its VAE was trained with {run.config.without_flows}: pass "
+            "directions"
+        )
+    paths = count if directions is not None else run.transition.num_transformations
     if directions is not None and directions.shape != (count, run.config.latent_dim):
         raise InputError(
             f"directions must have shape ({count}, {run.config.latent_dim}), got {tuple(directions.shape)}"
@@ -81,10 +88,10 @@ def equivariance_error(
         along = []
         for path in range(paths):
             if directions is None:
-                decoded = run.traverse(z0, path, steps).images
+                z = run.transition.path(z0, torch.full((len(z0),), path, device=z0.device), steps)
             else:
-                decoded = _decoded(run, _straight(z0, directions[path].expand_as(z0), steps))
-            along.append(_distance(decoded.view_as(images), images))
+                z = _straight(z0, directions[path].expand_as(z0), steps)
+            along.append(_distance(_decoded(run, z).view_as(images), images))
         errors.append(torch.stack(along, 2))  # (N, K, paths)
         own = _decoded(run, run.vae.encode(images.flatten(0, 2))[0].view(-1, steps + 1, z0.shape[1]))
         floors.append(_distance(own.view_as(images), images))
@@ -124,7 +131,7 @@ def straight_directions(run: SavedVAE, data: Sequences, samples: int = 512, seed
     directions = _displacements(run, data, rows).requires_grad_()
     optimizer = torch.optim.Adam([directions], lr=_FIT_RATE)
     falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, _FIT_STEPS)
-    rng, steps = torch.Generator().manual_seed(seed), run.config.path_steps
+    rng, steps = torch.Generator().manual_seed(seed), run.config.path_frames
     for _ in range(_FIT_STEPS):
         part = rows[torch.randint(len(rows), (min(_FIT_IMAGES, len(rows)),), generator=rng)]
         with torch.no_grad():
@@ -142,7 +149,7 @@ def straight_directions(run: SavedVAE, data: Sequences, samples: int = 512, seed
 @torch.no_grad()
 def _displacements(run: SavedVAE, data: Sequences, rows: Tensor) -> Tensor:
     """The displacements (K, D) of straight paths that fit the latents of moved images by least squares."""
-    steps = run.config.path_steps
+    steps = run.config.path_frames
     share = torch.arange(1, steps + 1) / steps
     sums = torch.zeros(())
     for part in rows.split(_AT_ONCE):
@@ -168,7 +175,7 @@ def _draw_rows(data: Sequences, samples: int, seed: int) -> Tensor:
 
 def _moved_images(run: SavedVAE, data: Sequences, rows: Tensor) -> Tensor:
     """Images (N, K, T + 1, C, H, W) of rows (N,), moved along every transformation, on the run's device."""
-    count, steps = len(run.transformations), run.config.path_steps
+    count, steps = len(run.transformations), run.config.path_frames
     device = next(run.vae.parameters()).device
     each = torch.arange(count, device=device).repeat(len(rows))
     place = (torch.arange(steps + 1, device=device) / steps).repeat(len(each), 1)

@@ -60,6 +60,20 @@ def test_exact_flows_have_no_error(known):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("kind", ["walk", "straight", "affine"])
+def test_rivals_move_by_the_means_of_their_transitions(tmp_path, kind):
+    run = small_vae(tmp_path / "run", data=Slide(), objective="sequence", transition=kind, steps=1)
+    run.vae.encode = lambda x: (x.flatten(1), torch.zeros(len(x), 3))
+    run.vae.images = lambda z: z.view(-1, 1, 1, 3)
+    for parameter in run.transition.parameters():
+        parameter.zero_()
+    if kind != "walk":
+        run.transition.displacement.copy_(torch.tensor([[0.4, 0.0, 0.0], [0.0, 0.2, 0.0]]) / 3)
+    found = ff.metrics.equivariance_error(run, Slide())
+    assert found.error == pytest.approx(found.still if kind == "walk" else 0, abs=1e-5)
+
+
+@torch.no_grad()
 def test_error_is_the_mean_over_the_path(known):
     push(known.bank, (0.2 / 3, 0.2 / 3))
     found = ff.metrics.equivariance_error(known, Slide())
@@ -168,5 +182,7 @@ def test_what_does_not_fit_is_refused(known, tmp_path):
     with pytest.raises(InputError, match="samples must be a whole number of at least 1"):
         ff.metrics.equivariance_error(known, Slide(), samples=0)
     plain = small_vae(tmp_path / "plain", flow_weight=0.0, steps=1)
-    with pytest.raises(InputError, match="has no potentials"):
+    with pytest.raises(
+        InputError, match="has no paths, because its VAE was trained with flow_weight 0: pass directions"
+    ):
         ff.metrics.equivariance_error(plain, Bars())
