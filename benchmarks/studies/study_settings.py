@@ -1,17 +1,18 @@
-"""What settings of a VAE with flows do on images that the study never tests on: how its small trainings were chosen.
+"""What settings of a VAE do on images that the study never tests on: how its small trainings were chosen.
 
 python -m benchmarks.studies.study_settings --root data/mnist
-python -m benchmarks.studies.study_settings --root data/mnist plain flows steps=3000,batch_size=64,latent_dim=32
+python -m benchmarks.studies.study_settings --root data/mnist plain affine companion steps=3000,latent_dim=16
+python -m benchmarks.studies.study_settings --data dsprites companion
 
-The first takes the study's own settings for MNIST, the second also what is named. Each line is a training on 7,200 of
-the training images, measured on 1,300 others: `plain` without flows along its best straight directions, `flows`
-along its flows.
+The first takes the study's own settings for MNIST, the others what is named. Each line is a training on some of the
+training images, measured on others.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -20,14 +21,14 @@ from torch import Tensor
 
 from fastflow import datasets
 from fastflow.datasets import Sequences
-from fastflow.metrics import equivariance_error, log_likelihood, straight_directions
 from fastflow.runs.train import train_vae
-from fastflow.studies.likelihood.variants import SIZES, VARIANTS
+from fastflow.studies.likelihood.measures import START, measure, pair, sequence
+from fastflow.studies.likelihood.variants import SIZES, VARIANTS, falling
 from fastflow.training.vae_config import VAEConfig
 
 SIZE = SIZES["small"]
 SEED = 10  # none of the study's
-TRAINED_ON, MEASURED_ON = 7200, 1300
+MEASURED_ON = 0.15
 
 
 class Rows:
@@ -51,26 +52,38 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.studies.study_settings", description=(__doc__ or "").splitlines()[0]
     )
-    parser.add_argument("--root", required=True, help="the folder of MNIST's files")
-    parser.add_argument("cases", nargs="*", default=["plain", "flows"], help="[VARIANT,]SETTING=VALUE,...")
+    parser.add_argument("--data", choices=SIZE.configs, default="mnist", help="the data set")
+    parser.add_argument("--root", help="the folder of its files")
+    parser.add_argument("cases", nargs="*", default=["plain", "companion"], help="[VARIANT,]SETTING=VALUE,...")
     options = parser.parse_args(arguments)
-    base = SIZE.configs["mnist"]
-    data = datasets.load("mnist", options.root, "train", base.transformations)
+    base = SIZE.configs[options.data]
+    data = datasets.load(options.data, options.root, "train", base.transformations, size=SIZE.sides.get(options.data))
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(99))
-    train, held_out = (
-        Rows(data, part.sort().values) for part in (order[:TRAINED_ON], order[TRAINED_ON : TRAINED_ON + MEASURED_ON])
-    )
+    count = round(MEASURED_ON * len(data))
+    train, held_out = (Rows(data, part.sort().values) for part in (order[count:], order[:count]))
     configs = [config(base, case) for case in options.cases]
-    print(f"{'':40} error of paths  of reconstructions  log p(x)")
+    print(f"{'':60} {'  '.join(HEADS)}")
     for case, settings in zip(options.cases, configs, strict=True):
-        print(f"{case:40} {'  '.join(measured(settings, train, held_out))}", flush=True)
+        values = measured(settings, train, held_out)
+        cells = (f"{value:{len(head)}.{digits}f}" for head, digits, value in zip(HEADS, DIGITS, values, strict=True))
+        print(f"{case:60} {'  '.join(cells)}", flush=True)
+
+
+HEADS = ("log p(x_0)", "x_0, x_T", "x_0..x_T", "error of paths", "of reconstructions", "CPU s", "measuring")
+DIGITS = (1, 1, 1, 4, 4, 0, 0)
 
 
 def config(base: VAEConfig, case: str) -> VAEConfig:
-    """The settings that a case names; a number of steps brings its schedule along, which falls in their last third."""
+    """The settings that a case names; a number of steps brings its schedule along."""
     first, *rest = case.split(",")
-    variant, changes = ("flows", [first, *rest]) if "=" in first else (first, rest)
-    readers = {int: int, float: float, str: str, tuple: lambda value: tuple(map(int, value.split("x")))}
+    variant, changes = ("companion", [first, *rest]) if "=" in first else (first, rest)
+    readers = {
+        bool: {"on": True, "off": False}.__getitem__,
+        int: int,
+        float: float,
+        str: str,
+        tuple: lambda value: tuple(map(int, value.split("x"))),
+    }
     try:
         settings: dict[str, Any] = dict(VARIANTS[variant].changes)
         for name, value in (change.split("=") for change in changes):
@@ -79,22 +92,22 @@ def config(base: VAEConfig, case: str) -> VAEConfig:
         known = "|".join(VARIANTS)
         raise SystemExit(f"a case is [{known},]SETTING=VALUE,..., such as plain,hidden=64x64; got {case!r}") from None
     if "steps" in settings:
-        steps = settings["steps"]
-        settings["learning_rate_schedule"] = ((int(0.7 * steps), 1.0), (steps, 0.1))
+        settings["learning_rate_schedule"] = falling(settings["steps"])
     return replace(base, seed=SEED, **settings)
 
 
-def measured(settings: VAEConfig, train: Sequences, held_out: Sequences) -> tuple[str, str, str]:
-    """The three columns of a training."""
+def measured(settings: VAEConfig, train: Sequences, held_out: Sequences) -> tuple[float, ...]:
+    """The columns of a training; sequences are NaN where it was one of pairs."""
+    last = max(SIZE.lengths)
     with tempfile.TemporaryDirectory() as out:
+        started = time.process_time()
         run = train_vae(settings, out=out, progress=False, data=train, held_out=held_out)
-        directions = None if settings.flows else straight_directions(run, train, SIZE.fitted)
-        paths = equivariance_error(run, held_out, SIZE.paths, directions=directions)
-        rows = torch.arange(SIZE.images)
-        places = torch.rand(len(rows), 1, generator=torch.Generator().manual_seed(1))
-        images = held_out.frames(rows, rows % len(held_out.transformations), places)[:, 0]
-        likelihood = log_likelihood(run.vae, images, SIZE.num_samples // 2).mean
-    return f"{paths.error:14.4f}", f"{paths.floor:18.4f}", f"{likelihood:8.1f}"
+        trained = time.process_time()
+        found = measure(run, train, held_out, SIZE)
+        ended = time.process_time()
+    likelihoods = (found[START], found[pair(last)], found.get(sequence(last), float("nan")))
+    errors = found["path_error"], found["reconstruction_error"]
+    return *likelihoods, *errors, trained - started, ended - trained
 
 
 if __name__ == "__main__":

@@ -10,15 +10,11 @@ BASE = SIZE.configs["mnist"]
 
 
 def test_a_case_names_a_variant_and_settings():
-    settings = config(BASE, "plain,steps=1000,hidden=32x16,learning_rate=0.01")
-    assert (settings.flow_weight, settings.steps, settings.hidden, settings.learning_rate) == (
-        0.0,
-        1000,
-        (32, 16),
-        0.01,
-    )
-    assert settings.learning_rate_schedule == ((700, 1.0), (1000, 0.1))
-    assert config(BASE, "latent_dim=8").flow_weight == 1
+    settings = config(BASE, "walk,steps=1000,hidden=32x16,learning_rate=0.01,companion=off")
+    assert (settings.transition, settings.steps, settings.hidden) == ("walk", 1000, (32, 16))
+    assert (settings.learning_rate, settings.companion) == (0.01, False)
+    assert settings.learning_rate_schedule[-1] == (1000, 0.0)
+    assert config(BASE, "latent_dim=8").transition == "flow"
     assert config(BASE, "companion").companion
 
 

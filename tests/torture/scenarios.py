@@ -35,7 +35,7 @@ _COMPARE = (
     *("compare", "--generator", "digits-vae", "--out", "comparison", "--methods", "random", "pca", "--seeds", "1"),
     *("--pairs", "64", "--starts", "4", *options(checkpoint_every=3)),
 )
-_STUDY = ("study", "likelihood", "--out", "study", "--data", "digits", "--seeds", "1", "--variants", "flows")
+_STUDY = ("study", "likelihood", "--out", "study", "--data", "digits", "--seeds", "1", "--variants", "plain")
 
 
 def _nothing() -> None: ...
@@ -43,10 +43,12 @@ def _nothing() -> None: ...
 
 def _small_study() -> None:
     config = VAEConfig(
-        objective="paper", companion=False, data="digits", transformations=("rotation", "scale"), widths=(8,),
-        latent_dim=2, batch_size=4, hidden=(8,), path_steps=2, steps=4, checkpoint_every=2, log_every=1,
+        data="digits", transformations=("rotation", "scale"), widths=(8,), latent_dim=2, batch_size=4, hidden=(8,),
+        path_steps=2, steps=4, checkpoint_every=2, log_every=1,
     )  # fmt: skip
-    small = variants.Size({"digits": config}, starts={"digits": 20}, images=6, num_samples=2, paths=2, fitted=4)
+    small = variants.Size(
+        {"digits": config}, sides={}, lengths=(1,), sequences=2, images=4, num_samples=2, paths=2, fitted=4
+    )
     variants.SIZES["small"] = small
 
 

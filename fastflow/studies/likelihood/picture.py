@@ -1,13 +1,20 @@
-"""The picture of a study: every variant's differences from the plain VAE with their standard errors."""
+"""The picture of a study: every variant's nats above the plain VAE with their standard errors."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 from fastflow.core.files import replacing
-from fastflow.studies.likelihood.table import COMPARISONS, Results, differences
-from fastflow.studies.likelihood.variants import PLAIN, VARIANTS
+from fastflow.studies.likelihood.measures import START, pair, sequence
+from fastflow.studies.likelihood.table import Results, differences
+from fastflow.studies.likelihood.variants import GROUPS, PLAIN, VARIANTS, Group
+
+_PANELS: tuple[tuple[str, Group], ...] = (
+    ("x_0..x_T, trained on whole paths", "paths"),
+    ("x_0, x_n, trained on pairs", "pairs"),
+)
 
 
 def draw(results: Results, file: Path) -> bool:
@@ -19,29 +26,63 @@ def draw(results: Results, file: Path) -> bool:
         from matplotlib import pyplot as plt
     except ImportError:
         return False
-    shown = {(name, variant) for name, variant, _ in results.found}
-    names = [
-        variant for variant in VARIANTS if variant != PLAIN and any((data, variant) in shown for data in results.data)
-    ]
     count = len(results.data)
-    figure, panels = plt.subplots(
-        count, len(COMPARISONS), figsize=(14, count * (1.1 + 0.22 * len(names))), layout="constrained", sharey=True,
-        squeeze=False,
-    )  # fmt: skip
+    figure, panels = plt.subplots(count, 3, figsize=(14, 4.2 * count), layout="constrained", squeeze=False)
     for line, data in zip(panels, results.data, strict=True):
-        for panel, (measure, against, head) in zip(line, COMPARISONS, strict=True):
-            found = differences(results, data, measure, against)
-            for place, variant in enumerate(names):
-                if variant in found:
-                    error = 0.0 if math.isnan(found[variant].standard_error) else found[variant].standard_error
-                    panel.errorbar(found[variant].mean, place, xerr=error, fmt="o", color="C0", capsize=3)
-            panel.axvline(0, color="black", linewidth=0.8)
-            panel.set_title(f"{data}\n{head.replace(chr(92), '')}", fontsize=8)
-            panel.set_xlabel(f"nats above {PLAIN}")
-            panel.set_yticks(range(len(names)), names)
-            panel.grid(axis="x", alpha=0.3)
-    panels[0, 0].set_ylim(len(names) - 0.5, -0.5)  # shared by all: the first variant on top, as in the table
+        for panel, (head, group) in zip(line, _PANELS, strict=False):
+            _draw_lengths(panel, results, data, group)
+            panel.set_title(f"{data}: {head}", fontsize=9)
+        _draw_starts(line[2], results, data)
     with replacing(file) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
     plt.close(figure)
     return True
+
+
+def _draw_lengths(panel: Any, results: Results, data: str, group: Group) -> None:
+    """Nats above the plain VAE by the number of steps, a line for each variant."""
+    measure = sequence if group == "paths" else pair
+    found = [differences(results, data, group, measure(length), PLAIN) for length in results.lengths]
+    for place, variant in enumerate(VARIANTS):
+        points = [(n, e[variant]) for n, e in zip(results.lengths, found, strict=True) if variant in e]
+        if points:
+            steps, estimates = zip(*points, strict=True)
+            panel.errorbar(
+                steps, [e.mean for e in estimates], yerr=[_error(e.standard_error) for e in estimates], label=variant,
+                color=f"C{place}", linewidth=2.0 if VARIANTS[variant].ours else 1.0, marker="o", markersize=3,
+            )  # fmt: skip
+    panel.axhline(0, color="black", linewidth=0.8)
+    panel.set_xticks(results.lengths)
+    panel.set_xlabel("steps")
+    panel.set_ylabel(f"nats above {PLAIN}")
+    panel.grid(alpha=0.3)
+    if any(found):
+        panel.legend(fontsize=7)
+
+
+def _draw_starts(panel: Any, results: Results, data: str) -> None:
+    """Nats above the plain VAE for single images, a row for each variant, in both groups."""
+    names = [variant for variant in VARIANTS if variant != PLAIN]
+    drawn = False
+    for group, colour, shift in zip(GROUPS, ("C0", "C1"), (-0.1, 0.1), strict=True):
+        found = differences(results, data, group, START, PLAIN)
+        rows = [(place + shift, found[name]) for place, name in enumerate(names) if name in found]
+        if rows:
+            drawn = True
+            places, estimates = zip(*rows, strict=True)
+            panel.errorbar(
+                [e.mean for e in estimates], places, xerr=[_error(e.standard_error) for e in estimates], fmt="o",
+                color=colour, capsize=3, label=GROUPS[group].lower(),
+            )  # fmt: skip
+    panel.axvline(0, color="black", linewidth=0.8)
+    panel.set_yticks(range(len(names)), names)
+    panel.set_ylim(len(names) - 0.5, -0.5)  # the first variant on top, as in the table
+    panel.set_title(f"{data}: log p(x_0)", fontsize=9)
+    panel.set_xlabel(f"nats above {PLAIN}")
+    panel.grid(axis="x", alpha=0.3)
+    if drawn:
+        panel.legend(fontsize=7)
+
+
+def _error(standard_error: float) -> float:
+    return 0.0 if math.isnan(standard_error) else standard_error

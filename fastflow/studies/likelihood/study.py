@@ -1,4 +1,4 @@
-"""The study of the likelihood: do flows that carry a VAE's latents raise the likelihood of held-out images?
+"""The study of the likelihood: what do potential flows add to a VAE of images that move, and to its rivals?
 
 Every variant is trained for every seed. Variants of one seed begin with the same weights of encoder and decoder, and
 see the same images with the same noise, so that their differences are paired.
@@ -7,7 +7,7 @@ see the same images with the same noise, so that their differences are paired.
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,11 +30,11 @@ from fastflow.studies.jobs import (
 )
 from fastflow.studies.likelihood.measures import measure
 from fastflow.studies.likelihood.picture import draw
-from fastflow.studies.likelihood.table import Results, is_measured, write_summary
-from fastflow.studies.likelihood.variants import PLAIN, SIZES, VARIANTS, Size
+from fastflow.studies.likelihood.table import Key, Results, is_measured, write_summary
+from fastflow.studies.likelihood.variants import GROUPS, OURS, PLAIN, SIZES, VARIANTS, Size
 from fastflow.studies.statistics import check_packages
 from fastflow.training.checkpoint import latest_checkpoint, read_facts
-from fastflow.training.vae_config import PAPER_ONLY, SEQUENCE_ONLY, VAEConfig
+from fastflow.training.vae_config import PAPER_ONLY, VAEConfig
 
 
 class Job(NamedTuple):
@@ -45,8 +45,8 @@ class Job(NamedTuple):
     config: VAEConfig
     root: str | None
     """The folder of the data set's files."""
-    starts: int | None
-    """How many starting images to train on; None for all."""
+    side: int | None
+    """The side of the images; None for the data set's usual one."""
     size: Size
 
     @property
@@ -76,7 +76,7 @@ def study_likelihood(
         data: for each data set's name, the folder of its files; None for a data set that needs no files.
         seeds: how many seeds to train each variant with.
         size: a name in `SIZES`, or a size of your own.
-        variants: names in `VARIANTS`; all if left out. "plain" is always among them.
+        variants: names in `VARIANTS`; all if left out. "plain" and "companion" are always among them.
         workers: how many processes train at once, each with its share of torch's threads. They are started anew, so
             with several of them a script needs `if __name__ == "__main__":` around this call.
         resume: go on in `out` with the same data, size and settings, perhaps with more seeds and variants. Trainings
@@ -103,21 +103,23 @@ def study_likelihood(
     settings = _settings(size_name, size, data, chosen)
     with locked_folder(out):
         begin_folder(out, settings, name="study", resume=resume, growing="variants")
-        jobs = {
-            (name, variant, seed): Job(
-                folder=out / "runs" / name / variant / f"seed-{seed}",
-                config=replace(size.configs[name], seed=seed, **VARIANTS[variant].changes),
+        jobs: dict[Key, Job] = {
+            (name, group, variant, seed): Job(
+                folder=out / "runs" / name / group / variant / f"seed-{seed}",
+                config=size.config(name, group, variant, seed),
                 root=data[name],
-                starts=size.starts.get(name),
+                side=size.sides.get(name),
                 size=size,
             )
             for seed in range(seeds)  # outermost, so that a study that was stopped has whole seeds
             for name in data
+            for group in GROUPS
             for variant in chosen
+            if group in VARIANTS[variant].groups
         }
         done = {key: read_found(job.file, is_measured) for key, job in jobs.items() if job.file.exists()}
         done = {key: found for key, found in done.items() if is_current(found, jobs[key].folder)}
-        results = Results(size_name, seeds, settings["data"], done)
+        results = Results(size_name, seeds, size.lengths, settings["data"], done)
         with job_bar(len(jobs), len(done), "run", progress) as bar, termination_interrupts("study"):
             waiting = {key: job for key, job in jobs.items() if key not in done}
             for key, found in all_found(do, waiting, workers):
@@ -128,47 +130,45 @@ def study_likelihood(
 
 
 def _find_size(size: str | Size) -> Size:
-    """The size of this name, or the size itself."""
-    if not isinstance(size, str):
-        return size
-    if size not in SIZES:
+    """The size of this name, or the size itself; raise InputError unless paths are as long as what is measured."""
+    if isinstance(size, str) and size not in SIZES:
         raise InputError(f"size must be one of {', '.join(SIZES)}, got {size!r}")
-    return SIZES[size]
+    size = SIZES[size] if isinstance(size, str) else size
+    for name, config in size.configs.items():
+        if not size.lengths or max(size.lengths) > config.path_frames:
+            raise InputError(
+                f"lengths must be numbers of steps up to the {config.path_frames} of {name}'s paths, got {size.lengths}"
+            )
+    return size
 
 
 def _choose_variants(variants: tuple[str, ...]) -> list[str]:
-    """The names of these variants, or of all where none is named, in the table's order; "plain" is always there."""
+    """The names of these variants, or of all where none is named, in the table's order; two are always there."""
     unknown = [name for name in variants if name not in VARIANTS]
     if unknown:
         raise InputError(f"variants must be among {', '.join(VARIANTS)}, got {', '.join(unknown)}")
-    return [name for name in VARIANTS if not variants or name in variants or name == PLAIN]
+    return [name for name in VARIANTS if not variants or name in variants or name in (PLAIN, OURS)]
 
 
 def _settings(size_name: str, size: Size, data: dict[str, str | None], variants: list[str]) -> dict[str, Any]:
     """The settings that study.json holds, by which a resumed study is recognised."""
-    splits = {name: _splits(size.configs[name], root, size.starts.get(name)) for name, root in data.items()}
+    splits = {name: _splits(size.configs[name], root, size.sides.get(name)) for name, root in data.items()}
+    measured = ("lengths", "sequences", "images", "num_samples", "paths", "fitted")
     return {
         "study": "likelihood",
         "size": size_name,
-        "images": size.images,
-        "num_samples": size.num_samples,
-        "paths": size.paths,
-        "fitted": size.fitted,
+        **{name: getattr(size, name) for name in measured},
         "data": {
-            name: {"train": train.note, "test": test.note, "config": _recorded(size.configs[name])}
+            name: {
+                "train": train.note,
+                "test": test.note,
+                # Without the settings of the objective "paper", which have no effect.
+                "config": {key: value for key, value in asdict(size.configs[name]).items() if key not in PAPER_ONLY},
+            }
             for name, (train, test) in splits.items()
         },
         "variants": {name: VARIANTS[name].changes for name in variants},
     }
-
-
-def _recorded(config: VAEConfig) -> dict[str, Any]:
-    """A configuration's settings, without those that its objective doesn't have.
-
-    So a study of the objective "paper" has the settings that it had before there was another.
-    """
-    left_out = ("objective", "frames", *SEQUENCE_ONLY) if config.objective == "paper" else tuple(PAPER_ONLY)
-    return {name: value for name, value in asdict(config).items() if name not in left_out}
 
 
 def do(job: Job) -> dict[str, Any]:
@@ -192,7 +192,7 @@ def do(job: Job) -> dict[str, Any]:
 def _train_and_measure(job: Job) -> dict[str, Any]:
     """Train a VAE and measure it."""
     started = time.process_time()
-    train, test = _splits(job.config, job.root, job.starts)
+    train, test = _splits(job.config, job.root, job.side)
     run = train_vae(job.config, out=job.folder, resume=True, progress=False, data=train, held_out=test)
     trained = time.process_time()
     found = measure(run, train, test, job.size)
@@ -205,11 +205,11 @@ def _train_and_measure(job: Job) -> dict[str, Any]:
     return found
 
 
-def _splits(config: VAEConfig, root: str | None, starts: int | None) -> tuple[Sequences, Sequences]:
+def _splits(config: VAEConfig, root: str | None, side: int | None) -> tuple[Sequences, Sequences]:
     """The images to train on, and the held-out images to measure on."""
     names = config.transformations or None
-    train, test = (datasets.load(config.data, root, split, names) for split in ("train", "test"))
-    return train if starts is None else datasets.First(train, starts), test
+    train, test = (datasets.load(config.data, root, split, names, size=side) for split in ("train", "test"))
+    return train, test
 
 
 def _restarts(folder: Path) -> int:

@@ -1,4 +1,4 @@
-"""The table of a study: means over seeds, paired differences from the plain VAE, and verdicts in words."""
+"""The table of a study: means over seeds, paired differences between variants, and verdicts in words."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from fastflow.core.files import replacing, write_sealed
 from fastflow.studies.jobs import are_numbers
-from fastflow.studies.likelihood.variants import PLAIN, VARIANTS
+from fastflow.studies.likelihood.measures import MOVED, START, UNKNOWN, pair, sequence
+from fastflow.studies.likelihood.variants import GROUPS, OURS, PLAIN, VARIANTS, Group
 from fastflow.studies.statistics import (
     SIGNIFICANT,
     Estimate,
@@ -23,53 +24,36 @@ from fastflow.studies.statistics import (
     table_rows,
 )
 
-LIKELIHOODS = {
-    "start": "log p(x_0)",
-    "moved": "log p(x_n)",
-    "separate": "log p(x_0) + log p(x_n)",
-    "pair": "log p(x_0, x_n \\| k)",
+OTHERS = {
+    "path_error": ("path error", 4),
+    "agreement": ("agreement", 2),
+    "reconstruction_error": ("reconstruction", 4),
+    "still_error": ("still", 4),
+    "start_effective": ("samples of x_0", 2),
+    "published": ("as published", 1),
+    "engine_share": ("share", 2),
+    "training_cpu_s": ("CPU s", 0),
 }
-"""The measures of likelihood with their heads in the table, in nats for an image or for a pair of images."""
-
-OTHERS = ("path_error", "agreement", "reconstruction_error", "still_error", "engine_share")
-"""The other measures of the table."""
-
-
-class Comparison(NamedTuple):
-    """A measure of a variant that is compared with a measure of the plain VAE."""
-
-    measure: str
-    """The variant's measure."""
-    against: str
-    """The plain VAE's measure."""
-    head: str
-    """The head of the column in the table."""
-
-
-COMPARISONS = (
-    Comparison("start", "start", LIKELIHOODS["start"]),
-    Comparison("moved", "moved", LIKELIHOODS["moved"]),
-    Comparison("pair", "pair", LIKELIHOODS["pair"]),
-    Comparison("pair", "separate", f"{LIKELIHOODS['pair']} above plain's {LIKELIHOODS['separate']}"),
-)
-"""The comparisons, in the order of the table.
-
-The last is made for variants with flows only: one latent that a flow carries, against two independent latents.
-"""
+"""The measures beside the likelihoods, with their heads in the table and their digits."""
 
 _LEGEND = (
-    "Likelihoods are importance-weighted bounds in nats on held-out images: of images at their start, of moved images, "
-    "the sum of these two (which has two independent latents), and of a start together with its moved image under one "
-    "latent, given which transformation it was. That latent is moved by the transformation's flow or, in a VAE without "
-    "flows, along its best straight direction. `path error` is the mean absolute difference of pixels between "
-    "transformed images and the images decoded along that flow or direction. `agreement` is how often the path that "
-    "fits best is the transformation's own. `reconstruction` is the error of each image's own reconstruction, and "
-    "`still` the error of not moving. `share` is the engine's share of a training step, and `CPU s` the training's CPU "
-    "time."
+    "Likelihoods are estimates from below by importance sampling, in nats: `log p(x_0)` of a single image, `x_n given "
+    "k` of one image after n steps of transformation k, `x_0, x_n` of a start together with that image, and `x_0..x_T` "
+    "of all images of T steps. Each has one chain of latents, given the transformation but for `k unknown`. The chain "
+    f"of `{PLAIN}` has independent latents, so that its `x_0..x_T` is the sum of T + 1 likelihoods of single images."
+)
+_LEGEND_OTHERS = (
+    "`path error` is the mean absolute difference of pixels between transformed images and those decoded along the "
+    "transition's means, or along the best straight directions if latents are independent. `agreement` is how often "
+    "the path that fits best is the transformation's own. `reconstruction` is the error of each image's own "
+    "reconstruction, and `still` the error of not moving. `samples` is the median effective sample size as a share of "
+    "the samples. `share` is the engine's share of a step, and `CPU s` the training's CPU time. `as published` "
+    "is no likelihood: it is the figure that a published program prints as one, on training images (see "
+    "`fastflow.metrics.published_figure`)."
 )
 
-Key = tuple[str, str, int]
-"""A training's data set, variant and seed."""
+Key = tuple[str, Group, str, int]
+"""A training's data set, group, variant and seed."""
 
 
 class Results(NamedTuple):
@@ -77,32 +61,38 @@ class Results(NamedTuple):
 
     size: str
     seeds: int
+    lengths: tuple[int, ...]
+    """The numbers of steps of the pairs and sequences."""
     data: dict[str, dict[str, Any]]
     """The description of each data set, and the settings of its trainings."""
     found: dict[Key, dict[str, Any]]
     """The measurements of each training."""
 
-    def values(self, data: str, variant: str, measure: str) -> dict[int, float]:
+    def values(self, data: str, group: Group, variant: str, measure: str) -> dict[int, float]:
         """The values of a variant's measure by seed, for the seeds that have it."""
-        found = {seed: self.found.get((data, variant, seed), {}) for seed in range(self.seeds)}
+        found = {seed: self.found.get((data, group, variant, seed), {}) for seed in range(self.seeds)}
         return {seed: values[measure] for seed, values in found.items() if measure in values}
 
+    def likelihoods(self, group: Group) -> dict[str, str]:
+        """The measures of likelihood of a group, with their heads in the table."""
+        last = max(self.lengths)
+        heads = {START: "log p(x_0)", MOVED: f"x_{last} given k"}
+        heads |= {pair(n): f"x_0, x_{n}" for n in self.lengths}
+        if group == "paths":
+            longer = [length for length in self.lengths if length > 1]  # a path of one step is a pair
+            heads |= {sequence(length): f"x_0..x_{length}" for length in longer}
+            heads[UNKNOWN] = f"x_0..x_{last}, k unknown"
+        return heads
 
-def differences(results: Results, data: str, measure: str, against: str = "") -> dict[str, Estimate]:
-    """Each variant's paired differences from the plain VAE, with p-values corrected by Holm for their number.
 
-    Args:
-        results: what the study has found.
-        data: the data set.
-        measure: the variant's measure.
-        against: the plain VAE's measure; the same if left out.
-    """
-    plain = results.values(data, PLAIN, against or measure)
+def differences(results: Results, data: str, group: Group, measure: str, base: str) -> dict[str, Estimate]:
+    """How far each other variant lies above `base`, paired by seeds, with p-values after Holm for all of them."""
+    against = results.values(data, group, base, measure)
     found = {}
     for variant in VARIANTS:
-        values = results.values(data, variant, measure)
-        paired = [values[seed] - plain[seed] for seed in values if seed in plain]
-        if variant != PLAIN and paired and (VARIANTS[variant].flows or against in ("", measure)):
+        values = results.values(data, group, variant, measure)
+        paired = [values[seed] - against[seed] for seed in values if seed in against]
+        if variant != base and paired:
             found[variant] = estimate(paired)
     return dict(zip(found, holm(list(found.values())), strict=True))
 
@@ -111,7 +101,8 @@ def is_measured(found: dict[str, Any]) -> bool:
     """Whether a JSON object holds what a job finds: the measurements of a training, or why it failed."""
     if "failed" in found:
         return isinstance(found["failed"], str)
-    return set(LIKELIHOODS) <= found.keys() and are_numbers(found, (*LIKELIHOODS, *OTHERS, "training_cpu_s"))
+    nats = [name for name in found if name in (START, MOVED, UNKNOWN) or name.startswith(("pair-", "sequence-"))]
+    return START in found and OTHERS.keys() <= found.keys() and are_numbers(found, (*nats, *OTHERS))
 
 
 def write_summary(results: Results, out: Path, *, drawn: bool = False) -> Path:
@@ -123,8 +114,8 @@ def write_summary(results: Results, out: Path, *, drawn: bool = False) -> Path:
         drawn: whether the folder holds table.png, which table.md then shows.
     """
     runs = [
-        {"data": data, "variant": variant, "seed": seed, **found}
-        for (data, variant, seed), found in sorted(results.found.items())
+        {"data": data, "group": group, "variant": variant, "seed": seed, **found}
+        for (data, group, variant, seed), found in sorted(results.found.items())
     ]
     versions = {**{name: version(name) for name in ("fastflow", "torch", "numpy")}, "platform": platform.platform()}
     record = {
@@ -144,7 +135,7 @@ def table(results: Results, *, drawn: bool) -> str:
     """The whole table as Markdown."""
     parts = [
         f"Size `{results.size}`, seeds 0 to {results.seeds - 1}; mean and standard error over the seeds. {_LEGEND}",
-        *(["![Differences from the plain VAE](table.png)"] if drawn else []),
+        *(["![Nats above the plain VAE](table.png)"] if drawn else []),
         *(part for data in results.data for part in _data_section(results, data)),
     ]
     return "\n\n".join(parts) + "\n"
@@ -157,82 +148,104 @@ def _data_section(results: Results, data: str) -> Iterator[str]:
     moves = ", ".join(config["transformations"]) or "its own transformations"
     yield (
         f"## {data}\n\nTraining: {about['train']}. Test: {about['test']}. Moved by {moves}. {config['network']} of "
-        f"widths {', '.join(map(str, config['widths']))}, D = {config['latent_dim']}, batch {config['batch_size']}, "
-        f"{config['steps']} steps, T = {config['path_steps']}, {config['likelihood']} likelihood."
+        f"widths {', '.join(map(str, config['widths']))}, D = {config['latent_dim']}, {config['steps']} steps of "
+        f"{config['batch_size']} paths, T = {config['path_steps']}, {config['likelihood']} likelihood."
     )
-    measures = [*LIKELIHOODS, *OTHERS]
-    digits = (1, 1, 1, 1, 4, 2, 4, 4, 2, 0)
-    heads = [*LIKELIHOODS.values(), "path error", "agreement", "reconstruction", "still", "share", "CPU s", "seeds"]
-    rows = []
-    for variant, (_, what) in VARIANTS.items():
-        columns = [list(results.values(data, variant, measure).values()) for measure in (*measures, "training_cpu_s")]
-        if columns[0]:
-            cells = [mean_cell(values, places) for values, places in zip(columns, digits, strict=True)]
-            rows.append(table_row(f"`{variant}`: {what}", *cells, str(len(columns[0]))))
-    yield table_rows(["", *heads], rows)
-    yield f"Paired differences from `{PLAIN}`, with two-sided p-values after Holm over the rows:"
-    compared = [(c.head, differences(results, data, c.measure, c.against)) for c in COMPARISONS]
-    rows = [
-        table_row(f"`{variant}`", *(cell for _, found in compared for cell in _difference_cells(found.get(variant))))
-        for variant in VARIANTS
-        if any(variant in found for _, found in compared)
-    ]
-    yield table_rows(["", *(cell for head, _ in compared for cell in (head, "p"))], rows)
-    yield "\n".join([*_verdicts(compared), *_ratios(results, data)])
+    yield "\n".join(_verdicts(results, data))
+    for group, head in GROUPS.items():
+        if any(name == data and of == group for name, of, _, _ in results.found):
+            yield from _group_section(results, data, group, head)
     failures = [
         f"`{variant}` with seed {seed} failed: {found['failed']}."
-        for (name, variant, seed), found in sorted(results.found.items())
+        for (name, _, variant, seed), found in sorted(results.found.items())
         if name == data and "failed" in found
     ]
     if failures:
         yield " ".join(failures)
 
 
-def _verdicts(compared: list[tuple[str, dict[str, Estimate]]]) -> Iterator[str]:
-    """Sentences on whether flows, and other variants, raise each likelihood."""
-    for head, found in compared:
-        if "flows" in found:
-            flows = found["flows"]
-            sure = flows.p < SIGNIFICANT  # False where p is NaN
-            says = ("holds here" if flows.mean > 0 else "does not hold here, they lower it") if sure else "is undecided"
-            yield (
-                f"- That the flows raise {_spoken(head)} {says}: {flows.mean:+.1f} ± {flows.standard_error:.1f} nats "
-                f"over {flows.seeds} seeds" + (f", p {_relation(flows.p)}." if flows.seeds > 1 else ".")
-            )
-        raising = [f"`{variant}`" for variant, e in found.items() if e.p < SIGNIFICANT and e.mean > 0]
-        lowering = [f"`{variant}`" for variant, e in found.items() if e.p < SIGNIFICANT and e.mean < 0]
-        yield (
-            f"- {_spoken(head)} is raised, p < {SIGNIFICANT}, by {', '.join(raising) or 'none'}; lowered by "
-            f"{', '.join(lowering) or 'none'}."
-        )
+def _group_section(results: Results, data: str, group: Group, head: str) -> Iterator[str]:
+    """The tables of one group of a data set."""
+    nats = results.likelihoods(group)
+    yield f"### {data}: {head.lower()}"
+    yield table_rows(["nats", *nats.values(), "seeds"], list(_mean_rows(results, data, group, dict.fromkeys(nats, 1))))
+    yield f"Above `{PLAIN}`, with two-sided p-values after Holm over the rows:"
+    yield _difference_table(results, data, group, PLAIN, 1)
+    yield f"`{OURS}` above each other variant, with p-values after Holm over the rows:"
+    yield _difference_table(results, data, group, OURS, -1)
+    digits = {name: places for name, (_, places) in OTHERS.items()}
+    heads = [head for head, _ in OTHERS.values()]
+    if group == "paths":
+        last = max(results.lengths)
+        digits[f"{sequence(last)}_effective"] = 3
+        heads.append(f"samples of x_0..x_{last}")
+    yield _LEGEND_OTHERS
+    yield table_rows(["", *heads, "seeds"], list(_mean_rows(results, data, group, digits)))
 
 
-def _spoken(head: str) -> str:
-    """A column's head as a sentence has it, without the escapes that a table needs."""
-    return head.replace("\\|", "|")
+def _mean_rows(results: Results, data: str, group: Group, digits: dict[str, int]) -> Iterator[str]:
+    """A row for each variant with the means of measures, each with so many digits."""
+    for variant, about in VARIANTS.items():
+        columns = [list(results.values(data, group, variant, measure).values()) for measure in digits]
+        if columns[0]:
+            cells = [mean_cell(values, places) for values, places in zip(columns, digits.values(), strict=True)]
+            yield table_row(f"`{variant}`: {about.what}", *cells, str(len(columns[0])))
 
 
-def _ratios(results: Results, data: str) -> Iterator[str]:
-    """Sentences that compare the flows' error along paths with the error of a plain VAE's straight directions."""
-    straight = results.values(data, PLAIN, "path_error")
-    for variant in ("flows", "companion"):
-        flow = results.values(data, variant, "path_error")
-        ratios = [flow[seed] / straight[seed] for seed in flow if seed in straight]
-        if ratios:
-            yield (
-                f"- Along its paths `{variant}` errs {mean_cell(ratios, 3)} times as much as the plain VAE along its "
-                "best straight directions."
-            )
+def _difference_table(results: Results, data: str, group: Group, base: str, sign: int) -> str:
+    """A table of the differences from `base`, or with sign -1 of those of `base` from the others."""
+    nats = results.likelihoods(group)
+    columns = [differences(results, data, group, measure, base) for measure in nats]
+    rows = [
+        table_row(f"`{variant}`", *(_difference_cell(found.get(variant), sign) for found in columns))
+        for variant in VARIANTS
+        if any(variant in found for found in columns)
+    ]
+    return table_rows(["nats", *nats.values()], rows)
 
 
-def _difference_cells(found: Estimate | None) -> tuple[str, str]:
-    """A difference's cell and its p-value's; empty where there is no difference."""
+def _verdicts(results: Results, data: str) -> Iterator[str]:
+    """A sentence for single images, for pairs and for sequences: how far ours lies above each rival."""
+    last = max(results.lengths)
+    asked: list[tuple[str, Group, str]] = [
+        ("Single images, trained on pairs", "pairs", START),
+        ("Single images, trained on whole paths", "paths", START),
+        (f"Pairs (x_0, x_{last}), trained on pairs", "pairs", pair(last)),
+        (f"Sequences x_0..x_{last}, trained on whole paths", "paths", sequence(last)),
+    ]
+    for what, group, measure in asked:
+        found = differences(results, data, group, measure, OURS)
+        rivals = [f"`{name}` {_spoken(found[name])}" for name in VARIANTS if name in found and not VARIANTS[name].ours]
+        if rivals:
+            yield f"- {what}: `{OURS}` has, in nats above {', '.join(rivals)}."
+    for group in GROUPS:
+        straight = results.values(data, group, PLAIN, "path_error")
+        for variant in ("flow", OURS):
+            flow = results.values(data, group, variant, "path_error")
+            ratios = [flow[seed] / straight[seed] for seed in flow if seed in straight]
+            if ratios:
+                yield (
+                    f"- {GROUPS[group]}, `{variant}` errs along its paths {mean_cell(ratios, 3)} times as much as "
+                    f"`{PLAIN}` along its best straight directions."
+                )
+
+
+def _spoken(found: Estimate) -> str:
+    """How far ours lies above a variant, from that variant's difference: "+8.1 ± 0.2 (p < 0.001)"."""
+    if math.isnan(found.p):
+        return _signed(found, -1)
+    sure = "" if found.p < SIGNIFICANT else ", undecided"
+    return f"{_signed(found, -1)} (p {'' if found.p < 0.001 else '= '}{p_cell(found.p)}{sure})"
+
+
+def _difference_cell(found: Estimate | None, sign: int) -> str:
+    """A difference's cell with its p-value; empty where there is no difference."""
     if found is None:
-        return "", ""
+        return ""
+    p = p_cell(found.p)
+    return _signed(found, sign) + (f", p {'' if p.startswith('<') else '= '}{p}" if p else "")
+
+
+def _signed(found: Estimate, sign: int) -> str:
     error = "" if math.isnan(found.standard_error) else f" ± {found.standard_error:.1f}"
-    return f"{found.mean:+.1f}{error}", p_cell(found.p)
-
-
-def _relation(p: float) -> str:
-    """The words that follow "p" in a sentence: "= 0.031" or "< 0.001"."""
-    return p_cell(p) if p < 0.001 else f"= {p_cell(p)}"
+    return f"{round(sign * found.mean, 1) + 0.0:+.1f}{error}"  # no "-0.0"

@@ -1,6 +1,7 @@
 """The study of the likelihood: what it runs, what it writes, and that nothing is lost when it is stopped."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ from hashlib import sha256
 import pytest
 import torch
 
+import fastflow as ff
 from fastflow import VAEConfig
 from fastflow.core.errors import InputError
 from fastflow.core.files import read_sealed
@@ -21,8 +23,6 @@ from fastflow.studies.likelihood.study import study_likelihood
 from fastflow.studies.likelihood.variants import SIZES, VARIANTS, Size, Variant
 
 TINY = VAEConfig(
-    objective="paper",
-    companion=False,
     data="digits",
     transformations=("rotation", "scale"),
     widths=(8,),
@@ -32,15 +32,16 @@ TINY = VAEConfig(
     path_steps=2,
     steps=4,
 )
-LONG = Size(
-    {"digits": replace(TINY, batch_size=2000, steps=100_000, log_every=1, checkpoint_every=100_000)},
-    starts={}, images=6, num_samples=2, paths=2, fitted=4,
+SIZE = Size(
+    {"digits": TINY}, sides={}, lengths=(1, 2), sequences=4, images=6, num_samples=4, paths=2, fitted=4
 )  # fmt: skip
-SIZE = Size({"digits": TINY}, starts={"digits": 20}, images=6, num_samples=2, paths=2, fitted=4)
+LONG = replace(
+    SIZE, configs={"digits": replace(TINY, batch_size=500, steps=100_000, log_every=1, checkpoint_every=100_000)}
+)
 
 
 def study(out, **changes):
-    options = {"seeds": 2, "size": SIZE, "variants": ("flows",), "progress": False, **changes}
+    options = {"seeds": 2, "size": SIZE, "variants": ("walk",), "progress": False, **changes}
     return study_likelihood(out, {"digits": None}, **options)
 
 
@@ -62,28 +63,48 @@ def measured(out):
 
 
 @pytest.mark.slow
-def test_every_variant_has_every_seed(done):
+def test_every_variant_of_a_group_has_every_seed(done):
     runs = measured(done)
-    assert [(run["variant"], run["seed"]) for run in runs] == [("flows", 0), ("flows", 1), ("plain", 0), ("plain", 1)]
+    assert [(run["group"], run["variant"], run["seed"]) for run in runs] == [
+        (group, variant, seed)
+        for group in ("pairs", "paths")
+        for variant in ("companion", "plain", "walk")
+        for seed in (0, 1)
+    ]
     for run in runs:
-        assert run["separate"] == run["start"] + run["moved"] != run["pair"]
+        assert ("sequence-2" in run) == ("unknown" in run) == (run["group"] == "paths")
+        assert all(math.isfinite(run[name]) for name in ("start", "moved", "pair-1", "pair-2", "published"))
+        assert 0 < run["start_effective"] <= 1
         assert run["path_error"] > 0
         assert run["restarts"] == 0
-    plain, flows = runs[2]["parameters"], runs[0]["parameters"]
-    assert plain == {"vae": flows["vae"]}  # equal encoders and decoders
-    assert "of which the first 20" in (done / "table.md").read_text()
+    vaes = {run["parameters"]["vae"] for run in runs}
+    assert len(vaes) == 1  # equal encoders and decoders
+    assert {"bank", "companion"} <= runs[0]["parameters"].keys()
+    assert "bank" not in runs[2]["parameters"]
+
+
+def test_a_plain_vaes_sequence_is_the_sum_of_its_images(done):
+    for seed in (0, 1):
+        run = ff.load_run(done / "runs" / "digits" / "paths" / "plain" / f"seed-{seed}")
+        _, test = module._splits(TINY, None, None)
+        k = torch.tensor([0, 1, 0, 1])
+        frames = test.frames(torch.arange(4), k, torch.tensor([[0.0, 0.5, 1.0]]).expand(4, -1))
+        together = ff.metrics.sequence_log_likelihood(run, frames, k, 500)
+        alone = ff.metrics.log_likelihood(run.vae, frames.flatten(0, 1), 500)
+        torch.testing.assert_close(together.each, alone.each.view(4, 3).sum(1), atol=0.1, rtol=0)
 
 
 def test_every_result_names_the_weights_that_it_was_measured_on(done):
     for run in measured(done):
-        file = done / "runs" / "digits" / run["variant"] / f"seed-{run['seed']}" / "checkpoints" / "step-000004"
+        folder = done / "runs" / "digits" / run["group"] / run["variant"] / f"seed-{run['seed']}"
+        file = folder / "checkpoints" / "step-000004"
         assert run["weights"] == sha256((file / "weights.safetensors").read_bytes()).hexdigest()
 
 
 @pytest.mark.slow
 def test_results_of_weights_that_have_changed_are_measured_again(done, tmp_path, monkeypatch):
     out = shutil.copytree(done, tmp_path / "out")
-    seeds = [out / "runs" / "digits" / "flows" / f"seed-{seed}" / "checkpoints" for seed in (0, 1)]
+    seeds = [out / "runs" / "digits" / "paths" / "walk" / f"seed-{seed}" / "checkpoints" for seed in (0, 1)]
     shutil.rmtree(seeds[1])
     shutil.copytree(seeds[0], seeds[1])
     asked = []
@@ -92,18 +113,20 @@ def test_results_of_weights_that_have_changed_are_measured_again(done, tmp_path,
     assert asked == [seeds[1].parent]
 
 
-def test_settings_are_those_of_studies_before_there_was_another_objective(done):
-    config = json.loads((done / "study.json").read_text())["data"]["digits"]["config"]
-    assert not {"objective", "transition", "frames"} & config.keys()
-    assert {"matching_weight", "prior", "data"} <= config.keys()
+def test_its_settings_are_in_its_folder(done):
+    settings = json.loads((done / "study.json").read_text())
+    config = settings["data"]["digits"]["config"]
+    assert config["path_steps"] == 2
+    assert "matching_weight" not in config  # which the objective doesn't have
+    assert settings["lengths"] == [1, 2]
 
 
 @pytest.mark.slow
 def test_a_table_and_a_picture_follow(done):
     text = (done / "table.md").read_text()
-    assert text.count("| `flows`") == 2
-    assert "That the flows raise log p(x_0) is" in text
-    assert "times as much as the plain VAE" in text
+    assert text.count("| `walk`") == 8  # in four tables of each group
+    assert "Sequences x_0..x_2, trained on whole paths: `companion` has, in nats above `plain`" in text
+    assert "times as much as `plain` along its best straight directions" in text
     drawn = (done / "table.png").exists()
     assert drawn == ("](table.png)" in text)
     if drawn:
@@ -131,29 +154,26 @@ train_vae = module.train_vae
 def test_a_training_that_diverges_is_a_finding(tmp_path):
     size = replace(SIZE, configs={"digits": replace(TINY, max_loss=1e-3, restarts=0)})
     text = study(tmp_path / "out", size=size, seeds=1).read_text()
-    assert "`flows` with seed 0 failed: training stopped at step 1" in text
+    assert "`companion` with seed 0 failed: training stopped at step 1" in text
 
 
 @pytest.mark.slow
 def test_bad_input_in_a_measurement_ends_that_run_alone(done, tmp_path, monkeypatch):
     def refuse(run, *others):
-        if run.config.flows and run.config.seed == 0:
-            raise InputError("the model's likelihood must be finite, got NaN or infinity")
-        return measure(run, *others)
+        raise InputError("the model's likelihood must be finite, got NaN or infinity")
 
+    out = shutil.copytree(done, tmp_path / "out")
+    (out / "runs" / "digits" / "paths" / "walk" / "seed-0.json").unlink()
     monkeypatch.setattr(module, "measure", refuse)
-    out = tmp_path / "out"
-    assert "`flows` with seed 0 failed: the model's likelihood must be finite" in study(out).read_text()
-    runs = {(run["variant"], run["seed"]): run for run in measured(out)}
-    assert len(runs) == 4
-    assert "failed" in runs["flows", 0]
-    assert all("start" in run for key, run in runs.items() if key != ("flows", 0))
+    text = study(out, resume=True).read_text()
+    assert "`walk` with seed 0 failed: the model's likelihood must be finite" in text
+    runs = {(run["group"], run["variant"], run["seed"]): run for run in measured(out)}
+    assert len(runs) == 12
+    assert [key for key, run in runs.items() if "failed" in run] == [("paths", "walk", 0)]
     monkeypatch.undo()
     study(out, resume=True)
     assert measured(out) == measured(done)
 
-
-measure = module.measure
 
 STOPS = {
     "killed": lambda process: process.kill(),
@@ -179,9 +199,9 @@ def test_stopped_it_goes_on_to_the_same_results(done, tmp_path):
     stopped(out, "SIZE", "config.json", lambda process: process.terminate())
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    study(out, resume=True)
+    study(out, resume=True, seeds=1)
     torch.set_num_threads(threads)
-    assert measured(out) == measured(done)
+    assert measured(out) == [run for run in measured(done) if run["seed"] == 0]
 
 
 def stopped(out, size, sign, stop):
@@ -193,7 +213,7 @@ def stopped(out, size, sign, stop):
         "if __name__ == '__main__':\n"
         "    signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored, where tests run in the background
         f"    from test_study import {size}, study\n"
-        f"    study({str(out)!r}, workers=2, size={size})\n"
+        f"    study({str(out)!r}, workers=2, size={size}, seeds=1)\n"
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
@@ -235,7 +255,11 @@ REFUSED = {
     "seeds": ({"seeds": 0}, "seeds must be"),
     "workers": ({"workers": 0}, "workers must be"),
     "size": ({"size": "huge"}, "size must be one of small, paper, got 'huge'"),
-    "variants": ({"variants": ("flows", "slow")}, "variants must be among plain, beta"),
+    "variants": ({"variants": ("walk", "slow")}, "variants must be among plain, beta"),
+    "lengths": (
+        {"size": replace(SIZE, lengths=(1, 3))},
+        "lengths must be numbers of steps up to the 2 of digits's paths",
+    ),
 }
 
 
@@ -258,8 +282,8 @@ def test_refuses_a_folder_with_something_else(done, tmp_path, monkeypatch):
         study(done)
     with pytest.raises(InputError, match="was of other data, size or settings"):
         study(done, resume=True, size=replace(SIZE, num_samples=3))
-    monkeypatch.setitem(module.VARIANTS, "flows", Variant({"pde": "heat"}, "with another equation"))
-    with pytest.raises(InputError, match="was of other data, size or settings of flows"):
+    monkeypatch.setitem(module.VARIANTS, "walk", Variant({"transition": "straight"}, "another transition"))
+    with pytest.raises(InputError, match="was of other data, size or settings of walk"):
         study(done, resume=True)
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(InputError, match="isn't empty and isn't a study"):
@@ -267,9 +291,13 @@ def test_refuses_a_folder_with_something_else(done, tmp_path, monkeypatch):
 
 
 def test_sizes_have_the_same_data_and_variants_change_what_they_say():
-    assert {tuple(size.configs) for size in SIZES.values()} == {("mnist", "mnist-few", "dsprites")}
+    assert {tuple(size.configs) for size in SIZES.values()} == {("mnist", "dsprites")}
     for size in SIZES.values():
-        for config in size.configs.values():
-            trained = {name: replace(config, **variant.changes) for name, variant in VARIANTS.items()}
-            assert len(set(map(repr, trained.values()))) == len(VARIANTS)
-            assert len({(c.network, c.widths, c.latent_dim, c.steps, c.batch_size) for c in trained.values()}) == 1
+        for data in size.configs:
+            trained = [
+                size.config(data, group, name, 3) for name, variant in VARIANTS.items() for group in variant.groups
+            ]
+            assert len(set(map(repr, trained))) == len(trained)
+            assert len({(c.network, c.widths, c.latent_dim, c.steps, c.seed) for c in trained}) == 1
+            decoded = {c.batch_size * (2 if c.frames == "pairs" else c.path_frames + 1) for c in trained}
+            assert len(decoded) == 1
