@@ -112,7 +112,7 @@ class Transition(nn.Module, ABC):
     def frozen(self, steps: int) -> Transition:
         """The same transition for numbers of steps below `steps`, which is quicker where it is called often.
 
-        Its parameters have the values of now, and no gradient reaches them.
+        It is for measuring: until then the parameters must stay as they are, and numbers of steps aren't checked.
         """
         return self
 
@@ -276,7 +276,7 @@ class Flow(Transition):
 
 
 class FrozenFlow(Transition):
-    """A flow as it is now, for paths of at most `steps` latents after the first. Nothing given to it is checked."""
+    """A flow for paths of at most `steps` latents after the first, while its parameters stay. Nothing is checked."""
 
     def __init__(self, flow: Flow, steps: int) -> None:
         super().__init__(flow.num_transformations, flow.latent_dim, flow.noise)

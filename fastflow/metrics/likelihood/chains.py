@@ -235,7 +235,8 @@ class Chain(NamedTuple):
             found = jacobian(lambda z: transition.mean(z, k, n), flat).permute(1, 2, 0)
         else:
             found = own(flat, k, n)
-        return found.double().view(*z.shape, z.shape[2])
+        # As for what is known: where numbers overflow, the line search, or the bound, leads away from there.
+        return found.double().nan_to_num(0, 0, 0).view(*z.shape, z.shape[2])
 
     def _step(self, step: int) -> tuple[Transition, Tensor, Tensor]:
         """What moves the latents, the transformations and the step's numbers, each (B,)."""

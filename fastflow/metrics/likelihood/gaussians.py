@@ -109,13 +109,15 @@ def normal_around(chain: Chain, centre: Tensor, quadratic: Quadratic) -> ChainNo
         jacobian, noise = quadratic.jacobians[:, step], chain.noise_of_step(step)
         if noise is not None:
             scale = noise.double()[:, :, None]
-            factors.append(torch.linalg.cholesky(one + scale * ahead * scale.mT))
+            factors.append(_factor(one + scale * ahead * scale.mT))
             # The best noise takes away a part of the curvature.
             taken = torch.linalg.solve_triangular(factors[-1], scale * ahead, upper=False)
             ahead = ahead - taken.mT @ taken
         ahead = quadratic.curvatures[:, step] + jacobian.mT @ ahead @ jacobian
+        # Without this, roundings that aren't symmetric grow from step to step where the steps' Jacobians are large.
+        ahead = (ahead + ahead.mT) / 2
     scale = chain.prior_std.double()[:, :, None]
-    factors.append(torch.linalg.cholesky(one + scale * ahead * scale.mT))
+    factors.append(_factor(one + scale * ahead * scale.mT))
     return ChainNormal(centre, chain.path(centre), torch.stack(factors[::-1], 1))
 
 
@@ -143,6 +145,15 @@ def newton_step(chain: Chain, normal: ChainNormal, quadratic: Quadratic) -> Tens
         u.append(_solved(factors[:, number].mT, before, upper=True) - y)
         z = noise * (y + u[-1])
     return torch.stack(u, 1)
+
+
+def _factor(precision: Tensor) -> Tensor:
+    """The Cholesky factors (B, D, D) of precisions; NaN where one isn't positive, or isn't finite.
+
+    A single such item would end the measurement of all. As NaN it is never taken as a step of a fit.
+    """
+    factors, info = torch.linalg.cholesky_ex(precision)
+    return torch.where((info == 0)[:, None, None], factors, torch.nan)
 
 
 def _solved(factors: Tensor, vectors: Tensor, *, upper: bool) -> Tensor:

@@ -128,7 +128,8 @@ def _centred(chain: Chain, normal: ChainNormal, rng: torch.Generator) -> ChainNo
         centre, path = normal.noises(chain, step.nan_to_num(0, 0, 0))
         normal = normal._replace(centre=centre, path=path)
     points = _points(normal, CENTRING_PAIRS, rng)
-    return _chosen(~(_bound(chain, normal, points) > _bound(chain, first, points)), first, normal)
+    before = _bound(chain, first, points).nan_to_num(-torch.inf)
+    return _chosen(~(_bound(chain, normal, points) > before), first, normal)
 
 
 class _State(NamedTuple):

@@ -130,14 +130,19 @@ def study_likelihood(
 
 
 def _find_size(size: str | Size) -> Size:
-    """The size of this name, or the size itself; raise InputError unless paths are as long as what is measured."""
+    """The size of this name, or the size itself; raise InputError unless trainings give what is measured."""
     if isinstance(size, str) and size not in SIZES:
         raise InputError(f"size must be one of {', '.join(SIZES)}, got {size!r}")
     size = SIZES[size] if isinstance(size, str) else size
     for name, config in size.configs.items():
-        if not size.lengths or max(size.lengths) > config.path_frames:
+        if not size.lengths or min(size.lengths) < 1 or max(size.lengths) > config.path_frames:
             raise InputError(
                 f"lengths must be numbers of steps up to the {config.path_frames} of {name}'s paths, got {size.lengths}"
+            )
+        if config.supervision != "full" or config.objective != "sequence":
+            raise InputError(
+                "configs must have the objective sequence and full supervision, a potential for each transformation, "
+                f"got {config.objective} and {config.supervision} for {name}"
             )
     return size
 

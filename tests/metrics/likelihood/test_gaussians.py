@@ -1,12 +1,13 @@
 """A chain's normal distribution, held to the dense matrix that its factor stands for."""
 
+import math
 from itertools import pairwise
 
 import pytest
 import torch
 from support.chains import SHAPE, WEIGHT, WIDTH, Affine, LinearGaussian
 
-from fastflow.metrics.likelihood.chains import Chain, Images
+from fastflow.metrics.likelihood.chains import Chain, Images, Quadratic
 from fastflow.metrics.likelihood.gaussians import newton_step, normal_around, prior_of
 from fastflow.metrics.likelihood.posterior import climbed, fitted_normal
 
@@ -103,3 +104,40 @@ def test_the_line_search_climbs_where_whole_steps_would_fall():
     assert all(bool((after >= before).all()) for before, after in pairwise(value))
     assert float((value[-1] - value[0]).min()) > 10
     assert float(chain.quadratic(climbed(chain, start)).gradient.abs().max()) < 1
+
+
+class Expanding:
+    """Steps that turn latents of width 8, and make them six times as long."""
+
+    matrix = 6 * torch.linalg.qr(torch.randn(8, 8, generator=torch.Generator().manual_seed(1)).double()).Q
+
+    def mean(self, z, k, n):
+        return z @ self.matrix.to(z).mT
+
+    def log_std(self, k, n):
+        return torch.full((len(k), 8), -0.7)
+
+
+def test_roundings_don_t_grow_along_an_expanding_chain():
+    u = torch.zeros(1, 9, 8)
+    images = Images(LinearGaussian(), torch.zeros(1, 1, *SHAPE))  # only the places of its chain are used
+    chain = Chain(images, torch.zeros(1, 1).long(), torch.ones(1, 1), 8, Expanding(), K[:1], K[:1])
+    columns = torch.randn(1, 9, 8, 200, generator=RNG)
+    curvature = (columns @ columns.mT + 1e-3 * torch.randn(1, 9, 8, 8, generator=RNG)).double()  # nearly symmetric
+    parts = Quadratic(torch.zeros(1, 9, 8).double(), curvature, Expanding.matrix.expand(1, 8, 8, 8))
+    # A block recursion in the covariance form, which can't lose symmetry, for the last noise alone.
+    factors = normal_around(chain, u, parts).factors
+    assert bool(factors.isfinite().all())
+    last = torch.eye(8).double() + math.exp(-1.4) * (curvature[0, 8] + curvature[0, 8].mT) / 2
+    torch.testing.assert_close(factors[0, 8] @ factors[0, 8].mT, last, rtol=1e-4, atol=1e-3)
+
+
+def test_an_item_whose_precision_overflows_has_no_factor_and_spoils_no_other():
+    chain = chain_of(0.5)
+    quadratic = chain.quadratic(noises(chain))
+    for bad in (torch.nan, -1e9):
+        curvatures = quadratic.curvatures.clone()
+        curvatures[1] = bad * torch.eye(WIDTH)
+        factors = normal_around(chain, noises(chain), quadratic._replace(curvatures=curvatures)).factors
+        whole = factors.flatten(1).isfinite().all(1)
+        assert whole.tolist() == [True, False, True, True]

@@ -115,3 +115,31 @@ def test_each_particle_goes_on_as_often_as_its_share_says():
     assert int(counts[3, 1]) in (3, 4)
     means = torch.stack([particles._resampled(shares, torch.Generator().manual_seed(seed)) for seed in range(400)])
     assert float((means[:, :, 1] == 3).double().mean()) == pytest.approx(0.85, abs=0.02)
+
+
+class Exploding:
+    """Steps under which the latents of the second transformation soon overflow."""
+
+    num_transformations = 2
+
+    def mean(self, z, k, n):
+        return z + 50 * k[:, None] * z**3
+
+    def log_std(self, k, n):
+        return torch.full((len(k), 2), -1.0)
+
+
+@pytest.mark.filterwarnings("ignore:for .* the effective sample size")
+def test_a_chain_that_overflows_spoils_no_other(monkeypatch):
+    monkeypatch.undo()  # all rounds of the fit: each may lead too far
+    matrix = torch.randn(2, 6, generator=torch.Generator().manual_seed(0))
+    vae = SimpleNamespace(
+        likelihood="gaussian", latent_dim=2, image_shape=(1, 2, 3), decode=lambda z: (z @ matrix).view(-1, 1, 2, 3),
+        noise_std=0.5, parameters=lambda: iter([matrix]),
+    )  # fmt: skip
+    run = SimpleNamespace(vae=vae, transition=Exploding(), config=SimpleNamespace(path_steps=8, latent_dim=2))
+    frames = 0.5 * torch.randn(2, 9, 1, 2, 3, generator=torch.Generator().manual_seed(0))
+    alone = ff.metrics.sequence_log_likelihood(run, frames[:1], torch.tensor([0]), 50)
+    both = ff.metrics.sequence_log_likelihood(run, frames, torch.tensor([0, 1]), 50)
+    assert bool(both.each.isfinite().all())
+    assert abs(float(both.each[0] - alone.each[0])) < 5 * float(both.each_standard_error[0])

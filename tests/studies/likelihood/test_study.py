@@ -260,6 +260,11 @@ REFUSED = {
         {"size": replace(SIZE, lengths=(1, 3))},
         "lengths must be numbers of steps up to the 2 of digits's paths",
     ),
+    "a length of 0": ({"size": replace(SIZE, lengths=(0, 2))}, "lengths must be numbers of steps up to the 2"),
+    "supervision": (
+        {"size": replace(SIZE, configs={"digits": replace(TINY, supervision="weak")})},
+        "configs must have the objective sequence and full supervision",
+    ),
 }
 
 
