@@ -25,11 +25,16 @@ def temporary_path(path: Path, kind: Literal["tmp", "old"] = "tmp") -> Path:
 
 @contextmanager
 def in_use(temporary: Path) -> Iterator[None]:
-    """Hold a lock on a temporary folder, or on a temporary file, which is made, so that no process takes it away."""
-    if temporary.is_dir():
+    """Hold a lock on a temporary folder, or on a temporary file, which is made, so that no process takes it away.
+
+    The file is a new one: somebody else's folder may hold a link of this name, which leads to a file of the user.
+    """
+    if temporary.is_dir() and not temporary.is_symlink():
         descriptor = os.open(temporary, os.O_RDONLY)
     else:
-        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
+        if os.path.lexists(temporary):
+            temporary.unlink()
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
     try:
         with suppress(OSError):  # some network file systems have no locks
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -268,7 +268,7 @@ def _same_file(one: str, other: str) -> bool:
 
 
 def _named_modules(source: bytes) -> tuple[set[str], set[str]]:
-    """The top-level names of modules that a source file imports, and of those that its texts may name."""
+    """The top-level names of modules that a file imports, or names in a dotted text; and of those its texts may name."""
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -281,7 +281,8 @@ def _named_modules(source: bytes) -> tuple[set[str], set[str]]:
         elif isinstance(node, ast.ImportFrom):
             imported |= {alias.name for alias in node.names} if node.module is None else {node.module}
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            mentioned.add(node.value)
+            name = node.value.lstrip(".")
+            (imported if "." in name and name.replace(".", "").isidentifier() else mentioned).add(name)
     return _top_levels(imported), _top_levels(mentioned)
 
 
@@ -292,7 +293,7 @@ def _top_levels(names: set[str]) -> set[str]:
 def _files_of(folder: Path, name: str, imported: bool) -> list[Path]:
     """The files in a folder from which a module or package of this name may be loaded.
 
-    A folder without __init__.py, which a text often names, counts only if it is `imported`.
+    A folder without __init__.py, which a text often names, counts only if it is `imported`, as by a text such as "a.b".
     """
     suffixes = tuple(all_suffixes())
     found = [path for suffix in suffixes if (path := folder / f"{name}{suffix}").is_file()]
@@ -305,5 +306,6 @@ def _files_of(folder: Path, name: str, imported: bool) -> list[Path]:
             folders.clear()  # a link that leads back
             continue
         seen.add(real)
+        folders[:] = [folder for folder in folders if folder != "__pycache__"]  # which isn't used
         found += [Path(place, file) for file in files if file.endswith(suffixes)]
     return found

@@ -117,7 +117,7 @@ def check(run: str, program: NamedProgram, where: str) -> None:
     known = _remembered(run).get(str(program))
     if known is not None and known == fingerprint(program.file):
         return
-    named = f"the program {str(program.file)!r}" + (f", function {program.function}" if program.function else "")
+    named = f"the program {str(program.file)!r}" + (f", function {program.function!r}" if program.function else "")
     reason = (
         "which, or what it imports from its folder, has changed since the run was trained"
         if known is not None

@@ -138,7 +138,7 @@ def test_names_and_foreign_settings_are_read_without_running_anything(strange, t
 
 
 def test_python_needs_trust_too(strange, tmp_path):
-    with pytest.raises(InputError, match=r"opening run .* would run the program .*generator\.py', function make"):
+    with pytest.raises(InputError, match=r"opening run .* would run the program .*generator\.py', function 'make'"):
         ff.load_run(strange)
     run = ff.load_run(strange, ff.generators.load("digits-vae"))
     for config in (run.config, replace(run.config, steps=2)):

@@ -145,3 +145,15 @@ def test_files_are_written_where_there_are_no_locks(tmp_path, monkeypatch, gone,
     (tmp_path / f".a.json.{gone}.tmp").write_text("half")
     write(tmp_path)
     assert names(tmp_path) == ["a.json"]
+
+
+@pytest.mark.parametrize("plant", [lambda link, file: link.symlink_to(file), lambda link, file: link.hardlink_to(file)])
+def test_a_planted_link_leads_nowhere(tmp_path, plant):
+    """Somebody else's folder may hold a link for the number of every process."""
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    plant(tmp_path / "folder" / f".a.json.{os.getpid()}.tmp", tmp_path / "mine")
+    write_file(tmp_path / "folder")
+    assert (tmp_path / "mine").read_text() == "mine"
+    assert names(tmp_path / "folder") == ["a.json"]
+    assert not (tmp_path / "folder" / "a.json").is_symlink()

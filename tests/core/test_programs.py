@@ -217,6 +217,28 @@ def test_the_fingerprint_changes_with_whatever_the_program_imports(program, file
     assert fingerprint(program / "main.py") != before
 
 
+DYNAMIC = {
+    "in a folder without __init__": ("importlib.import_module('nets.dec')", "nets__dec"),
+    "by the function behind import": ("__import__('nets.dec')", "nets__dec"),
+    "relative": ("importlib.import_module('.helper', __package__)", "helper"),
+}
+
+
+@pytest.mark.parametrize(("line", "name"), DYNAMIC.values(), ids=DYNAMIC)
+def test_the_fingerprint_changes_with_what_the_program_imports_by_a_text(tmp_path, line, name):
+    write(tmp_path, **{"main": f"import importlib\n{line}\n", name: "x = 1"})
+    before = fingerprint(tmp_path / "main.py")
+    write(tmp_path, **{name: "x = 2"})
+    assert fingerprint(tmp_path / "main.py") != before
+
+
+def test_the_fingerprint_stays_when_python_compiles_a_package(tmp_path):
+    write(tmp_path, main="import package.part\n", package__INIT="", package__part="x = 1\n")
+    before = fingerprint(tmp_path / "main.py")
+    py_compile.compile(str(tmp_path / "package" / "part.py"))
+    assert fingerprint(tmp_path / "main.py") == before
+
+
 def test_the_fingerprint_stays_with_other_files_and_in_another_folder(program, tmp_path):
     before = fingerprint(program / "main.py")
     write(program, notes="", train="import main\n")
