@@ -268,7 +268,7 @@ def _same_file(one: str, other: str) -> bool:
 
 
 def _named_modules(source: bytes) -> tuple[set[str], set[str]]:
-    """The top-level names of modules that a file imports, or names in a dotted text; and of those its texts may name."""
+    """The top-level names of modules that a file imports, or names in a dotted text; and of those a text may name."""
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
