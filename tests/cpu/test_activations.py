@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from native.activation_error import all_floats, largest_errors
+from cpu.activation_error import all_floats, largest_errors
 
 from fastflow.engine.activations import ACTIVATIONS
 

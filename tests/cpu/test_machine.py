@@ -15,7 +15,7 @@ from support.processes import in_forks
 from fastflow import _native
 from fastflow.engine.activations import ACTIVATIONS
 
-IMPORT = "from native import test_machine as t"
+IMPORT = "from cpu import test_machine as t"
 FLOW = {"dt": 0.2, "method": "heun", "direction": "forward", "step_length": None}
 
 
