@@ -99,9 +99,9 @@ def integrate_from(
     begin so. The paths are stepped in Python, one jet of all samples after another.
     """
     check_bank(bank)
-    z, _ = _checked_start(bank, z, last + steps, 0.0, integration, companion=companion)
+    z, times = _checked_start(bank, z, last + steps, 0.0, integration, companion=companion)
     chosen = check_index(index, bank.num_potentials, z)
-    return StageNetworks.of(bank, last + steps, integration, companion).paths(z, chosen.each, place, steps)
+    return StageNetworks.of(bank, times, integration, companion).paths(z, chosen.each, place, steps)
 
 
 class StageNetworks(NamedTuple):
@@ -119,10 +119,9 @@ class StageNetworks(NamedTuple):
 
     @classmethod
     def of(
-        cls, bank: PotentialBank, steps: int, integration: Integration, companion: DivergenceFreeField | None
+        cls, bank: PotentialBank, times: Tensor, integration: Integration, companion: DivergenceFreeField | None
     ) -> StageNetworks:
-        """Those for paths that end after `steps` steps from time 0 at the latest."""
-        times = _stage_times(steps, 0.0, integration, bank.out_bias)
+        """Those for paths whose stages are at these times (T,)."""
         every = Index(torch.empty(0, dtype=torch.long, device=times.device), None)  # all networks, for no samples yet
         mlp, _, slots = bank.networks_along(times, every)
         beside = None if companion is None else (companion, companion.bank.networks_along(times, every).mlp)
@@ -298,10 +297,10 @@ def _checked_start(
     z0 = check_latents(z0, bank.dim, bank.out_bias)
     check_count(steps, "steps")
     check_integration(integration, t0, z0.dtype)
-    return _Start(z0, _stage_times(steps, t0, integration, z0))
+    return _Start(z0, stage_times(steps, t0, integration, z0))
 
 
-def _stage_times(steps: int, t0: float, integration: Integration, like: Tensor) -> Tensor:
+def stage_times(steps: int, t0: float, integration: Integration, like: Tensor) -> Tensor:
     """The times (T,) of a path's stages."""
     # Counted on the device: a copy of numbers would make the host wait.
     offsets = torch.arange(reference.num_times(steps, integration.method), dtype=like.dtype, device=like.device)

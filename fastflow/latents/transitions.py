@@ -14,7 +14,7 @@ from torch.nn import functional
 from fastflow.core.checks import check_count
 from fastflow.engine.integration import Integration
 from fastflow.engine.learned_fields import DivergenceFreeField
-from fastflow.engine.paths import StageNetworks, integrate, integrate_from
+from fastflow.engine.paths import StageNetworks, integrate, integrate_from, stage_times
 from fastflow.engine.potentials import PotentialBank
 from fastflow.engine.tracing import values_of
 
@@ -112,7 +112,7 @@ class Transition(nn.Module, ABC):
     def frozen(self, steps: int) -> Transition:
         """The same transition for numbers of steps below `steps`, which is quicker where it is called often.
 
-        It is for measuring: until then the parameters must stay as they are, and numbers of steps aren't checked.
+        It is for measuring: while it is used, the parameters must stay as they are. Numbers of steps aren't checked.
         """
         return self
 
@@ -282,7 +282,8 @@ class FrozenFlow(Transition):
         super().__init__(flow.num_transformations, flow.latent_dim, flow.noise)
         self.frame_steps = flow.frame_steps
         with torch.no_grad():
-            self.networks = StageNetworks.of(flow.bank, steps * flow.frame_steps, flow.integration, flow.companion)
+            times = stage_times(steps * flow.frame_steps, 0.0, flow.integration, flow.bank.out_bias)
+            self.networks = StageNetworks.of(flow.bank, times, flow.integration, flow.companion)
 
     def mean(self, z: Tensor, k: Tensor, n: Tensor) -> Tensor:
         """Where the flow leads from z at the time at which step n begins."""

@@ -19,7 +19,7 @@ PRIOR_DRAWS = 32
 ROUNDS, PAIRS = 3, 1
 """Rounds of the fit, and pairs of points in each round."""
 TRIES = 4
-"""How often a step of the fit may be shortened, once less."""
+"""How many lengths of a step of the fit are tried, each a quarter of the one before."""
 SLOWING = 0.5
 """Round r takes 1 / (1 + SLOWING r) of its step, so that the noise of its points is averaged out."""
 CENTRINGS, CENTRING_PAIRS, CENTRING_SLOWING = 8, 2, 0.25
