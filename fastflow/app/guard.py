@@ -12,7 +12,7 @@ import ipaddress
 import json
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import parse_qs, urlsplit
@@ -119,6 +119,7 @@ class Guard:
                 await self._welcome(scope, send, self._token)
                 return
             self._check_path(scope)
+            scope = {**scope, "headers": list(_for_the_page(scope["headers"]))}
             if scope["method"] == "POST":
                 scope, receive = await self._checked(scope, receive)
         except Refused as refused:
@@ -139,6 +140,11 @@ class Guard:
         if not self._is_ours(host):
             raise Refused(
                 400, f"This server isn't called {host[:100]!r}: open the address that fastflow serve printed."
+            )
+        forwarded = headers.get("x-forwarded-host", host).lower().partition(",")[0].strip()  # the outermost proxy's
+        if not self._is_ours(forwarded):
+            raise Refused(
+                400, f"This server isn't called {forwarded[:100]!r}: give its proxy's name as --allowed-hosts."
             )
         origin = headers.get("origin")
         if origin is not None:
@@ -235,10 +241,22 @@ def _single(pairs: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
     headers: dict[str, str] = {}
     for key, value in pairs:
         name = key.decode("latin-1").lower()
-        if name in headers and name in ("host", "origin"):
+        if name in headers and name in ("host", "origin", "x-forwarded-host"):
             raise Refused(400, f"The request has the header {name} twice.")
         headers[name] = f"{headers[name]};{value.decode('latin-1')}" if name in headers else value.decode("latin-1")
     return headers
+
+
+def _for_the_page(pairs: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
+    """The headers that the page may see: of what proxies tell, only the checked host, and whether they encrypt.
+
+    With the others, or with gradio's own, a sender could choose the addresses that the page's answers name.
+    """
+    for key, value in pairs:
+        name = key.lower()
+        encrypts = name == b"x-forwarded-proto" and value in (b"http", b"https")
+        if name == b"x-forwarded-host" or encrypts or not name.startswith((b"x-", b"forwarded")):
+            yield key, value
 
 
 def _is_address(name: str) -> bool:

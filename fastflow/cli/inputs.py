@@ -13,6 +13,7 @@ import tyro
 
 from fastflow import generators
 from fastflow.core.errors import InputError
+from fastflow.core.files import in_one_line
 from fastflow.core.plugins import first_line
 from fastflow.latents.inversion import Inversion, invert
 from fastflow.runs.loading import load_run
@@ -103,10 +104,10 @@ def invert_images(run: Run, images: Sequence[str], seed: int) -> Inversion:
     """The latents of image files and folders. For each image, a line is printed that says how well they fit it."""
     inversion = invert(run.generator, images, seed=seed, progress=shows_progress())
     if inversion.note:
-        print(f"note: {inversion.note}", file=sys.stderr)
+        print(f"note: {in_one_line(inversion.note)}", file=sys.stderr)
     print(f"inverted by {inversion.method}; mean absolute error of the pixels, images in [0, 1]:")
     for name, error in zip(inversion.names, inversion.error.tolist(), strict=True):
-        print(f"  {error:.4f}  {name}")
+        print(f"  {error:.4f}  {in_one_line(name)}")
     return inversion
 
 

@@ -18,6 +18,7 @@ import tyro
 
 from fastflow.cli import info, inputs, look, study, train
 from fastflow.core.errors import BackendError, ConvergenceError, InputError, TrainingError
+from fastflow.core.files import in_one_line
 from fastflow.training.distributed import is_follower
 
 Command = tyro.conf.OmitSubcommandPrefixes[
@@ -222,11 +223,11 @@ def _one_line(explanation: str) -> str:
 def _show_warning(message: Warning | str, *place: object) -> None:
     """Print a warning as one line, without the line of code that Python would print below it."""
     if not is_follower():
-        print(f"fastflow: warning: {' '.join(str(message).split())}", file=sys.stderr)
+        print(f"fastflow: warning: {in_one_line(str(message))}", file=sys.stderr)
 
 
 def _fail(message: str) -> NoReturn:
     """Print an error as one line, and exit."""
     if not is_follower():  # a follower fails together with its leader, which prints the error
-        print(f"fastflow: error: {' '.join(message.split())}", file=sys.stderr)
+        print(f"fastflow: error: {in_one_line(message)}", file=sys.stderr)
     raise SystemExit(2) from None

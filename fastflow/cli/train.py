@@ -16,7 +16,7 @@ from fastflow import generators
 from fastflow.cli.inputs import shows_progress
 from fastflow.core.devices import find_device
 from fastflow.core.errors import InputError
-from fastflow.core.files import as_argument, read_json
+from fastflow.core.files import as_argument, in_one_line, read_json
 from fastflow.core.trust import marked
 from fastflow.runs.train import discover, train_vae
 from fastflow.training.config_file import from_dict
@@ -134,7 +134,7 @@ class TrainVAE(_Training):
             device=self.own_device(),
         )
         if not is_follower():
-            print(f"trained on {read_record(run.folder)['data']['note']}")
+            print(f"trained on {in_one_line(read_record(run.folder)['data']['note'])}")
             print(f"{run}" + (f"; next: {_command('report', self.out)}" if run.config.flows else ""))
 
 

@@ -408,6 +408,11 @@ def shortened(value: object, *, quoted: bool = True) -> str:
     return text if len(text) <= 200 else f"{text[:150]}... ({len(text)} characters)"
 
 
+def in_one_line(text: str) -> str:
+    """A text as a terminal may show it, whoever wrote it: in one line, and with escapes for what can't be printed."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(text.split()))
+
+
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:

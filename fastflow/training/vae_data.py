@@ -45,6 +45,7 @@ def is_data_description(value: object) -> bool:
     shape = value.get("image_shape") if isinstance(value, dict) else None
     return (
         isinstance(value, dict)
+        and all(isinstance(value.get(key), str) for key in ("name", "note"))
         and isinstance(shape, list)
         and len(shape) == 3
         and all(isinstance(size, int) and size > 0 for size in shape)

@@ -33,10 +33,11 @@ class Visits:
 
 
 async def echo(scope, receive, send):
-    """An application that answers with the body that it got."""
+    """An application that answers with the headers and the body that it got."""
     body = (await receive()).get("body", b"") if scope["method"] == "POST" else b""
     assert scope["method"] != "POST" or dict(scope["headers"])[b"content-length"] == str(len(body)).encode()
-    await send({"type": "http.response.start", "status": 200, "headers": []})
+    got = [(b"got-" + name, value) for name, value in scope["headers"]]
+    await send({"type": "http.response.start", "status": 200, "headers": got})
     await send({"type": "http.response.body", "body": body})
 
 
@@ -100,6 +101,38 @@ def test_a_request_must_name_what_the_server_listens_on(ask, address, host, pass
     assert (status == 200) == passes
     assert passes or status == 400
     assert passes or "called" in said or "twice" in said
+
+
+@pytest.mark.parametrize(
+    ("forwarded", "passes"),
+    [
+        ("page.example.org", True),
+        ("page.example.org, inner.example", True),
+        ("127.0.0.1:7860", True),
+        ("evil.example", False),
+        ("evil.example, page.example.org", False),
+        ("", False),
+        (["page.example.org", "evil.example"], False),
+    ],
+)
+def test_a_proxy_may_only_tell_a_host_that_is_allowed(ask, forwarded, passes):
+    status, said = ask(x_forwarded_host=forwarded, allowed=("page.example.org",))
+    assert status == (200 if passes else 400)
+    assert passes or "--allowed-hosts" in said or "twice" in said
+
+
+def test_no_sender_chooses_the_addresses_that_answers_name(ask):
+    ask(
+        x_forwarded_proto=["https", "javascript"],
+        x_forwarded_prefix="/evil",
+        x_forwarded_for="1.2.3.4",
+        forwarded="host=evil.example",
+        x_gradio_server="http://evil.example",
+        x_gradio_user="mcp",
+        accept="text/html",
+    )
+    got = {name: value for name, value in ask.headers.items() if name.startswith("got-")}
+    assert got == {"got-host": "127.0.0.1:7860", "got-x-forwarded-proto": "https", "got-accept": "text/html"}
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,9 @@ import pytest
 from support.commands import fails
 from support.runs import options, small_run
 
+from fastflow.cli import info
 from fastflow.cli.main import main
+from fastflow.core.errors import InputError
 
 
 def shell(*arguments, **settings):
@@ -106,3 +108,21 @@ def test_warnings_are_one_line(tmp_path, capsys):
     output = capsys.readouterr().err
     assert output.startswith("fastflow: warning: forward-mode differentiation of the generator failed")
     assert output.count("\n") == 1
+
+
+@pytest.mark.parametrize("text", ["a\x1b]0;title\x07b", "a\x1b[2Jb", "a\u202eb", "a\x9bb"], ids=ascii)
+def test_messages_never_steer_the_terminal(capsys, monkeypatch, text):
+    """A file's name, or a value in a stranger's file, may hold a terminal's commands."""
+
+    def warn_and_fail(_):
+        warnings.simplefilter("always")
+        warnings.warn(text, stacklevel=1)
+        raise InputError(f"it is {text}\nand more")
+
+    monkeypatch.setattr(info.Info, "run", warn_and_fail)
+    with pytest.raises(SystemExit, match="2"):
+        main(["info"])
+    shown = repr(text)[1:-1]
+    expected = f"fastflow: warning: {shown}\nfastflow: error: it is {shown} and more\n"
+    assert capsys.readouterr().err == expected
+    assert shown.isprintable()

@@ -236,6 +236,19 @@ def test_run_has_what_a_run_has(trained):
     assert (record["kind"], record["data"]["name"], record["data"]["images"]) == ("train-vae", "bars", 24)
 
 
+@pytest.mark.parametrize(
+    "changed", [{"note": None}, {"name": ["bars"]}, {"image_shape": [1, 6]}, {"kept": -1}], ids=str
+)
+def test_a_record_of_the_data_that_is_damaged_is_no_run(trained, changed, tmp_path):
+    record = json.loads((trained.folder / "config.json").read_text())
+    record["data"].update(changed)
+    del record["digest"]
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match="isn't a run"):
+        small_vae(tmp_path / "run", options={"resume": True})
+
+
 @pytest.mark.slow
 def test_loaded_run_is_the_trained_one(trained):
     loaded = ff.load_run(trained.folder)
