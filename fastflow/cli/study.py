@@ -92,6 +92,8 @@ class Study:
     variants: tuple[str, ...] = ()
     """Variants of the training to study, by default all. plain and companion, the default, always take part.
     The others are beta, walk, ar1, straight, affine, flow and no-physics."""
+    groups: tuple[Literal["paths", "pairs", "parts"], ...] = ("paths", "pairs", "parts")
+    """What to train on: whole paths, pairs of a start and a later image, or parts of the data, to measure the rest."""
     workers: int = 1
     """Number of trainings at the same time, each in its own process."""
     resume: bool = False
@@ -109,6 +111,7 @@ class Study:
             seeds=self.seeds,
             size=self.size,
             variants=self.variants,
+            groups=self.groups,
             workers=self.workers,
             resume=self.resume,
             progress=shows_progress(),

@@ -37,8 +37,10 @@ class Sequences(Protocol):
         Image (b, p) is starting image rows[b], moved along transformation[b] to place[b, p].
 
         Args:
-            rows: (B,) long. transformation: (B,) long.
-            place: (B, P) float in [0, 1], a fraction of the whole transformation: 0 is its start.
+            rows: (B,) long.
+            transformation: (B,) long; or (B, M), each for what the one before gives. Data sets of your own need the
+                second form only to have compositions measured.
+            place: (B, P) float in [0, 1], a fraction of the whole transformation: 0 is its start; or (B, P, M).
         """
         ...
 
@@ -79,10 +81,13 @@ def rows_of(split: Split, count: int) -> Tensor:
 def check_request(data: Sequences, rows: Tensor, transformation: Tensor, place: Tensor) -> None:
     """Raise InputError unless `data.frames` takes these arguments. The values of tensors on a GPU aren't checked."""
     batch = rows.shape[0] if isinstance(rows, Tensor) and rows.ndim else 0
-    _check_numbers(rows, batch, len(data), "rows")
-    _check_numbers(transformation, batch, len(data.transformations), "transformation")
-    if not isinstance(place, Tensor) or not place.is_floating_point() or place.ndim != 2 or place.shape[0] != batch:
-        raise InputError(f"place must be a float tensor of shape ({batch}, P), got {_description(place)}")
+    several = transformation.shape[1:2] if isinstance(transformation, Tensor) and transformation.ndim == 2 else ()
+    _check_numbers(rows, (batch,), len(data), "rows")
+    _check_numbers(transformation, (batch, *several), len(data.transformations), "transformation")
+    fits = isinstance(place, Tensor) and place.is_floating_point() and place.ndim == 2 + len(several)
+    if not fits or (place.shape[0], *place.shape[2:]) != (batch, *several):
+        shape = ", ".join(map(str, (batch, "P", *several)))
+        raise InputError(f"place must be a float tensor of shape ({shape}), got {_description(place)}")
     if not rows.device == transformation.device == place.device:
         raise InputError(
             f"rows, transformation and place must be on one device, got {rows.device}, {transformation.device} and "
@@ -100,10 +105,11 @@ def check_names(names: tuple[str, ...]) -> None:
         raise InputError(f"transformations must differ, got {', '.join(names)}")
 
 
-def _check_numbers(numbers: Tensor, batch: int, count: int, name: str) -> None:
-    if not isinstance(numbers, Tensor) or numbers.dtype != torch.long or numbers.shape != (batch,):
-        raise InputError(f"{name} must be a long tensor of shape ({batch or 'B'},), got {_description(numbers)}")
-    if numbers.device.type == "cpu" and batch:
+def _check_numbers(numbers: Tensor, shape: tuple[int, ...], count: int, name: str) -> None:
+    if not isinstance(numbers, Tensor) or numbers.dtype != torch.long or numbers.shape != shape:
+        expected = ", ".join(map(str, (shape[0] or "B", *shape[1:]))) + "," * (len(shape) == 1)
+        raise InputError(f"{name} must be a long tensor of shape ({expected}), got {_description(numbers)}")
+    if numbers.device.type == "cpu" and numbers.numel():
         low, high = (int(bound) for bound in numbers.aminmax())
         if low < 0 or high >= count:
             raise InputError(f"{name} must lie in 0..{count - 1}, got values from {low} to {high}")

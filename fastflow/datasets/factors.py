@@ -88,10 +88,14 @@ class FactorSequences:
             self._starts, self._sizes, self._strides = (
                 send(x, rows) for x in (self._starts, self._sizes, self._strides)
             )
-        size, stride = self._sizes[transformation][:, None], self._strides[transformation][:, None]  # [B, 1]
-        start = self._starts[rows][:, None]
-        value = (place * (size - 1) + 0.5).long()  # [B, P]
-        places = start + (value - start // stride % size) * stride
+        if transformation.ndim == 1:
+            transformation, place = transformation[:, None], place[..., None]
+        elif transformation.device.type == "cpu" and bool((transformation.sort(1).values.diff(dim=1) == 0).any()):
+            raise InputError("transformation must name each factor once for an image: a factor has one value")
+        size, stride = self._sizes[transformation][:, None], self._strides[transformation][:, None]  # [B, 1, M]
+        start = self._starts[rows][:, None]  # [B, 1]
+        value = (place * (size - 1) + 0.5).long()  # [B, P, M]
+        places = start + ((value - start[..., None] // stride % size) * stride).sum(-1)
         return self.source.images(places.flatten()).unflatten(0, places.shape)
 
 

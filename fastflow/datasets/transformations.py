@@ -90,13 +90,18 @@ def transform(images: Tensor, names: tuple[str, ...], transformation: Tensor, pl
     images and place.
 
     Args:
-        images: (B, C, H, W). names: the transformations. transformation: (B,) long.
-        place: (B, P), a fraction of the whole transformation.
+        images: (B, C, H, W). names: the transformations.
+        transformation: (B,) long, or (B, M) for M transformations, each of which is applied to what the one before
+            gives.
+        place: (B, P), a fraction of the whole transformation; or (B, P, M).
     """
     _check_images(images)
     plan = _plan(names)
-    # How far each step has moved along each component, [B, P, S, 5].
-    share = place.to(images)[..., None, None] * send(plan, images).to(images.dtype)[transformation][:, None]
+    if transformation.ndim == 1:
+        transformation, place = transformation[:, None], place[..., None]
+    # How far each step has moved along each component, [B, P, M S, 5].
+    moves = send(plan, images).to(images.dtype)[transformation][:, None]  # [B, 1, M, S, 5]
+    share = (place.to(images)[..., None, None] * moves).flatten(2, 3)
     moved = _sampled(images, _inverse(share, images.shape[-2:]))
     if not bool(plan[..., -1].any()):
         return moved

@@ -73,3 +73,22 @@ def test_what_leaves_nothing_to_hold_out_is_refused(tmp_path):
 def test_what_cannot_be_walked_is_refused(name):
     with pytest.raises(InputError, match=f"dsprites has no factor '{name}' to walk along; it has .*shape.*position-y"):
         datasets.load("dsprites", transformations=(name,))
+
+
+def test_several_factors_move_at_once():
+    data = datasets.load("dsprites", split="test", transformations=("position-x", "position-y", "scale"))
+    rows = torch.arange(3)
+    which = torch.tensor([[0, 1], [1, 0], [2, 1]])
+    place = torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 0.5]]).expand(3, -1, -1)
+    found = data.frames(rows, which, place)
+    strides = {name: math.prod(list(FACTORS.values())[i + 1 :]) for i, name in enumerate(FACTORS)}
+    for row, pair in enumerate(which.tolist()):
+        for frame, (one, two) in enumerate(place[0].tolist()):
+            values = dict(zip(FACTORS, data.factors_of(rows[[row]])[0].tolist(), strict=True))
+            for k, share in zip(pair, (one, two), strict=True):
+                name = data.transformations[k]
+                values[name] = int(share * (FACTORS[name] - 1) + 0.5)
+            at = torch.tensor([sum(strides[name] * value for name, value in values.items())])
+            assert torch.equal(found[row, frame], data.source.images(at)[0])
+    with pytest.raises(InputError, match="must name each factor once"):
+        data.frames(rows, torch.tensor([[0, 0]] * 3), place)

@@ -234,3 +234,18 @@ def test_one_name_is_enough_for_a_sequence():
 def test_what_cannot_be_transformed_is_refused(call, message):
     with pytest.raises(InputError, match=message):
         call(pictures())
+
+
+def test_one_transformation_after_another_is_their_composition():
+    images = pictures()
+    names, which = ("scale", "rotation"), torch.tensor([[1, 0], [1, 0]])
+    place = torch.tensor([[[0.0, 0.0], [0.5, 0.0], [0.5, 0.5]]], dtype=torch.float64).expand(2, -1, -1)
+    found = datasets.transform(images, names, which, place)
+    one = torch.ones(2, dtype=torch.long)
+    torch.testing.assert_close(found[:, :2], datasets.transform(images, names, one, at(0.5) * torch.tensor([0.0, 1.0])))
+    both = datasets.transform(images, ("rotation+scale",), torch.zeros(2, dtype=torch.long), at(0.5))
+    torch.testing.assert_close(found[:, 2:], both)
+    data = datasets.ImageSequences(images, names)
+    torch.testing.assert_close(data.frames(torch.arange(2), which, place), found.float().clamp(0, 1))
+    with pytest.raises(InputError, match=r"place must be a float tensor of shape \(2, P, 2\)"):
+        data.frames(torch.arange(2), which, place[..., 0])

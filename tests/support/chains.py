@@ -53,13 +53,15 @@ def affine_run(std=None, steps=4):
 
 
 def distribution_of_sequence(run, k, steps):
-    """The joint distribution of the pixels of x_0 .. x_T of a linear run, T * 6 numbers."""
+    """The joint distribution of the pixels of x_0 .. x_T of a linear run, T * 6 numbers; k may be one for each step."""
     step, width = run.transition, (steps + 1) * WIDTH
     means, maps = [torch.zeros(WIDTH).double()], [torch.eye(WIDTH, width).double()]
-    for n in range(steps):
-        means.append(step.matrix[k] @ means[-1] + step.shift[k])
-        maps.append(step.matrix[k] @ maps[-1])
-        log_std = step.log_std(torch.tensor([k]), torch.tensor([n]))
+    kinds, number = [k] * steps if isinstance(k, int) else k, 0
+    for n, kind in enumerate(kinds):
+        number = number + 1 if n and kind == kinds[n - 1] else 0
+        means.append(step.matrix[kind] @ means[-1] + step.shift[kind])
+        maps.append(step.matrix[kind] @ maps[-1])
+        log_std = step.log_std(torch.tensor([kind]), torch.tensor([number]))
         if log_std is not None:
             maps[-1][:, (n + 1) * WIDTH : (n + 2) * WIDTH] = log_std[0].exp().diag()
     mean = torch.cat([WEIGHT.T @ z + OFFSET for z in means])

@@ -16,7 +16,7 @@ from fastflow.metrics.likelihood.encoder_bound import encoder_bound, product
 from fastflow.metrics.likelihood.measuring import Proposal, SamplingMethod, check_sampling, fitted_estimate
 from fastflow.metrics.likelihood.models import ITEMS, encoded, log_p_given
 from fastflow.metrics.likelihood.result import Estimate, LogLikelihood, joined, mixture, summary
-from fastflow.metrics.likelihood.transitions import frames_of, jump_of, transformations_of, transition_of
+from fastflow.metrics.likelihood.transitions import Changing, frames_of, jump_of, transformations_of, transition_of
 from fastflow.saved.run import SavedVAE
 
 
@@ -62,7 +62,7 @@ def pair_log_likelihood(
     check_sampling(num_samples, seed, proposal, method)
     _check_frames(run, pairs, "pairs", 2)
     _check_kinds(run, pairs, potential, directions)
-    _check_numbers(place, "place", len(pairs), 1, frames_of(run))
+    _check_numbers(place, "place", (len(pairs),), 1, frames_of(run))
     places = torch.stack((torch.zeros_like(place), place), 1)
     if proposal == "fitted":
         return summary(_of_chains(run, pairs, potential, places, num_samples, seed, directions, method), num_samples)
@@ -98,8 +98,9 @@ def sequence_log_likelihood(
     Args:
         run: the VAE whose likelihood is measured.
         frames: images (N, T + 1, C, H, W), or (N, P, C, H, W) at `places`.
-        potential: the number of the transformation of each sequence, (N,) long. None if it isn't known: then the
-            likelihood is the mean of those of all K transformations.
+        potential: the number of the transformation of each sequence, (N,) long; or (N, T) long, of each of the steps to
+            the last place: then a transformation that follows another one begins anew, as if it were the first. None
+            if it isn't known: then the likelihood is the mean of those of all K transformations.
         num_samples: as for `log_likelihood`, for each transformation.
         seed, method: as for `log_likelihood`.
         places: the number of steps from the start to each frame; 0, 1, .., T by default. With (0, n) the likelihood is
@@ -120,7 +121,7 @@ def sequence_log_likelihood(
         )
     every = torch.tensor(numbers).expand(len(frames), -1)
     if potential is not None:
-        _check_kinds(run, frames, potential, directions)
+        _check_kinds(run, frames, potential, directions, steps=max(numbers))
         return summary(_of_chains(run, frames, potential, every, num_samples, seed, directions, method), num_samples)
     count = transformations_of(run, directions)
     kinds = [torch.full((len(frames),), kind) for kind in range(count)]
@@ -143,16 +144,18 @@ def _of_chains(
     device, transition, found = _device_of(run), transition_of(run, directions, int(places.max())), []
     for number, rows in enumerate(torch.arange(len(frames)).split(ITEMS)):
         x, k, at = (part[rows].to(device) for part in (frames, potential, places))
-        moves, first, steps = transition, torch.zeros_like(k), int(at.max())
-        last = at[:, -1].clamp_min(1)
-        if steps and (jump := jump_of(transition, k, last)) is not None:
-            if at.shape[1] <= 2 and not bool(at[:, :-1].any()):
+        moves, first, steps = transition, torch.zeros_like(at[:, 0]), int(at.max())
+        begun, last = k[:, 0] if k.ndim == 2 else k, at[:, -1].clamp_min(1)
+        if steps and (jump := jump_of(transition, begun, last)) is not None:
+            if k.ndim == 1 and at.shape[1] <= 2 and not bool(at[:, :-1].any()):
                 moves, first, at, steps = jump, last, at.clamp(max=1), 1
-            elif transition.log_std(k, first) is None:
+            elif transition.log_std(begun, first) is None:
                 raise InputError(
-                    "frames must be a start and one later image, or one of them, for a run that was trained on pairs: "
-                    "its single steps have no noise of their own; train with frames 'path'"
+                    "frames must be a start and one later image of one transformation, or one of them, for a run that "
+                    "was trained on pairs: its single steps have no noise of their own; train with frames 'path'"
                 )
+        if k.ndim == 2:
+            moves, k = Changing.of(transition, k), torch.arange(len(k), device=device)
         chain = Chain(Images(run.vae, x), at, x.new_ones((len(k), 1)), steps, moves, k, first)
         found.append(fitted_estimate(chain, num_samples, method, step_rng(seed, number, stream=3)))
     return joined(found)
@@ -217,17 +220,26 @@ def _check_frames(run: SavedVAE, frames: Tensor, name: str, count: int | None) -
         check_pixels(frames, name)
 
 
-def _check_kinds(run: SavedVAE, frames: Tensor, potential: Tensor, directions: Tensor | None) -> None:
-    """Raise InputError unless potentials and directions fit the run and the frames."""
+def _check_kinds(
+    run: SavedVAE, frames: Tensor, potential: Tensor, directions: Tensor | None, steps: int | None = None
+) -> None:
+    """Raise InputError unless potentials and directions fit the run and the frames.
+
+    Args:
+        steps: the number of steps for each of which there may be a potential.
+    """
     count, width = transformations_of(run, directions), run.config.latent_dim
-    _check_numbers(potential, "potential", len(frames), 0, count - 1)
+    if steps and potential.ndim == 2:
+        _check_numbers(potential, "potential", (len(frames), steps), 0, count - 1)
+    else:
+        _check_numbers(potential, "potential", (len(frames),), 0, count - 1)
     if directions is not None and directions.shape != (count, width):
         raise InputError(f"directions must have shape ({count}, {width}), got {tuple(directions.shape)}")
 
 
-def _check_numbers(numbers: Tensor, name: str, count: int, low: int, high: int) -> None:
-    """Raise InputError unless these are `count` whole numbers from `low` to `high`."""
-    if numbers.dtype != torch.long or numbers.shape != (count,):
-        raise InputError(f"{name} must be a long tensor of shape ({count},), got {tuple(numbers.shape)}")
+def _check_numbers(numbers: Tensor, name: str, shape: tuple[int, ...], low: int, high: int) -> None:
+    """Raise InputError unless these are whole numbers of this shape from `low` to `high`."""
+    if numbers.dtype != torch.long or numbers.shape != shape:
+        raise InputError(f"{name} must be a long tensor of shape {shape}, got {numbers.dtype} {tuple(numbers.shape)}")
     if int(numbers.min()) < low or int(numbers.max()) > high:
         raise InputError(f"{name} must lie in {low}..{high}")

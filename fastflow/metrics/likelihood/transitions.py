@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from fastflow.latents.transitions import row_by_row
@@ -39,6 +40,41 @@ class Jump(NamedTuple):
     def jacobian(self, z: Tensor, k: Tensor, n: Tensor) -> Tensor:
         """See `Transition`."""
         return row_by_row(self.mean, z, k, n)
+
+
+class Changing(NamedTuple):
+    """A transition along transformations that change on the way, each of which begins anew at its own first step.
+
+    What it takes for the transformations k are the numbers of the items.
+    """
+
+    transition: Transition
+    k: Tensor
+    """(N, S) long: the transformation of each of S steps of each item."""
+    number: Tensor
+    """(N, S) long: how many steps the same transformation has led before."""
+
+    @classmethod
+    def of(cls, transition: Transition, k: Tensor) -> Changing:
+        """A transition along the transformations (N, S) of each step."""
+        steps = torch.arange(k.shape[1], device=k.device).expand_as(k)
+        begins = torch.cat((k[:, :1] < 0, k[:, 1:] != k[:, :-1]), 1)
+        return cls(transition, k, steps - torch.where(begins, steps, 0).cummax(1).values)
+
+    def mean(self, z: Tensor, item: Tensor, n: Tensor) -> Tensor:
+        """See `Transition`."""
+        return self.transition.mean(z, self.k[item, n], self.number[item, n])
+
+    def log_std(self, item: Tensor, n: Tensor) -> Tensor | None:
+        """See `Transition`."""
+        return self.transition.log_std(self.k[item, n], self.number[item, n])
+
+    def jacobian(self, z: Tensor, item: Tensor, n: Tensor) -> Tensor:
+        """See `Transition`."""
+        own = getattr(self.transition, "jacobian", None)
+        if own is None:
+            return row_by_row(self.mean, z, item, n)
+        return own(z, self.k[item, n], self.number[item, n])
 
 
 def transition_of(run: Any, directions: Tensor | None, steps: int) -> Transition:

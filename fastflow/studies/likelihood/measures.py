@@ -22,6 +22,7 @@ from fastflow.metrics import (
     straight_directions,
 )
 from fastflow.runs.run import VAERun
+from fastflow.studies.likelihood.parts import REACH, Part, is_withheld
 from fastflow.studies.likelihood.variants import Size
 
 START = "start"
@@ -31,6 +32,19 @@ MOVED = "moved"
 """log p(x_T | k), that of an image at the end of the longest sequence, given the transformation alone."""
 UNKNOWN = "unknown"
 """log p(x_0, .., x_T) of the longest sequence, whose transformation isn't given."""
+
+LONGER = "longer"
+"""log p(x_{T+1}, .., x_S | x_0, .., x_T, k) of the images that follow when a path is longer than in training."""
+COMPOSED = "composed"
+"""log p(x_0, .., x_T | k, l) of images that move along k for the first half of the steps, and then along l."""
+UNSEEN = "unseen"
+"""log p(x_0, .., x_T | k) of images of a kind that didn't move along k in training."""
+LONGER = "longer"
+"""log p(x_{T+1}, .., x_S | x_0, .., x_T, k) of the S - T images that follow after the length of the training."""
+COMPOSED = "composed"
+"""log p(x_0, .., x_T | k, l) of images that move along k for the first half of the steps, and then along l."""
+UNSEEN = "unseen"
+"""log p(x_0, .., x_T | k) of a kind of images that never moved along k in training."""
 _EFFECTIVE = "_effective"
 
 
@@ -70,12 +84,54 @@ def measure(run: VAERun, train: Sequences, test: Sequences, size: Size) -> dict[
             _put_whole(found, run, frames, k, size)
     if sequence(1) in found:  # a path of one step is a pair
         found |= {pair(1) + end: found[sequence(1) + end] for end in ("", _EFFECTIVE)}
-    found["published"] = published_figure(run.vae, _held_out(run, train, size, size.images, places=1)[0][:, 0])
+    return found | _others(run, train, test, size)
+
+
+def measure_beyond(run: VAERun, train: Sequences, test: Sequences, size: Size) -> dict[str, Any]:
+    """Measure how far a VAE that was trained on parts of its data goes beyond them.
+
+    Args:
+        run: the trained VAE; it was trained on whole paths of `Part(train, withheld=True)`.
+        train, test: all of the data.
+        size: as for `measure`.
+    """
+    last, count = max(size.lengths), len(run.transformations)
+    longest, half = int(last / REACH), last // 2
+    order, hidden = torch.randperm(len(test), generator=step_rng(0, 0, stream=5)), is_withheld(test)
+    rows, strange = (order[which][: size.sequences] for which in (~hidden[order], hidden[order]))
+    k, first = torch.arange(len(rows)) % count, torch.zeros_like(strange)
+    place = (torch.arange(longest + 1) / run.config.path_frames * float(REACH)).clamp(max=1)
+    until_last = place[: last + 1]
+    frames = test.frames(rows, k, place.expand(len(rows), -1))
+    unseen = test.frames(strange, first, until_last.expand(len(strange), -1))
+    two = torch.stack((k, (k + 1) % count), 1)
+    each = torch.stack((until_last.clamp(max=place[half]), (until_last - place[half]).clamp(min=0)), 1)
+    composed = test.frames(rows, two, each.expand(len(rows), -1, -1))
+    along = two.repeat_interleave(torch.tensor([half, last - half]), 1)
+    found: dict[str, Any] = {}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "for .* the effective sample size is too small")  # the table has it
+        starts, _ = _held_out(run, test, size, size.images, places=1)
+        _put(found, START, log_likelihood(run.vae, starts[:, 0], size.num_samples))
+        for name, images, potential in (
+            (sequence(last), frames[:, : last + 1], k),
+            (LONGER, frames, k),
+            (COMPOSED, composed, along),
+            (UNSEEN, unseen, first),
+        ):
+            _put(found, name, sequence_log_likelihood(run, images, potential, size.num_samples))
+    found[LONGER] -= found[sequence(last)]
+    return found | _others(run, Part(train, withheld=True), Part(test, withheld=False), size)
+
+
+def _others(run: VAERun, train: Sequences, test: Sequences, size: Size) -> dict[str, float]:
+    """What is measured beside likelihoods; train and test as the run was trained on them."""
+    starts, _ = _held_out(run, train, size, size.images, places=1)
     # Independent latents move along straight directions.
     directions = straight_directions(run, train, size.fitted) if run.config.law == "independent" else None
     paths = equivariance_error(run, test, size.paths, directions=directions)
     return {
-        **found,
+        "published": published_figure(run.vae, starts[:, 0]),
         "path_error": paths.error,
         "agreement": paths.accuracy,
         "reconstruction_error": paths.floor,

@@ -28,10 +28,11 @@ from fastflow.studies.jobs import (
     read_found,
     termination_interrupts,
 )
-from fastflow.studies.likelihood.measures import measure
+from fastflow.studies.likelihood.measures import measure, measure_beyond
+from fastflow.studies.likelihood.parts import Part
 from fastflow.studies.likelihood.picture import draw
 from fastflow.studies.likelihood.table import Key, Results, is_measured, write_summary
-from fastflow.studies.likelihood.variants import GROUPS, OURS, PLAIN, SIZES, VARIANTS, Size
+from fastflow.studies.likelihood.variants import GROUPS, OURS, PLAIN, SIZES, VARIANTS, Group, Size
 from fastflow.studies.statistics import check_packages
 from fastflow.training.checkpoint import latest_checkpoint, read_facts
 from fastflow.training.vae_config import PAPER_ONLY, VAEConfig
@@ -48,6 +49,7 @@ class Job(NamedTuple):
     side: int | None
     """The side of the images; None for the data set's usual one."""
     size: Size
+    group: Group
 
     @property
     def file(self) -> Path:
@@ -62,6 +64,7 @@ def study_likelihood(
     seeds: int = 5,
     size: str | Size = "small",
     variants: tuple[str, ...] = (),
+    groups: tuple[Group, ...] = tuple(GROUPS),
     workers: int = 1,
     resume: bool = False,
     progress: bool = True,
@@ -77,10 +80,11 @@ def study_likelihood(
         seeds: how many seeds to train each variant with.
         size: a name in `SIZES`, or a size of your own.
         variants: names in `VARIANTS`; all if left out. "plain" and "companion" are always among them.
+        groups: what to train on, among "paths", "pairs" and "parts".
         workers: how many processes train at once, each with its share of torch's threads. They are started anew, so
             with several of them a script needs `if __name__ == "__main__":` around this call.
-        resume: go on in `out` with the same data, size and settings, perhaps with more seeds and variants. Trainings
-            that failed because of bad input are tried again.
+        resume: go on in `out` with the same data, size and settings, perhaps with more seeds, variants and groups.
+            Trainings that failed because of bad input are tried again.
         progress: show a progress bar.
 
     Returns:
@@ -100,6 +104,9 @@ def study_likelihood(
     unknown = [name for name in data if name not in size.configs]
     if unknown or not data:
         raise InputError(f"data must be among {', '.join(size.configs)}, got {', '.join(unknown) or 'none'}")
+    other = [group for group in groups if group not in GROUPS]
+    if other or not groups:
+        raise InputError(f"groups must be among {', '.join(GROUPS)}, got {', '.join(other) or 'none'}")
     settings = _settings(size_name, size, data, chosen)
     with locked_folder(out):
         begin_folder(out, settings, name="study", resume=resume, growing="variants")
@@ -110,10 +117,12 @@ def study_likelihood(
                 root=data[name],
                 side=size.sides.get(name),
                 size=size,
+                group=group,
             )
             for seed in range(seeds)  # outermost, so that a study that was stopped has whole seeds
             for name in data
             for group in GROUPS
+            if group in groups
             for variant in chosen
             if group in VARIANTS[variant].groups
         }
@@ -198,9 +207,10 @@ def _train_and_measure(job: Job) -> dict[str, Any]:
     """Train a VAE and measure it."""
     started = time.process_time()
     train, test = _splits(job.config, job.root, job.side)
-    run = train_vae(job.config, out=job.folder, resume=True, progress=False, data=train, held_out=test)
+    shown = Part(train, withheld=True) if job.group == "parts" else train
+    run = train_vae(job.config, out=job.folder, resume=True, progress=False, data=shown, held_out=test)
     trained = time.process_time()
-    found = measure(run, train, test, job.size)
+    found = (measure_beyond if job.group == "parts" else measure)(run, train, test, job.size)
     modules = run.learned.modules()
     found["parameters"] = {name: sum(p.numel() for p in m.parameters()) for name, m in modules.items()}
     found["weights"] = run.weights

@@ -11,7 +11,17 @@ from typing import Any, NamedTuple
 
 from fastflow.core.files import replacing, write_sealed
 from fastflow.studies.jobs import are_numbers
-from fastflow.studies.likelihood.measures import MOVED, START, UNKNOWN, pair, sequence
+from fastflow.studies.likelihood.measures import (
+    COMPOSED,
+    LONGER,
+    MOVED,
+    START,
+    UNKNOWN,
+    UNSEEN,
+    pair,
+    sequence,
+)
+from fastflow.studies.likelihood.parts import REACH
 from fastflow.studies.likelihood.variants import GROUPS, OURS, PLAIN, VARIANTS, Group
 from fastflow.studies.statistics import (
     SIGNIFICANT,
@@ -41,6 +51,12 @@ _LEGEND = (
     "k` of one image after n steps of transformation k, `x_0, x_n` of a start together with that image, and `x_0..x_T` "
     "of all images of T steps. Each has one chain of latents, given the transformation but for `k unknown`. The chain "
     f"of `{PLAIN}` has independent latents, so that its `x_0..x_T` is the sum of T + 1 likelihoods of single images."
+)
+_LEGEND_PARTS = (
+    f"Trainings have seen {REACH} of the transformations' way only, and never saw one kind of images (of a digit, or "
+    "of a shape) move by the first transformation. They are measured where they have seen it all, and beyond: on the "
+    "images that follow on a path, given those before; on one transformation for half of the steps and another one "
+    "for the rest; and on that kind of images moved by that transformation."
 )
 _LEGEND_OTHERS = (
     "`path error` is the mean absolute difference of pixels between transformed images and those decoded along the "
@@ -76,6 +92,16 @@ class Results(NamedTuple):
     def likelihoods(self, group: Group) -> dict[str, str]:
         """The measures of likelihood of a group, with their heads in the table."""
         last = max(self.lengths)
+        if group == "parts":
+            whole = f"x_0..x_{last}"
+            after = f"x_{last + 1}..x_{int(last / REACH)}" if int(last / REACH) > last + 1 else f"x_{last + 1}"
+            return {
+                START: "log p(x_0)",
+                sequence(last): whole,
+                LONGER: f"{after} after {whole}",
+                COMPOSED: f"{whole}, two in turn",
+                UNSEEN: f"{whole}, unseen kind",
+            }
         heads = {START: "log p(x_0)", MOVED: f"x_{last} given k"}
         heads |= {pair(n): f"x_0, x_{n}" for n in self.lengths}
         if group == "paths":
@@ -101,7 +127,8 @@ def is_measured(found: dict[str, Any]) -> bool:
     """Whether a JSON object holds what a job finds: the measurements of a training, or why it failed."""
     if "failed" in found:
         return isinstance(found["failed"], str)
-    nats = [name for name in found if name in (START, MOVED, UNKNOWN) or name.startswith(("pair-", "sequence-"))]
+    known = (START, MOVED, UNKNOWN, LONGER, COMPOSED, UNSEEN)
+    nats = [name for name in found if name in known or name.startswith(("pair-", "sequence-"))]
     return START in found and OTHERS.keys() <= found.keys() and are_numbers(found, (*nats, *OTHERS))
 
 
@@ -168,6 +195,8 @@ def _group_section(results: Results, data: str, group: Group, head: str) -> Iter
     """The tables of one group of a data set."""
     nats = results.likelihoods(group)
     yield f"### {data}: {head.lower()}"
+    if group == "parts":
+        yield _LEGEND_PARTS
     yield table_rows(["nats", *nats.values(), "seeds"], list(_mean_rows(results, data, group, dict.fromkeys(nats, 1))))
     yield f"Above `{PLAIN}`, with two-sided p-values after Holm over the rows:"
     yield _difference_table(results, data, group, PLAIN, 1)
@@ -175,7 +204,7 @@ def _group_section(results: Results, data: str, group: Group, head: str) -> Iter
     yield _difference_table(results, data, group, OURS, -1)
     digits = {name: places for name, (_, places) in OTHERS.items()}
     heads = [head for head, _ in OTHERS.values()]
-    if group == "paths":
+    if group != "pairs":
         last = max(results.lengths)
         digits[f"{sequence(last)}_effective"] = 3
         heads.append(f"samples of x_0..x_{last}")
@@ -212,6 +241,9 @@ def _verdicts(results: Results, data: str) -> Iterator[str]:
         ("Single images, trained on whole paths", "paths", START),
         (f"Pairs (x_0, x_{last}), trained on pairs", "pairs", pair(last)),
         (f"Sequences x_0..x_{last}, trained on whole paths", "paths", sequence(last)),
+        (f"Longer than in training, {results.likelihoods('parts')[LONGER]}", "parts", LONGER),
+        ("One transformation after another, each of which was trained alone", "parts", COMPOSED),
+        ("A transformation of images of a kind that never moved by it", "parts", UNSEEN),
     ]
     for what, group, measure in asked:
         found = differences(results, data, group, measure, OURS)

@@ -7,16 +7,20 @@ from typing import Any, Literal, NamedTuple
 
 from fastflow.training.vae_config import VAEConfig
 
-Group = Literal["paths", "pairs"]
-"""What VAEs are trained on: whole paths of T + 1 images, or a start and one later image."""
+Group = Literal["paths", "pairs", "parts"]
+"""What VAEs are trained on: paths of T + 1 images, a start and one later image, or paths of parts of the data."""
 
-GROUPS: dict[Group, str] = {"paths": "Trained on whole paths", "pairs": "Trained on pairs"}
+GROUPS: dict[Group, str] = {
+    "paths": "Trained on whole paths",
+    "pairs": "Trained on pairs",
+    "parts": "Trained on parts",
+}
 """The groups with their heads. Variants of a group are compared with each other."""
 
 PLAIN = "plain"
-"""The variant, in either group, whose latents are independent."""
+"""The variant, in every group, whose latents are independent."""
 OURS = "companion"
-"""The variant, in either group, that is compared with every rival."""
+"""The variant, in every group, that is compared with every rival."""
 
 
 class Variant(NamedTuple):
@@ -26,7 +30,7 @@ class Variant(NamedTuple):
     """The settings in which it differs from the size's settings."""
     what: str
     """Its description in the table."""
-    groups: tuple[Group, ...] = ("paths", "pairs")
+    groups: tuple[Group, ...] = ("paths", "pairs", "parts")
     """What it is trained on."""
     ours: bool = False
     """Whether it has potentials, so that it isn't a rival of theirs."""
@@ -38,12 +42,14 @@ VARIANTS: dict[str, Variant] = {
     PLAIN: Variant({"transition": "independent"}, "independent latents, as in a plain VAE"),
     "beta": Variant({"transition": "independent", "beta": 4.0}, "the same with beta 4", ("paths",)),
     "walk": Variant({"transition": "walk"}, "a random walk of learned variance"),
-    "ar1": Variant({"transition": "ar1"}, "an autoregression whose latents are all N(0, I)"),
+    "ar1": Variant({"transition": "ar1"}, "an autoregression whose latents are all N(0, I)", ("paths", "pairs")),
     "straight": Variant({"transition": "straight"}, "straight directions"),
     "affine": Variant({"transition": "affine"}, "affine maps (I + A_k) z + d_k"),
     "flow": Variant({"companion": False}, "potential flows", ours=True),
     OURS: Variant({}, "potential flows with a companion, the default", ours=True),
-    "no-physics": Variant(_NO_PHYSICS, "the default without the equation and the two other regularisers", ours=True),
+    "no-physics": Variant(
+        _NO_PHYSICS, "the default without the equation and the two other regularisers", ("paths", "pairs"), ours=True
+    ),
 }
 """All variants by name, in the order of the table."""
 
@@ -70,9 +76,9 @@ class Size:
     """How many training images straight directions are fitted to."""
 
     def config(self, data: str, group: Group, variant: str, seed: int) -> VAEConfig:
-        """The settings of a training. A step of either group decodes as many images, or one less."""
+        """The settings of a training. A step of each group decodes as many images, or one less."""
         config = replace(self.configs[data], seed=seed, **VARIANTS[variant].changes)
-        if group == "paths":
+        if group != "pairs":
             return config
         return replace(config, frames="pairs", batch_size=max(1, config.batch_size * (config.path_frames + 1) // 2))
 

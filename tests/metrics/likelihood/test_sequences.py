@@ -88,6 +88,21 @@ def test_an_unknown_transformation_is_summed_over(std):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("std", KINDS.values(), ids=KINDS)
+def test_a_transformation_may_follow_another_and_begins_anew(std):
+    run = affine_run(std)
+    kinds = torch.tensor([[0, 0, 1, 1], [1, 0, 0, 0], [0, 1, 0, 1], [1, 1, 1, 0], [1, 1, 1, 1]]).repeat(2, 1)
+    laws = [distribution_of_sequence(run, k, STEPS) for k in kinds.tolist()]
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        frames = torch.stack([law.sample() for law in laws]).view(COUNT, STEPS + 1, 1, 2, 3)
+    truth = torch.stack([law.log_prob(x.flatten()) for law, x in zip(laws, frames, strict=True)])
+    agree(ff.metrics.sequence_log_likelihood(run, frames, kinds, 100), truth, 0.12)
+    whole = ff.metrics.sequence_log_likelihood(run, frames, K[:, None].expand(-1, STEPS), 100)
+    assert torch.equal(whole.each, ff.metrics.sequence_log_likelihood(run, frames, K, 100).each)
+
+
+@pytest.mark.slow
 def test_any_length_will_do():
     """One frame is an image; more frames than a path of the training has are a longer path."""
     run = affine_run(0.4, steps=2)
@@ -166,8 +181,10 @@ def test_a_run_that_was_trained_on_pairs_takes_all_steps_at_once():
         step.transition.shift = torch.full((2, WIDTH), 0.5 * n).double()
         truth.append(distribution_of_sequence(step, 0, 1).log_prob(x.flatten()))
     agree(ff.metrics.pair_log_likelihood(run, pairs, K, place, 100), torch.stack(truth), 0.12)
-    with pytest.raises(InputError, match="frames must be a start and one later image, or one of them"):
+    with pytest.raises(InputError, match="frames must be a start and one later image of one transformation"):
         ff.metrics.sequence_log_likelihood(run, frames, K, 10)
+    with pytest.raises(InputError, match="frames must be a start and one later image of one transformation"):
+        ff.metrics.sequence_log_likelihood(run, frames[:, :2], K[:, None], 10)
     with pytest.raises(InputError, match="proposal must be 'fitted' for a run whose transition has noise"):
         ff.metrics.pair_log_likelihood(run, pairs, K, place, 10, proposal="encoder")
 
@@ -200,6 +217,7 @@ REFUSED = {
     "no frames": ({"frames": FRAMES[:, :0]}, "frames must be images"),
     "potential": ({"potential": K + 1}, r"potential must lie in 0\.\.1"),
     "dtype": ({"potential": K.double()}, "potential must be a long tensor"),
+    "steps": ({"potential": K[:, None].expand(-1, 3)}, r"potential must be a long tensor of shape \(10, 2\)"),
     "places": ({"places": (0, 1)}, "places must be 3 whole numbers of at least 0, one for each frame"),
     "negative places": ({"places": (0, 1, -1)}, "places must be 3 whole numbers"),
     "samples": ({"num_samples": 0}, "num_samples must be"),
