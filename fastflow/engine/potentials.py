@@ -336,10 +336,11 @@ def sinusoidal_embedding(t: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
     frequency = torch.exp(-math.log(10000.0) * exponent)
     phase = t[..., None] * frequency
     sine, cosine = phase.sin(), phase.cos()
+    squared = -(frequency**2)
     return (
         torch.cat((sine, cosine), -1),
         torch.cat((frequency * cosine, -frequency * sine), -1),
-        torch.cat((-(frequency**2) * sine, -(frequency**2) * cosine), -1),
+        torch.cat((squared * sine, squared * cosine), -1),
     )
 
 

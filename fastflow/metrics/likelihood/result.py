@@ -35,6 +35,15 @@ class LogLikelihood:
     each_standard_error: Tensor
     """The standard error of each datum's estimate by the spread of its samples, (N,) float64; NaN for one sample."""
 
+    @property
+    def gap(self) -> float:
+        """How far `mean` is expected to lie below log p, in nats, by the spread of the samples; NaN for one sample.
+
+        It is the mean of half the squared standard errors: the bias, to second order, of a logarithm of a mean. Where
+        the effective sample size is small it is more.
+        """
+        return float(self.each_standard_error.square().mean()) / 2
+
 
 class Estimate(NamedTuple):
     """The estimates for some data, each (B,) float64 on the CPU."""

@@ -136,7 +136,7 @@ def _others(run: VAERun, train: Sequences, test: Sequences, size: Size) -> dict[
         "agreement": paths.accuracy,
         "reconstruction_error": paths.floor,
         "still_error": paths.still,
-        "engine_share": _last_line(run).get("share_engine", 0.0),
+        "engine_share": _engine_share(run),
     }
 
 
@@ -169,7 +169,8 @@ def _put_whole(found: dict[str, Any], run: VAERun, frames: Tensor, k: Tensor, si
     found[UNKNOWN] = float((each.logsumexp(0) - math.log(count)).mean())
 
 
-def _last_line(run: VAERun) -> dict[str, Any]:
-    """The last entry of the run's metrics log."""
+def _engine_share(run: VAERun) -> float:
+    """The engine's share of a step, the median over the run's metrics log."""
     file = run.folder / "metrics.jsonl"
-    return parse_json(file.read_text(encoding="utf-8").splitlines()[-1], repr(str(file)), finite=False)
+    lines = file.read_text(encoding="utf-8").splitlines()
+    return statistics.median(parse_json(line, repr(str(file)), finite=False).get("share_engine", 0.0) for line in lines)

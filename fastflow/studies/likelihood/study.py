@@ -205,6 +205,8 @@ def do(job: Job) -> dict[str, Any]:
 
 def _train_and_measure(job: Job) -> dict[str, Any]:
     """Train a VAE and measure it."""
+    begun = latest_checkpoint(job.folder / "checkpoints")
+    steps = job.config.steps - (0 if begun is None else begun.step)
     started = time.process_time()
     train, test = _splits(job.config, job.root, job.side)
     shown = Part(train, withheld=True) if job.group == "parts" else train
@@ -215,7 +217,8 @@ def _train_and_measure(job: Job) -> dict[str, Any]:
     found["parameters"] = {name: sum(p.numel() for p in m.parameters()) for name, m in modules.items()}
     found["weights"] = run.weights
     found["restarts"] = _restarts(job.folder)
-    found["training_cpu_s"] = trained - started
+    if steps > 0:  # of all steps, at the pace of those that were left
+        found["training_cpu_s"] = (trained - started) * job.config.steps / steps
     found["measuring_cpu_s"] = time.process_time() - trained
     return found
 

@@ -11,6 +11,7 @@ import fastflow as ff
 from fastflow.core.errors import InputError
 from fastflow.generators.likelihoods import log_density
 from fastflow.metrics.likelihood import annealing, importance
+from fastflow.metrics.likelihood.result import estimate, summary
 
 CURVED = Curved()
 X = CURVED.draw(40)
@@ -57,6 +58,13 @@ def test_a_curved_model_agrees_with_a_sum_over_a_grid():
 def test_few_and_many_samples_agree():
     few, many = (ff.metrics.log_likelihood(curved(), X, count) for count in (64, 1024))
     assert abs(few.mean - many.mean) < 2 * float(few.each_standard_error.square().sum().sqrt()) / len(X)
+
+
+def test_few_samples_fall_short_by_the_gap_that_they_tell():
+    log_weights = 0.5 * torch.randn(16, 50_000, generator=torch.Generator().manual_seed(0)).double()
+    found = summary(estimate(log_weights), 16)
+    assert found.gap == pytest.approx(0.125 - found.mean, rel=0.1)  # of a log-normal mean, whose logarithm is 0.5^2 / 2
+    assert math.isnan(summary(estimate(log_weights[:1]), 1).gap)
 
 
 def test_a_logistic_likelihood_agrees_with_a_sum_over_a_line():

@@ -144,6 +144,7 @@ def test_resumed_it_measures_only_what_is_missing(done, monkeypatch):
     asked = []
     monkeypatch.setattr(module, "train_vae", lambda *a, **k: asked.append(k["out"]) or train_vae(*a, **k))
     study(done, resume=True)
+    assert "training_cpu_s" not in json.loads(files[0].read_text())  # nothing was left to train
     assert asked == [files[0].with_suffix("")]
     assert measured(done) == before
     assert all(file.stat().st_mtime_ns == times[file] for file in files[1:])

@@ -61,6 +61,7 @@ def test_results_are_whole_if_their_measures_are_numbers():
     whole = {"start": 1.0, "pair-1": 2.0, **dict.fromkeys(OTHERS, 0.5)}
     assert is_measured(whole)
     assert is_measured({"failed": "why"})
+    assert is_measured({k: v for k, v in whole.items() if k != "training_cpu_s"})  # measured again
     for broken in (
         {"failed": 1},
         {**whole, "pair-1": "2"},
