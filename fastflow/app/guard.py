@@ -24,6 +24,7 @@ LARGEST_BODY = 1 << 20
 """The most bytes of a request's body; a drawing that can't be compressed takes a third of them."""
 
 _PATIENCE = 30  # seconds that a body may take to arrive
+_LONGEST_PATH = 1000
 _SESSION = re.compile("[a-z0-9]{1,32}")
 
 # What the page asks for, by method: exact paths, and the beginnings of others.
@@ -126,6 +127,7 @@ class Guard:
             await _answer(send, refused.status, str(refused))
             return
         _, beats, session = scope["path"].partition("/gradio_api/heartbeat/")
+        beats = beats and scope["method"] == "GET"  # which keeps a connection open while the page is
         if beats:
             self._visits.begin(session)
         try:
@@ -148,8 +150,12 @@ class Guard:
             )
         origin = headers.get("origin")
         if origin is not None:
-            found = urlsplit(origin.lower())
-            if found.netloc != host and found.hostname not in self._allowed:
+            try:
+                found = urlsplit(origin.lower())
+                ours = found.netloc == host or found.hostname in self._allowed
+            except ValueError:  # no address
+                ours = False
+            if not ours:
                 raise Refused(403, "This request comes from a page of another origin.")
         # Browsers say where a request comes from. A link to the page may be anywhere.
         opened = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
@@ -184,7 +190,8 @@ class Guard:
         path, method = scope["path"], scope["method"]
         if method == "POST" and path in _WRITTEN:
             return
-        if method not in ("GET", "HEAD") or not (path in _READ or path.startswith(_READ_BELOW)):
+        known = len(path) <= _LONGEST_PATH and (path in _READ or path.startswith(_READ_BELOW))
+        if method not in ("GET", "HEAD") or not known:
             raise Refused(404, "The page has nothing here.")
         name, _, rest = path.removeprefix("/gradio_api/").partition("/")
         if name == "heartbeat" and not _SESSION.fullmatch(rest):

@@ -22,6 +22,7 @@ from typing import Any
 from fastflow.app.explorer import Explorer
 from fastflow.app.guard import Guard
 from fastflow.core.errors import InputError
+from fastflow.core.files import printable
 from fastflow.core.plugins import imported
 from fastflow.runs.run import Run
 
@@ -74,6 +75,7 @@ def serve(
         uvicorn, fastapi = (imported(name, "app", "fastflow serve") for name in ("uvicorn", "fastapi"))
         page: Any = imported("fastflow.app.page", "app", "fastflow serve")
         visits: Any = imported("fastflow.app.visits", "app", "fastflow serve")
+        connections: Any = imported("fastflow.app.connections", "app", "fastflow serve")
         blocks = page.build_page(explorer, files)
         bare = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
         app = gradio.mount_gradio_app(bare, blocks, path="", footer_links=[], max_file_size=0, **page.LOOKS)
@@ -89,12 +91,15 @@ def serve(
             token=token,
             visits=visits.PageVisits(blocks),
         )
-        print(f"serving {run.folder} at {page_address(host, listener, token)}; Ctrl-C ends it", flush=True)
+        print(
+            f"serving {printable(str(run.folder))} at {page_address(host, listener, token)}; Ctrl-C ends it", flush=True
+        )
         if note := opened(listener):
             print(note, flush=True)
         # Pages that are open when it ends are disconnected, which uvicorn would log as an error.
         settings = uvicorn.Config(
             guard,
+            http=connections.Connection,
             log_level="critical",
             timeout_graceful_shutdown=_PATIENCE,
             limit_concurrency=_MOST_CONNECTIONS,

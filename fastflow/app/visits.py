@@ -14,6 +14,9 @@ from fastflow.core.files import shortened
 MOST = 64
 """The most visits that are kept at once; beyond that, the one that was idle for longest is forgotten."""
 
+MOST_CALLS, MOST_CALLS_OF_ALL = 32, 256
+"""The most calls of one visit, and of all visits together, that may wait, or whose results nobody has fetched yet."""
+
 _GRACE = 60.0  # seconds for which a visit is kept whose page was closed, or lost its connection
 
 
@@ -44,6 +47,9 @@ class PageVisits:
         action = self._blocks.fns.get(number) if type(number) is int else None
         if action is None or action.fn is None or not isinstance(values, list) or len(values) != len(action.inputs):
             raise InputError("the request isn't a call that this page makes")
+        waiting = self._blocks._queue.pending_event_ids_session
+        if len(waiting.get(session, ())) >= MOST_CALLS or sum(map(len, waiting.values())) >= MOST_CALLS_OF_ALL:
+            raise InputError("too many calls are waiting: try again in a moment")
         self._touch(session)
         widgets = self._blocks.state_holder[session]
         for widget, value in zip(action.inputs, values, strict=True):

@@ -11,7 +11,7 @@ import tyro
 from fastflow.app import HOST, PORT, serve
 from fastflow.cli.inputs import LATENTS_SUFFIXES, RunCommand, RunFolder, invert_images, open_run, read_latents
 from fastflow.core.errors import InputError
-from fastflow.core.files import check_place
+from fastflow.core.files import check_place, printable
 from fastflow.core.plugins import import_function
 from fastflow.latents.traversal import TraversalDirection
 from fastflow.metrics.evaluation import check_evaluation
@@ -76,7 +76,7 @@ class Traverse(RunCommand):
             latents_format=self.latents_format,
             overwrite=self.overwrite,
         )
-        print(f"wrote {len(files)} files to {out}")
+        print(printable(f"wrote {len(files)} files to {out}"))
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class Apply:
         written = write_edited(
             run, edit, z0, Path(self.out), latents_format=self.latents_format, overwrite=self.overwrite
         )  # fmt: skip
-        print(f"{edit}: wrote {len(written)} files to {self.out}")
+        print(printable(f"{edit}: wrote {len(written)} files to {self.out}"))
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,7 @@ class Report(RunCommand):
 
     def run(self) -> None:
         """Write the page, and print where it is."""
-        print(f"look at {self.load().report(self.samples)}")
+        print(printable(f"look at {self.load().report(self.samples)}"))
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import tyro
 
 from fastflow.cli import info, inputs, look, study, train
 from fastflow.core.errors import BackendError, ConvergenceError, InputError, TrainingError
-from fastflow.core.files import in_one_line
+from fastflow.core.files import in_one_line, printable
 from fastflow.training.distributed import is_follower
 
 Command = tyro.conf.OmitSubcommandPrefixes[
@@ -135,7 +135,7 @@ def _tidy_page() -> Iterator[None]:
                 text = _unframed(text, columns)
             if "utf" not in output.lower():
                 text = text.replace("•", "*").encode(output, "replace").decode(output)
-            print("\n".join(_wrapped(line, columns) for line in text.splitlines()), flush=True)
+            print("\n".join(_wrapped(line, columns) for line in map(_printable, text.splitlines())), flush=True)
 
 
 class _Page(io.StringIO):
@@ -151,6 +151,12 @@ class _Page(io.StringIO):
 
     def isatty(self) -> bool:
         return self.output.isatty()
+
+
+def _printable(line: str) -> str:
+    """A line of help with its colours, and with escapes for what else can't be printed: defaults may be a file's."""
+    parts = re.split(r"(\x1b\[[\d;]*m)", line)
+    return "".join(part if place % 2 else printable(part) for place, part in enumerate(parts))
 
 
 def _wrapped(line: str, columns: int) -> str:

@@ -11,6 +11,7 @@ from fastflow import generators
 from fastflow.cli.inputs import shows_progress
 from fastflow.core.devices import find_device
 from fastflow.core.errors import InputError
+from fastflow.core.files import printable
 from fastflow.studies.comparison.study import compare
 from fastflow.studies.likelihood.study import study_likelihood
 from fastflow.training.flow_config import DiscoverConfig
@@ -72,7 +73,7 @@ class Compare:
             overwrite=self.overwrite,
             progress=shows_progress(),
         )
-        print(f"look at {file}")
+        print(printable(f"look at {file}"))
 
 
 @dataclass(frozen=True)
@@ -116,4 +117,4 @@ class Study:
             resume=self.resume,
             progress=shows_progress(),
         )
-        print(f"look at {file}")
+        print(printable(f"look at {file}"))

@@ -16,7 +16,7 @@ from fastflow import generators
 from fastflow.cli.inputs import shows_progress
 from fastflow.core.devices import find_device
 from fastflow.core.errors import InputError
-from fastflow.core.files import as_argument, in_one_line, read_json
+from fastflow.core.files import as_argument, in_one_line, printable, read_json
 from fastflow.core.trust import marked
 from fastflow.runs.train import discover, train_vae
 from fastflow.training.config_file import from_dict
@@ -48,7 +48,7 @@ class Demo:
             generators.load("digits-vae"), config, self.out, overwrite=self.overwrite, progress=shows_progress()
         )  # fmt: skip
         print("evaluating on latents that training never saw")
-        print(f"look at {run.report()}; next: {_command('serve', self.out)}")
+        print(printable(f"look at {run.report()}; next: {_command('serve', self.out)}"))
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Discover(_Training):
             trust=self.trust,
         )
         if not is_follower():
-            print(f"trained {run}; next: {_command('report', self.out)}")
+            print(printable(f"trained {run}; next: {_command('report', self.out)}"))
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class TrainVAE(_Training):
         )
         if not is_follower():
             print(f"trained on {in_one_line(read_record(run.folder)['data']['note'])}")
-            print(f"{run}" + (f"; next: {_command('report', self.out)}" if run.config.flows else ""))
+            print(printable(f"{run}" + (f"; next: {_command('report', self.out)}" if run.config.flows else "")))
 
 
 def _command(name: str, folder: str) -> str:

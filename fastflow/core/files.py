@@ -135,6 +135,26 @@ def remove_named(folder: Path, names: Iterable[str]) -> None:
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
+def check_no_links(folder: Path, names: Iterable[str]) -> None:
+    """Raise InputError if a file or folder in `folder` of these names is a link, or has one inside.
+
+    Somebody else may have made the folder: a link could lead whoever reads or writes there to any file of the user.
+    """
+
+    def entries(place: Path) -> Iterator[Path]:
+        if not place.is_symlink() and place.is_dir():
+            for path in place.iterdir():
+                yield from entries(path)
+        yield place
+
+    for path in (path for name in names for path in entries(folder / name)):
+        if path.is_symlink():
+            raise InputError(
+                f"{str(path)!r} is a link, to {os.readlink(path)!r}, where a file or folder of {str(folder)!r} itself "
+                "must be: remove the link, or put there what it leads to"
+            )
+
+
 def check_place(path: Path, name: Path | None = None) -> None:
     """Raise InputError unless a file or folder can be written at `path`; for a check before the work of making it.
 
@@ -310,6 +330,9 @@ def check_inflated(size: int, compressed: int, what: str) -> None:
         )
 
 
+_ZIP_BEGINS, _ZIP_ENDS = b"PK\3\4", b"PK\5\6" + bytes(18)
+"""How zip archives begin, and how they end if they have no comment but for the size of their directory."""
+
 DAMAGED_ZIP = (zipfile.BadZipFile, NotImplementedError, OSError, ValueError)
 """What zipfile raises for damaged archives; the second where a member names a compression that it doesn't know."""
 
@@ -321,7 +344,15 @@ def check_zip(file: Path) -> None:
         InputError: they promise too much.
         zipfile.BadZipFile: the archive is damaged.
     """
-    if zipfile.is_zipfile(file):
+    with file.open("rb") as stream:
+        begins = stream.read(len(_ZIP_BEGINS))
+        stream.seek(0, os.SEEK_END)
+        stream.seek(max(0, stream.tell() - len(_ZIP_ENDS)))
+        ends = stream.read()
+    if begins == _ZIP_BEGINS or zipfile.is_zipfile(file):
+        # Readers search for an archive's end. Where it isn't the file's own, each may find another one.
+        if not (ends.startswith(_ZIP_ENDS[:4]) and ends.endswith(_ZIP_ENDS[-2:])):
+            raise zipfile.BadZipFile("it ends with a comment, or with something else")
         with zipfile.ZipFile(file) as archive:
             promised = sum(member.file_size for member in archive.infolist())
             check_inflated(promised, file.stat().st_size, repr(str(file)))
@@ -409,8 +440,13 @@ def shortened(value: object, *, quoted: bool = True) -> str:
 
 
 def in_one_line(text: str) -> str:
-    """A text as a terminal may show it, whoever wrote it: in one line, and with escapes for what can't be printed."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(text.split()))
+    """A text in one line, as a terminal may show it, whoever wrote it."""
+    return printable(" ".join(text.split()))
+
+
+def printable(text: str) -> str:
+    """A text with escapes for what can't be printed, such as a terminal's commands and line breaks."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _sync(path: Path) -> None:

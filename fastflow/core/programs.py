@@ -155,7 +155,8 @@ class Program:
 def fingerprint(file: Path) -> str:
     """A digest of a file and, if it is a Python file, of all files in its folder that it names as modules.
 
-    These are the neighbours that it imports, or names in a text, and those that they name; of a package, all files.
+    These are the neighbours that it imports, or names in a text, as a module or by a path, and those that they name;
+    of a package, all files.
     If a file is added that takes the place of an installed package that the program imports, the digest changes too.
 
     Raises:
@@ -172,9 +173,10 @@ def fingerprint(file: Path) -> str:
         content = path.read_bytes()
         digests[key] = hashlib.sha256(content).hexdigest()
         if path.suffix == ".py":
-            imported, mentioned = _named_modules(content)
+            imported, mentioned, paths = _named_modules(content)
             for name in imported | mentioned:
                 waiting += _files_of(file.parent, name, name in imported)
+            waiting += [found for named in paths if (found := file.parent / named).is_file()]
     return hashlib.sha256(json.dumps(sorted(digests.items())).encode()).hexdigest()
 
 
@@ -267,23 +269,32 @@ def _same_file(one: str, other: str) -> bool:
         return False
 
 
-def _named_modules(source: bytes) -> tuple[set[str], set[str]]:
-    """The top-level names of modules that a file imports, or names in a dotted text; and of those a text may name."""
+def _named_modules(source: bytes) -> tuple[set[str], set[str], set[str]]:
+    """What a file names: modules that it imports, or in dotted texts; modules that other texts may name; and files.
+
+    Modules are named by their top level, files by the texts that end as code does.
+    """
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return set(), set()  # it can't be run either
+        return set(), set(), set()  # it can't be run either
     imported: set[str] = set()
-    mentioned: set[str] = set()
+    texts: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             imported |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             imported |= {alias.name for alias in node.names} if node.module is None else {node.module}
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            name = node.value.lstrip(".")
-            (imported if "." in name and name.replace(".", "").isidentifier() else mentioned).add(name)
-    return _top_levels(imported), _top_levels(mentioned)
+            texts.add(node.value)
+    names = {text: text.lstrip(".") for text in texts}
+    dotted = {name for name in names.values() if "." in name and name.replace(".", "").isidentifier()}
+    mentioned = set(names.values()) - dotted
+    # Any other text may name the package that a relative one, such as ".a", begins from.
+    relative = any(text != name and name.isidentifier() for text, name in names.items())
+    imported |= dotted | mentioned if relative else dotted
+    paths = {text for text in texts if text.endswith(tuple(all_suffixes())) and "\0" not in text}
+    return _top_levels(imported), _top_levels(mentioned), paths
 
 
 def _top_levels(names: set[str]) -> set[str]:

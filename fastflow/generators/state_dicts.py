@@ -17,12 +17,21 @@ from torch import Tensor, nn
 from fastflow.core.digests import read_digests, read_whole
 from fastflow.core.errors import InputError
 from fastflow.core.file_kinds import what_it_is
-from fastflow.core.files import DAMAGED_ZIP, check_inflated, check_zip
+from fastflow.core.files import DAMAGED_ZIP, check_inflated, check_zip, shortened
 
 StateDict = Mapping[str, Tensor]
 
 # The keys under which training scripts save a generator's weights; averaged weights, which are better, come first.
 _CONTAINERS = ("g_ema", "G_ema", "generator_smooth", "netG_state_dict", "generator", "netG", "state_dict", "model")
+
+_DTYPES = {
+    torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool, torch.uint8, torch.int8, torch.int16,
+    torch.int32, torch.int64,
+}  # fmt: skip
+"""The dtypes that weights, and what is saved beside them, may have."""
+
+_DEEPEST = 3
+"""How many dicts deep in each other a state dict may lie."""
 
 _EXPORTED = ("archive_format", "serialized_exported_program.json")  # files in archives of torch.export, new and old
 
@@ -40,7 +49,7 @@ def read_state_dict(file: str | Path) -> StateDict:
         raise InputError(f"weights file {str(file)!r} " + ("is a folder" if file.is_dir() else "doesn't exist"))
     if file.suffix == ".safetensors":
         try:
-            return _read_safetensors(file)
+            return _checked(_read_safetensors(file), file)
         except (SafetensorError, OSError) as error:
             what = what_it_is(file) or f"{error}; download or save it again"
             raise InputError(f"weights file {str(file)!r} can't be read: {what}") from error
@@ -75,9 +84,22 @@ def read_state_dict(file: str | Path) -> StateDict:
     if state is None:
         keys = ", ".join(map(repr, list(found)[:4])) if isinstance(found, Mapping) and found else type(found).__name__
         raise InputError(f"weights file {str(file)!r} holds no state dict, a dict from names to tensors; got {keys}")
+    return _checked(state, file)
+
+
+def _checked(state: StateDict, file: Path) -> StateDict:
+    """The weights in a file; raise InputError unless each is a dense tensor of numbers that we compute with."""
     what, size = f"weights file {str(file)!r}", file.stat().st_size
-    for key, value in state.items():  # a tensor's strides may repeat a few stored numbers without end
-        check_inflated(value.numel() * value.element_size(), size, f"{what} with {key!r}")
+    for key, value in state.items():
+        dense = value.layout == torch.strided and not value.is_nested and value.device.type == "cpu"
+        if not dense or value.dtype not in _DTYPES:
+            kind = "a nested tensor" if value.is_nested else f"{value.dtype}, {value.layout}, on {value.device}"
+            raise InputError(
+                f"{what} holds {shortened(key)} as {kind}: expected a dense tensor of real numbers; convert it and "
+                "save the weights again"
+            )
+        # Its strides may repeat a few stored numbers without end.
+        check_inflated(value.numel() * value.element_size(), size, f"{what} with {shortened(key)}")
     return state
 
 
@@ -152,10 +174,13 @@ def _members(file: Path) -> list[str]:
         return []
 
 
-def _inner(found: Any) -> StateDict | None:
+def _inner(found: Any, depth: int = _DEEPEST) -> StateDict | None:
     """The state dict in a file's contents: the contents themselves, or under one of the known keys; None otherwise."""
     if not isinstance(found, Mapping):
         return None
     if found and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in found.items()):
         return found
-    return next((inner for name in _CONTAINERS if (inner := _inner(found.get(name))) is not None), None)
+    if not depth:
+        return None
+    inside = (_inner(found.get(name), depth - 1) for name in _CONTAINERS)
+    return next((inner for inner in inside if inner is not None), None)

@@ -22,7 +22,7 @@ import torch
 from tqdm import tqdm
 
 from fastflow.core.errors import InputError
-from fastflow.core.files import left_by_system, read_json, read_sealed, write_json
+from fastflow.core.files import check_no_links, left_by_system, read_json, read_sealed, write_json
 from fastflow.core.leftovers import is_leftover, remove_leftovers
 from fastflow.training.checkpoint import latest_checkpoint, weights_digest
 
@@ -43,8 +43,9 @@ def begin_folder(out: Path, settings: Found, *, name: str, resume: bool, growing
         growing: the name of a setting, a mapping, to which a resumed study may add keys.
 
     Raises:
-        InputError: `out` holds something else, a study that isn't to be resumed, or a study with other settings.
+        InputError: `out` holds something else, a link, a study that isn't to be resumed, or one with other settings.
     """
+    check_no_links(out, [path.name for path in out.iterdir()])
     remove_leftovers(out)
     file = out / f"{name}.json"
     settings = json.loads(json.dumps(settings))  # tuples become lists, as in the file

@@ -14,7 +14,15 @@ from typing import Any, TypeVar
 from fastflow.core import trust
 from fastflow.core.digests import unsealed
 from fastflow.core.errors import InputError
-from fastflow.core.files import check_place, left_by_system, locked_folder, read_json, remove_named, write_sealed
+from fastflow.core.files import (
+    check_no_links,
+    check_place,
+    left_by_system,
+    locked_folder,
+    read_json,
+    remove_named,
+    write_sealed,
+)
 from fastflow.core.leftovers import is_leftover, remove_leftovers
 from fastflow.training.checkpoint import latest_checkpoint, remove_unfinished
 from fastflow.training.config_file import from_dict
@@ -96,13 +104,14 @@ def read_record(folder: Path) -> Record:
     """The contents of a run's config.json.
 
     Raises:
-        InputError: the folder isn't a run.
+        InputError: the folder isn't a run, or one of a run's files is a link.
     """
     if not (folder / "config.json").is_file():
         raise InputError(
             f"{str(folder)!r} isn't a run: expected a folder that fastflow discover or train-vae made, with a "
             "config.json"
         )
+    check_no_links(folder, ("config.json", *_MADE_BY_RUNS))
     record = read_json(folder / "config.json")
     if not (
         isinstance(record, dict) and isinstance(record.get("kind"), str) and isinstance(record.get("config"), dict)

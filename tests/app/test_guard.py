@@ -143,6 +143,7 @@ def test_no_sender_chooses_the_addresses_that_answers_name(ask):
         ({"origin": "http://localhost:7860"}, False),
         ({"origin": "http://evil.example"}, False),
         ({"origin": "null"}, False),
+        ({"origin": "http://[evil"}, False),
         ({"origin": ""}, False),
         ({"origin": "https://page.example.org"}, True),
         ({"sec_fetch_site": "same-origin"}, True),
@@ -171,7 +172,8 @@ def test_a_link_to_the_page_may_be_anywhere_but_no_frame_of_it(ask):
     ["/docs", "/redoc", "/openapi.json", "/config", "/monitoring", "/gradio_api/upload", "/gradio_api/info",
      "/gradio_api/openapi.json", "/gradio_api/proxy=http://evil.example/", "/gradio_api/run/predict",
      "/gradio_api/call/save", "/gradio_api/runs", "/gradio_api/file=/etc/passwd", "/gradio_api/file=../../etc/passwd",
-     "/gradio_api/file=http://evil.example/", "/gradio_api/file=\0", "/gradio_api/heartbeat/../info", "/login"],
+     "/gradio_api/file=http://evil.example/", "/gradio_api/file=\0", "/gradio_api/heartbeat/../info", "/login",
+     f"/assets/{'a' * 1000}"],
 )  # fmt: skip
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "OPTIONS"])
 def test_there_are_no_other_routes(ask, path, method):
@@ -219,5 +221,6 @@ def test_a_token_is_asked_for_and_then_kept(ask):
 
 
 def test_visits_begin_and_end_with_their_heartbeat(ask):
+    ask("/gradio_api/heartbeat/xyz", "HEAD")  # which keeps no connection open
     ask("/gradio_api/heartbeat/abc")
     assert ask.visits.told == [("begin", "abc"), ("end", "abc")]

@@ -130,3 +130,15 @@ def test_no_more_visits_are_kept_than_the_bound():
         assert kept(blocks) == {"s47", "s48", "s49"}
 
     asyncio.run(visit())
+
+
+@pytest.mark.parametrize(("waiting", "refused"), [(31, False), (32, True), ({str(n): 32 for n in range(8)}, True)])
+def test_only_so_many_calls_may_wait(blocks, monkeypatch, waiting, refused):
+    waiting = waiting if isinstance(waiting, dict) else {"abc": waiting}
+    ids = {session: set(range(count)) for session, count in waiting.items()}
+    monkeypatch.setattr(blocks._queue, "pending_event_ids_session", ids)
+    if refused:
+        with pytest.raises(InputError, match="too many calls are waiting"):
+            checked(blocks, GOOD)
+    else:
+        checked(blocks, GOOD)

@@ -66,6 +66,52 @@ def strange(digits_folder):
     return digits_folder
 
 
+LINKS = {
+    "a folder": ("traversals", True),
+    "checkpoints": ("checkpoints", True),
+    "a file": ("report.html", False),
+    "a file to be": ("metrics.jsonl", None),
+    "inside": ("traversals/potential-00.png", False),
+    "an unfinished checkpoint": ("checkpoints/.step-000001", True),
+}
+
+
+@pytest.mark.parametrize("command", ["report", "traverse", "evaluate", "name", "resume"])
+@pytest.mark.parametrize(("place", "folder"), LINKS.values(), ids=LINKS)
+def test_a_link_in_a_strangers_run_leads_nowhere(digits_folder, tmp_path, monkeypatch, capsys, command, place, folder):
+    """Whatever it leads to is neither written nor read."""
+    monkeypatch.chdir(tmp_path)
+    mine = tmp_path / "mine"
+    if folder:
+        mine.mkdir()
+        (mine / "precious").write_text("mine")
+    elif folder is False:
+        mine.write_text("mine")
+    link = digits_folder / place
+    if link.is_dir():
+        shutil.rmtree(link)
+    link.unlink(missing_ok=True)
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(mine)
+    arguments = {
+        "traverse": ["traverse", str(digits_folder), "--potential", "0", "--starts", "1"],
+        "name": ["name", str(digits_folder), "0", "slant"],
+        "resume": [
+            "discover",
+            "--generator",
+            "digits-vae",
+            "--out",
+            str(digits_folder),
+            *options(steps=8),
+            "--resume",
+        ],
+    }.get(command, [command, str(digits_folder)])
+    said = fails(capsys, *arguments)
+    assert f"{str(link)!r} is a link, to {str(mine)!r}, where a file or folder of {str(digits_folder)!r} itself" in said
+    kept = [path.read_text() for path in sorted(tmp_path.rglob("precious"))] if folder else mine.exists()
+    assert kept == (["mine"] if folder else folder is False)
+
+
 # Each command that opens a run, an edit or a configuration, on a stranger's.
 COMMANDS = {
     "traverse": ["traverse", "RUN", "--starts", "1", "--steps", "1", "--potential", "0", "--out", "out"],

@@ -221,6 +221,8 @@ DYNAMIC = {
     "in a folder without __init__": ("importlib.import_module('nets.dec')", "nets__dec"),
     "by the function behind import": ("__import__('nets.dec')", "nets__dec"),
     "relative": ("importlib.import_module('.helper', __package__)", "helper"),
+    "relative to a folder": ("importlib.import_module('.dec', 'nets')", "nets__dec"),
+    "by a path": ("import runpy; runpy.run_path('nets/dec.py')", "nets__dec"),
 }
 
 
