@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from fastflow.core.checks import check_pixels
+from fastflow.metrics.roots import root
 
 
 def appearance_names(channels: int) -> tuple[str, ...]:
@@ -16,7 +17,7 @@ def appearance_names(channels: int) -> tuple[str, ...]:
 
 
 def appearance(images: Tensor) -> Tensor:
-    """Measure simple attributes of images: (B, 6), or (B, 7) for colour images. They need no training.
+    """Measure simple attributes of images: (B, 6), or (B, 7) for colour images. Their gradient is finite everywhere.
 
     All but warmth are measured in the grey image, which is the mean over the channels:
 
@@ -38,12 +39,12 @@ def appearance(images: Tensor) -> Tensor:
     grey = images.double().mean(1)
     height, width = grey.shape[-2:]
     y, x = height // 2, width // 2
-    contrast = grey.flatten(1).std(1, correction=0)
+    contrast = root(grey.flatten(1).var(1, correction=0))
     frame = torch.ones(height, width, dtype=torch.bool, device=grey.device)
     edge_y, edge_x = max(1, height // 8), max(1, width // 8)
     frame[edge_y : height - edge_y, edge_x : width - edge_x] = False
     right, down = pad(grey.diff(dim=2), (0, 1)), pad(grey.diff(dim=1), (0, 0, 0, 1))
-    variation = (right.square() + down.square()).sqrt().flatten(1).mean(1)
+    variation = root(right.square() + down.square()).flatten(1).mean(1)
     measured = [
         grey.flatten(1).mean(1),
         contrast,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastflow.core.checks import check_pixels
+from fastflow.metrics.roots import root
 
 STROKE_ATTRIBUTES = ("area", "thickness", "slant", "width", "height", "x", "y")
 """The names of the attributes that `stroke_attributes` measures, in its order."""
@@ -37,7 +38,8 @@ def stroke_attributes(images: Tensor) -> Tensor:
     - x, y: the centroid relative to the image's centre.
 
     Morpho-MNIST itself binarises images and finds skeletons and bounding boxes, which fails for faint or broken images.
-    The attributes here vary smoothly with the image. They are all 0 for an empty image.
+    The attributes here vary smoothly with the image, and their gradient is finite everywhere, so that they can guide
+    potentials. They are all 0 for an empty image.
 
     Args:
         images: (B, C, H, W) in [0, 1]; channels are averaged.
@@ -64,12 +66,12 @@ def stroke_attributes(images: Tensor) -> Tensor:
     # A black border gives a stroke at the image's edge its whole perimeter.
     framed = torch.nn.functional.pad(grey, (1, 1, 1, 1))
     right, down = framed[:, :-1, 1:] - framed[:, :-1, :-1], framed[:, 1:, :-1] - framed[:, :-1, :-1]
-    perimeter = total((right.square() + down.square()).sqrt())
+    perimeter = total(root(right.square() + down.square()))
     measured = [
         area,
         2 * area / torch.where(perimeter > 1e-6, perimeter, 1.0),
         torch.atan2(-sxy, syy),
-        math.sqrt(12) * (sxx - sxy.square() / syy).clamp_min(0).sqrt(),
+        math.sqrt(12) * root((sxx - sxy.square() / syy).clamp_min(0)),
         math.sqrt(12) * syy.sqrt(),
         cx,
         cy,

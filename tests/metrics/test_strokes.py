@@ -52,6 +52,23 @@ def test_a_few_pixels_may_overshoot():
     torch.func.vmap(lambda x: stroke_attributes(x[None])[0])(image)  # whose values can't be looked at
 
 
+@pytest.mark.parametrize("measure", [stroke_attributes, appearance], ids=["strokes", "appearance"])
+def test_the_gradient_is_right_and_finite_on_flat_pixels_too(measure):
+    rng = torch.Generator().manual_seed(0)
+    image = torch.zeros(1, 3, 9, 8).double()
+    image[:, :, 2:6, 3:6] = 0.2 + 0.6 * torch.rand(1, 3, 4, 3, generator=rng).double()
+    values, inside = image.clone().requires_grad_(), torch.zeros_like(image)
+    inside[:, :, 3:5, 4:5] = 1  # where no neighbour is as bright
+    (gradient,) = torch.autograd.grad(measure(values).square().sum(), values)
+    assert bool(gradient.isfinite().all())
+    direction = inside * torch.randn(image.shape, generator=rng).double()
+    ahead, behind = (measure(image + step * direction).square().sum() for step in (1e-6, -1e-6))
+    assert float((gradient * direction).sum()) == pytest.approx(float(ahead - behind) / 2e-6, rel=1e-6)
+    for flat in (torch.zeros(1, 1, 6, 6), torch.ones(1, 3, 6, 6), torch.full((1, 1, 6, 6), 0.5)):
+        (gradient,) = torch.autograd.grad(measure(flat.requires_grad_()).sum(), flat)
+        assert bool(gradient.isfinite().all())
+
+
 def test_an_empty_image_has_no_attributes():
     assert stroke_attributes(torch.zeros(2, 3, 8, 8)).tolist() == [[0.0] * 7] * 2
 
