@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -52,8 +53,7 @@ def checkpoint_as_run(folder: Path, step: int, out: Path) -> Run:
     name = f"checkpoints/step-{step:06d}"
     if not (folder / name).is_dir():
         raise SystemExit(f"{str(folder)!r} has no checkpoint of step {step}")
-    (out / name).parent.mkdir(parents=True)
-    (out / name).symlink_to((folder / name).resolve())
+    shutil.copytree(folder / name, out / name)
     (out / "config.json").write_bytes((folder / "config.json").read_bytes())
     return load_run(out)
 

@@ -27,6 +27,8 @@ class Baseline(ABC):
     """
 
     path_steps = 10
+    _labels: Tensor | None = None
+    """The classes (B,) of the latents that are traversed, if they are given."""
 
     def __init__(self, generator: Generator, num_directions: int, step_length: float) -> None:
         self.generator = as_generator(generator)
@@ -78,9 +80,9 @@ class Baseline(ABC):
             raise InputError(f"direction must be forward or descent, got {direction!r}")
         check_latents(z0, self.generator.latent_dim, self.generator.like)
         check_count(steps, "steps")
-        mover = self
+        mover = copy.copy(self)
+        mover._labels = None if labels is None else self.generator.check_labels(labels, z0)
         if direction == "descent":
-            mover = copy.copy(self)
             mover.step_length = -self.step_length
         latents = mover.path(z0, check_index(index, self.num_directions, z0).each, steps)
         return Traversal(latents, decoded(self.generator, latents, labels), 0)

@@ -232,11 +232,7 @@ class PotentialBank(nn.Module):
             grouping = group(network, num_networks)
             times, slot = grouping.pack(values), grouping.place
         else:
-            count = values.shape[0]
-            times, slot = (
-                values.expand(num_networks, -1),
-                torch.add(place, network, alpha=count) if count > 1 else network,
-            )
+            times, slot = values.expand(num_networks, -1), torch.add(place, network, alpha=values.shape[0])
         return Networks(self._mlp(times, chosen), network, slot)
 
     def networks_along(self, times: Tensor, index: Index) -> Networks:

@@ -164,16 +164,23 @@ def test_read_only_folder_is_named_before_the_training(tmp_path, digits_folder, 
     assert contents(tmp_path) == before
 
 
-def test_overwriting_removes_nothing_where_the_checkpoints_are_a_link(tmp_path, digits_folder, capsys):
+@pytest.mark.parametrize("how", ["--overwrite", "--resume"])
+def test_where_the_checkpoints_are_a_link_nothing_is_written_or_removed(tmp_path, digits_folder, capsys, how):
     (digits_folder / "checkpoints").rename(tmp_path / "scratch")
     (digits_folder / "checkpoints").symlink_to(tmp_path / "scratch")
     (digits_folder / "evaluation.json").write_text("{}")
     before = contents(tmp_path)
-    said = fails(capsys, *DISCOVER[:3], "--out", digits_folder, *options(steps=2), "--overwrite")
-    assert f"'{digits_folder}/checkpoints' is a link to the folder '{tmp_path}/scratch'" in said
+    said = fails(capsys, *DISCOVER[:3], "--out", digits_folder, *options(steps=9), how)
+    assert f"'{digits_folder}/checkpoints' is a link, to '{tmp_path}/scratch'" in said
     assert contents(tmp_path) == before
-    main([*DISCOVER[:3], "--out", str(digits_folder), *options(steps=9), "--resume"])  # which removes nothing
-    assert (tmp_path / "scratch" / "step-000009").is_dir()
+
+
+def test_a_run_may_lie_where_a_link_leads(tmp_path, digits_folder):
+    digits_folder.rename(tmp_path / "scratch")
+    digits_folder.symlink_to(tmp_path / "scratch")
+    main([*DISCOVER[:3], "--out", str(digits_folder), *options(steps=9), "--resume"])
+    assert (tmp_path / "scratch" / "checkpoints" / "step-000009").is_dir()
+    assert digits_folder.is_symlink()
 
 
 def test_overwriting_a_comparison_removes_nothing_where_its_runs_are_a_link(tmp_path):

@@ -49,6 +49,10 @@ def _sefa(generator: Generator, config: DiscoverConfig, folder: Path) -> Travers
     return baselines.SeFa(generator, config.num_potentials)
 
 
+def _jacobian(generator: Generator, config: DiscoverConfig, folder: Path) -> Traverses:
+    return baselines.JacobianVectors(generator, config.num_potentials)
+
+
 def _linear(generator: Generator, config: DiscoverConfig, folder: Path) -> Traverses:
     return baselines.LinearClassifier(generator, config.num_potentials, seed=config.seed, config=config, folder=folder)
 
@@ -70,12 +74,16 @@ METHODS: dict[str, Method] = {
     "random": Method("random directions", _random),
     "pca": Method("principal directions of the images (GANSpace)", _pca),
     "sefa": Method("the first layer's singular vectors (SeFa)", _sefa),
+    "jacobian": Method("the Jacobian's singular vectors, followed from step to step", _jacobian),
     "linear": Method("directions that a classifier tells apart (Voynov and Babenko)", _linear),
     "warped": Method("gradients of radial sums that a classifier tells apart (WarpedGANSpace)", _warped),
     "hessian": Method("directions without interactions (Hessian penalty)", _hessian),
     "latentclr": Method("networks whose changes are alike from everywhere (LatentCLR)", _latentclr),
 }
 """All methods by name, in the order of the table."""
+
+COSTLY = ("jacobian",)
+"""The methods that are only compared where they are named: a step takes as many passes as latents have coordinates."""
 
 
 class Chosen(NamedTuple):
@@ -86,7 +94,7 @@ class Chosen(NamedTuple):
 
 
 def chosen(names: Sequence[str], config: DiscoverConfig) -> dict[str, Chosen]:
-    """The methods of these names in the table's order; all methods where no name is given. The flows are always there.
+    """The methods of these names in the table's order; all but the costly where no name is given, and always the flows.
 
     A name may be followed by settings of its own, as in "flows,classifier_weight=3,pde=heat", for an ablation.
 
@@ -96,7 +104,7 @@ def chosen(names: Sequence[str], config: DiscoverConfig) -> dict[str, Chosen]:
     if isinstance(names, str) or not all(isinstance(name, str) for name in names):
         raise InputError(f"methods must be a list of names, got {names!r}")
     known = {FLOWS: Chosen(METHODS[FLOWS], config)}
-    for name in names or METHODS:
+    for name in names or (name for name in METHODS if name not in COSTLY):
         base, *words = _words(name)
         if base not in METHODS:
             raise InputError(f"methods must be among {', '.join(METHODS)}, got {base!r}")
