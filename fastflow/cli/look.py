@@ -42,7 +42,8 @@ class Traverse(RunCommand):
     direction: TraversalDirection | None = None
     """Direction of the paths: forward, descent, reverse or both.
     both joins the reverse flow before the start and the forward flow after it.
-    The default is both, or forward if a path has a single step."""
+    The default is both, or forward if a path has a single step.
+    For a VAE from train-vae it is forward too, as its starts are where the transformations begin."""
     seed: int = 0
     """Random seed for the starting latents, or for inverting images by optimization."""
     mp4: bool = False

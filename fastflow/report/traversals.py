@@ -66,7 +66,8 @@ def write_traversals(
             generator's own.
         starts: how many of the generator's own starts to take.
         steps: the steps of each path; those of the training if None.
-        direction: the direction of the paths; if None, "both" for two steps or more, and otherwise "forward".
+        direction: the direction of the paths; if None, the run's `usual_direction` for two steps or more, and otherwise
+            "forward".
         seed: the seed of the generator's own starts.
         mp4: also write potential-NN.mp4.
         latents_format: the format of the latents' file, "safetensors" or NumPy's "npz".
@@ -96,7 +97,7 @@ def write_traversals(
     z0 = z0.latents if isinstance(z0, Inversion) else z0
     steps = run.config.path_steps if steps is None else steps
     if direction is None:  # a path of one step can't be split into two directions
-        direction = "both" if steps > 1 else "forward"
+        direction = run.usual_direction if steps > 1 else "forward"
     columns = [-(steps // 2), 0, steps - steps // 2] if direction == "both" else [0, steps]
     with replacing_folder(folder) as temporary:
         written = [

@@ -37,6 +37,9 @@ class SavedRun:
         saved_as: the SHA-256 of the weights' file in the checkpoint that holds these weights.
     """
 
+    usual_direction: TraversalDirection = "both"
+    """The direction in which traversals are drawn if nothing else is asked for."""
+
     def __init__(
         self,
         folder: Path,
@@ -186,6 +189,8 @@ class SavedVAE(SavedRun):
     """
 
     config: VAEConfig
+    usual_direction: TraversalDirection = "forward"
+    """Forward: starts are held-out images where the transformations begin, before which the data have nothing."""
 
     def __init__(
         self,
