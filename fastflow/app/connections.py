@@ -32,6 +32,8 @@ class Connection(H11Protocol):
         super().on_response_complete()
         if self.conn.their_state is h11.IDLE:
             self._wait()
+        elif self.conn.their_state is h11.SEND_BODY:  # it was answered before its body had arrived, which may never
+            self._end()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End."""

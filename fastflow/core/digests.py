@@ -73,7 +73,8 @@ def read_digests(folder: Path) -> dict[str, str] | None:
     lines, mark, last = data.rpartition(b"# ")
     if not mark or last != f"{digest_of(lines)}\n".encode():
         raise InputError(f"{str(file)!r} can't be read: it has changed since it was written")
-    return {name: digest for digest, _, name in (line.partition("  ") for line in lines.decode().splitlines())}
+    listed = (line.partition("  ") for line in lines.decode("utf-8", "replace").splitlines())
+    return {name: digest for digest, _, name in listed}
 
 
 def read_whole(file: Path, digests: Mapping[str, str] | None) -> tuple[bytes, str]:

@@ -11,6 +11,7 @@ import math
 import os
 import re
 import shutil
+import struct
 import sys
 import warnings
 import zipfile
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from fastflow.core.digests import check_regular, digest_of, sealed, unsealed
 from fastflow.core.errors import BusyError, InputError
-from fastflow.core.leftovers import in_use, remove_leftovers, temporary_path
+from fastflow.core.leftovers import in_use, links_in, remove_leftovers, temporary_path
 
 # What the file managers of macOS, Windows, KDE and Synology write into folders that somebody looks at.
 _SYSTEM_NAMES = (
@@ -140,19 +141,11 @@ def check_no_links(folder: Path, names: Iterable[str]) -> None:
 
     Somebody else may have made the folder: a link could lead whoever reads or writes there to any file of the user.
     """
-
-    def entries(place: Path) -> Iterator[Path]:
-        if not place.is_symlink() and place.is_dir():
-            for path in place.iterdir():
-                yield from entries(path)
-        yield place
-
-    for path in (path for name in names for path in entries(folder / name)):
-        if path.is_symlink():
-            raise InputError(
-                f"{str(path)!r} is a link, to {os.readlink(path)!r}, where a file or folder of {str(folder)!r} itself "
-                "must be: remove the link, or put there what it leads to"
-            )
+    for link in (link for name in names for link in links_in(folder / name)):
+        raise InputError(
+            f"{str(link)!r} is a link, to {os.readlink(link)!r}, where a file or folder of {str(folder)!r} itself "
+            "must be: remove the link, or put there what it leads to"
+        )
 
 
 def check_place(path: Path, name: Path | None = None) -> None:
@@ -330,8 +323,8 @@ def check_inflated(size: int, compressed: int, what: str) -> None:
         )
 
 
-_ZIP_BEGINS, _ZIP_ENDS = b"PK\3\4", b"PK\5\6" + bytes(18)
-"""How zip archives begin, and how they end if they have no comment but for the size of their directory."""
+_ZIP_BEGINS, _ZIP_TAIL = b"PK\3\4", 56 + 20 + 22
+"""How zip archives begin, and the bytes of their end: of large ones a long record and its place, then a short one."""
 
 DAMAGED_ZIP = (zipfile.BadZipFile, NotImplementedError, OSError, ValueError)
 """What zipfile raises for damaged archives; the second where a member names a compression that it doesn't know."""
@@ -346,16 +339,31 @@ def check_zip(file: Path) -> None:
     """
     with file.open("rb") as stream:
         begins = stream.read(len(_ZIP_BEGINS))
-        stream.seek(0, os.SEEK_END)
-        stream.seek(max(0, stream.tell() - len(_ZIP_ENDS)))
-        ends = stream.read()
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(max(0, size - _ZIP_TAIL))
+        tail = stream.read()
     if begins == _ZIP_BEGINS or zipfile.is_zipfile(file):
-        # Readers search for an archive's end. Where it isn't the file's own, each may find another one.
-        if not (ends.startswith(_ZIP_ENDS[:4]) and ends.endswith(_ZIP_ENDS[-2:])):
-            raise zipfile.BadZipFile("it ends with a comment, or with something else")
+        # Readers search for an archive's end and its directory. Where there may be two, each may find another one.
+        if not _ends_as_written(tail, size):
+            raise zipfile.BadZipFile("it ends with a comment, or its directory isn't at its end")
         with zipfile.ZipFile(file) as archive:
             promised = sum(member.file_size for member in archive.infolist())
             check_inflated(promised, file.stat().st_size, repr(str(file)))
+
+
+def _ends_as_written(tail: bytes, size: int) -> bool:
+    """Whether the end of an archive of `size` bytes follows its directory at once, and is followed by nothing."""
+    end, short = size - 22, tail[-22:]
+    if len(short) < 22 or not short.startswith(b"PK\5\6") or short[-2:] != b"\0\0":
+        return False
+    length, start = struct.unpack("<II", short[12:20])
+    long, place = tail[-_ZIP_TAIL:-42], tail[-42:-22]
+    if len(long) == 56 and place.startswith(b"PK\6\7"):
+        end = size - _ZIP_TAIL
+        if not long.startswith(b"PK\6\6") or struct.unpack("<Q", place[8:16])[0] != end:
+            return False
+        length, start = struct.unpack("<QQ", long[40:56])
+    return start + length == end
 
 
 def parse_json(text: str | bytes, what: str, *, finite: bool = True) -> Any:
@@ -429,7 +437,7 @@ def _place(where: Any) -> str:
     words = ""
     while where is not None:
         key, where = where
-        words = (f"[{key}]" if isinstance(key, int) else f".{key}") + words
+        words = (f"[{key}]" if isinstance(key, int) else f".{printable(key)}") + words
     return shortened(words.removeprefix("."), quoted=False) if words else "it"
 
 

@@ -65,11 +65,26 @@ def remove_leftovers(folder: Path, name: str | None = None) -> None:
         place = folder / found["name"]
         with suppress(OSError):  # what can't be removed is in nobody's way
             if found["kind"] == "old" and not os.path.lexists(place):
-                path.rename(place)
+                if not has_links(path):  # somebody else's would be where nobody expects them
+                    path.rename(place)
             elif path.is_dir():
                 shutil.rmtree(path)
             else:
                 path.unlink()
+
+
+def has_links(path: Path) -> bool:
+    """Whether a file or folder is a symbolic link, or has one inside."""
+    return next(links_in(path), None) is not None
+
+
+def links_in(path: Path) -> Iterator[Path]:
+    """The symbolic links in a file or folder, itself included; none is followed."""
+    if path.is_symlink():
+        yield path
+    elif path.is_dir():
+        for inside in path.iterdir():
+            yield from links_in(inside)
 
 
 def _is_alive(process: int) -> bool:

@@ -36,6 +36,9 @@ _SHARED = {"fastflow", "torch"}
 """The packages whose objects programs and this package exchange: they are never a neighbour's."""
 
 
+_WORD = re.compile(r"[^\W\d]\w*")
+
+
 class Program:
     """A Python file and its neighbours, the modules and packages in its folder.
 
@@ -176,7 +179,9 @@ def fingerprint(file: Path) -> str:
             imported, mentioned, paths = _named_modules(content)
             for name in imported | mentioned:
                 waiting += _files_of(file.parent, name, name in imported)
-            waiting += [found for named in paths if (found := file.parent / named).is_file()]
+            for named in paths:
+                beside = (place / named.lstrip("/") for place in {file.parent, path.parent})
+                waiting += [found for found in beside if found.is_file()]
     return hashlib.sha256(json.dumps(sorted(digests.items())).encode()).hexdigest()
 
 
@@ -272,7 +277,7 @@ def _same_file(one: str, other: str) -> bool:
 def _named_modules(source: bytes) -> tuple[set[str], set[str], set[str]]:
     """What a file names: modules that it imports, or in dotted texts; modules that other texts may name; and files.
 
-    Modules are named by their top level, files by the texts that end as code does.
+    Modules are named by their top level, files by the texts that end as code does. A docstring names nothing.
     """
     try:
         tree = ast.parse(source)
@@ -280,16 +285,20 @@ def _named_modules(source: bytes) -> tuple[set[str], set[str], set[str]]:
         return set(), set(), set()  # it can't be run either
     imported: set[str] = set()
     texts: set[str] = set()
+    bodies = (getattr(node, "body", None) for node in ast.walk(tree))
+    first = (body[0] for body in bodies if isinstance(body, list) and body)
+    docstrings = {id(statement.value) for statement in first if isinstance(statement, ast.Expr)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             imported |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             imported |= {alias.name for alias in node.names} if node.module is None else {node.module}
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            texts.add(node.value)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str | bytes) and id(node) not in docstrings:
+            texts.add(node.value if isinstance(node.value, str) else node.value.decode("latin-1"))
     names = {text: text.lstrip(".") for text in texts}
     dotted = {name for name in names.values() if "." in name and name.replace(".", "").isidentifier()}
-    mentioned = set(names.values()) - dotted
+    # A text may be a path, a part of one, or code that is run; so each of its words may name a module.
+    mentioned = {word for text in texts for word in _WORD.findall(text)}
     # Any other text may name the package that a relative one, such as ".a", begins from.
     relative = any(text != name and name.isidentifier() for text, name in names.items())
     imported |= dotted | mentioned if relative else dotted
@@ -304,13 +313,16 @@ def _top_levels(names: set[str]) -> set[str]:
 def _files_of(folder: Path, name: str, imported: bool) -> list[Path]:
     """The files in a folder from which a module or package of this name may be loaded.
 
-    A folder without __init__.py, which a text often names, counts only if it is `imported`, as by a text such as "a.b".
+    A folder without __init__.py, which a text often names, counts whole only if it is `imported`, as by a text such as
+    "a.b"; otherwise the code that lies in it at once.
     """
     suffixes = tuple(all_suffixes())
     found = [path for suffix in suffixes if (path := folder / f"{name}{suffix}").is_file()]
     package = folder / name
-    if not package.is_dir() or not (imported or any((package / f"__init__{suffix}").is_file() for suffix in suffixes)):
+    if not package.is_dir():
         return found
+    if not (imported or any((package / f"__init__{suffix}").is_file() for suffix in suffixes)):
+        return found + [path for path in package.iterdir() if path.name.endswith(suffixes) and path.is_file()]
     seen: set[str] = set()
     for place, folders, files in os.walk(package, followlinks=True):
         if (real := os.path.realpath(place)) in seen:

@@ -12,7 +12,7 @@ from fastflow.core.errors import InputError
 from fastflow.core.files import read_json
 from fastflow.core.plugins import explaining, imported
 from fastflow.generators.base import Generator, Sampler
-from fastflow.generators.state_dicts import load_weights, read_state_dict
+from fastflow.generators.state_dicts import load_weights, make_for, read_state_dict
 
 
 def autoencoder_kl(model: nn.Module, size: int = 64, sample: Sampler | None = None) -> Generator:
@@ -55,12 +55,13 @@ def load_autoencoder_kl(folder: str | Path, size: int = 64) -> Generator:
     config = read_json(folder / "config.json")
     if not isinstance(config, dict):
         raise InputError(f"{str(folder / 'config.json')!r} must hold a JSON object, the AutoencoderKL's configuration")
-    with explaining(f"making the AutoencoderKL of {str(folder / 'config.json')!r}"):
-        model = package.AutoencoderKL.from_config(config)
     file = folder / "diffusion_pytorch_model.safetensors"
     if not file.is_file():
         file = file.with_suffix(".bin")
-    load_weights(model, read_state_dict(file), f"weights file {str(file)!r}")
+    state, where = read_state_dict(file), repr(str(folder / "config.json"))
+    with explaining(f"making the AutoencoderKL of {where}"):
+        model = make_for(lambda: package.AutoencoderKL.from_config(config), state, where)
+    load_weights(model, state, f"weights file {str(file)!r}")
     return autoencoder_kl(model, size)
 
 

@@ -15,7 +15,7 @@ from fastflow.core.errors import InputError
 from fastflow.core.files import read_json
 from fastflow.core.plugins import explaining, imported
 from fastflow.generators.base import Generator
-from fastflow.generators.state_dicts import load_weights, read_state_dict
+from fastflow.generators.state_dicts import load_weights, make_for, read_state_dict
 
 
 def biggan(model: Any, classes: Sequence[int] = (207,), truncation: float = 0.4) -> Generator:
@@ -52,9 +52,10 @@ def load_biggan(folder: str | Path, classes: Sequence[int] = (207,), truncation:
     config, file = read_json(folder / "config.json"), folder / "pytorch_model.bin"
     if not isinstance(config, dict):
         raise InputError(f"{str(folder / 'config.json')!r} must hold a JSON object, BigGAN's configuration")
-    with explaining(f"making the BigGAN of {str(folder / 'config.json')!r}"):
-        model = package.BigGAN(package.BigGANConfig.from_dict(config))
-    load_weights(model, read_state_dict(file), f"weights file {str(file)!r}")
+    state, where = read_state_dict(file), repr(str(folder / "config.json"))
+    with explaining(f"making the BigGAN of {where}"):
+        model = make_for(lambda: package.BigGAN(package.BigGANConfig.from_dict(config)), state, where)
+    load_weights(model, state, f"weights file {str(file)!r}")
     return biggan(model, classes, truncation)
 
 

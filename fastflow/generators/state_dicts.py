@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import mmap
 import pickle
 import re
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +51,13 @@ def read_state_dict(file: str | Path) -> StateDict:
     if file.suffix == ".safetensors":
         try:
             return _checked(_read_safetensors(file), file)
-        except (SafetensorError, OSError) as error:
+        except (SafetensorError, OSError, RuntimeError, TypeError) as error:  # the last two for impossible shapes
             what = what_it_is(file) or f"{error}; download or save it again"
             raise InputError(f"weights file {str(file)!r} can't be read: {what}") from error
     try:
         check_zip(file)
         is_program = is_torchscript(file)
+        _check_pickle(file)
         found = None if is_program else torch.load(file, map_location="cpu", weights_only=True)
     except InputError:
         raise
@@ -85,6 +87,37 @@ def read_state_dict(file: str | Path) -> StateDict:
         keys = ", ".join(map(repr, list(found)[:4])) if isinstance(found, Mapping) and found else type(found).__name__
         raise InputError(f"weights file {str(file)!r} holds no state dict, a dict from names to tensors; got {keys}")
     return _checked(state, file)
+
+
+def _check_pickle(file: Path) -> None:
+    """Raise InputError if a file of torch.save asks for an array of bytes, which weights never do, of any size."""
+    names = [name for name in _members(file) if name.endswith("data.pkl")]
+    if names:
+        with zipfile.ZipFile(file) as archive:
+            found = any(b"bytearray" in archive.read(name) for name in names)
+    elif file.stat().st_size:
+        with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            found = content.find(b"bytearray") >= 0
+    else:
+        found = False
+    if found:
+        raise InputError(f"weights file {str(file)!r} holds more than weights: save the module's state_dict() alone")
+
+
+def make_for(make: Callable[[], nn.Module], state: StateDict, where: str) -> nn.Module:
+    """The module that a configuration describes; raise InputError if it is far larger than the weights for it.
+
+    Args:
+        make: the function that makes it.
+        state: the weights.
+        where: the configuration's file.
+    """
+    with torch.device("meta"):
+        numbers = sum(value.numel() for value in make().state_dict().values())
+    held = sum(value.numel() for value in state.values())
+    if numbers > 2 * held:
+        raise InputError(f"{where} describes a network of {numbers} numbers, and its weights are {held}")
+    return make()
 
 
 def _checked(state: StateDict, file: Path) -> StateDict:

@@ -11,10 +11,10 @@ from typing import Any
 
 from fastflow.core.digests import unsealed
 from fastflow.core.errors import InputError
-from fastflow.core.files import LARGEST_JSON, parse_json, read_up_to
+from fastflow.core.files import LARGEST_JSON, check_no_links, parse_json, read_up_to
 from fastflow.saved.names import names_in
 from fastflow.training.checkpoint import latest_checkpoint, weights_digest
-from fastflow.training.run_folder import check_unchanged
+from fastflow.training.run_folder import MADE_BY_RUNS, check_unchanged
 
 _LARGEST_LOG = 1 << 28
 """The most bytes that are read of a metrics log."""
@@ -49,6 +49,7 @@ def read_run(run_folder: str | os.PathLike[str]) -> RunFiles:
         raise InputError(
             f"{folder} is not a run: it has no config.json; give the folder that `fastflow discover --out` wrote"
         )
+    check_no_links(folder, MADE_BY_RUNS)
     settings, problem = _json_object(file, None)
     if settings is None:
         raise InputError(f"{file} {problem}: expected the JSON object that a run writes; train the run again")

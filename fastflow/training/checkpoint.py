@@ -132,7 +132,11 @@ def weights_digest(checkpoint: Checkpoint) -> str:
         InputError: the list is damaged; or there is none, and no weights either.
     """
     digests = _digests(checkpoint)
-    return _read(checkpoint, _WEIGHTS, None)[1] if digests is None else digests[_WEIGHTS]
+    if digests is None:
+        return _read(checkpoint, _WEIGHTS, None)[1]
+    if _WEIGHTS not in digests:
+        raise _damaged(checkpoint, f"its {LIST} doesn't name its {_WEIGHTS}")
+    return digests[_WEIGHTS]
 
 
 def _optimizer_states(
@@ -148,8 +152,10 @@ def _optimizer_states(
         if not known or value.shape not in ((), parameters[int(number)].shape):
             raise _damaged(checkpoint, f"{shortened(key)} in its optimizer.safetensors doesn't fit its weights")
         states.setdefault(int(number), {})[name] = value
-    if not states:
-        raise _damaged(checkpoint, "its optimizer.safetensors is empty")
+    # All parameters have the same kinds of state, of which Adam needs each.
+    kinds = set(optimizer.state_dict()["state"].get(0, {})) or {"step", "exp_avg", "exp_avg_sq"}
+    if not states or any(not kinds <= state.keys() for state in states.values()):
+        raise _damaged(checkpoint, "its optimizer.safetensors is empty, or lacks a part of a state")
     return states
 
 
@@ -203,7 +209,7 @@ def _tensors(checkpoint: Checkpoint, name: str, data: bytes) -> dict[str, Tensor
     """The tensors in the bytes of one of the checkpoint's files, all of them finite."""
     try:
         tensors = load(data)
-    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
+    except (SafetensorError, KeyError, ValueError, RuntimeError, TypeError) as error:
         raise _damaged(checkpoint, f"its {name} can't be read: {error}") from error
     for key, value in tensors.items():
         if not bool(value.isfinite().all()):

@@ -31,11 +31,12 @@ from fastflow.training.flow_config import CHANGEABLE, FlowConfig
 from fastflow.training.loop import Task, Trainer
 from fastflow.training.metrics_log import check_tensorboard
 
-# What is removed when a run is overwritten. The config.json is replaced, so that the folder is a run at any time.
-_MADE_BY_RUNS = (
-    "metrics.jsonl", "evaluation.json", "report.html", "checkpoints", "traversals", "tensorboard",
+MADE_BY_RUNS = (
+    "config.json", "metrics.jsonl", "evaluation.json", "report.html", "checkpoints", "traversals", "tensorboard",
     "names.json", "attributes.json",
 )  # fmt: skip
+"""The names of what commands write into a run's folder. All but config.json, which is replaced, so that the folder is a
+run at any time, is removed when a run is overwritten."""
 
 _COMPARED = ("generator", "predictor")
 """The entries of config.json that its digest doesn't cover: the generator and the predictor in use are compared with
@@ -111,7 +112,7 @@ def read_record(folder: Path) -> Record:
             f"{str(folder)!r} isn't a run: expected a folder that fastflow discover or train-vae made, with a "
             "config.json"
         )
-    check_no_links(folder, ("config.json", *_MADE_BY_RUNS))
+    check_no_links(folder, MADE_BY_RUNS)
     record = read_json(folder / "config.json")
     if not (
         isinstance(record, dict) and isinstance(record.get("kind"), str) and isinstance(record.get("config"), dict)
@@ -196,7 +197,7 @@ def _begin_folder(folder: Path, config: FlowConfig, description: RunDescription,
         fresh: whether to remove the files of an earlier run.
     """
     if fresh:
-        remove_named(folder, _MADE_BY_RUNS)
+        remove_named(folder, [name for name in MADE_BY_RUNS if name != "config.json"])
     remove_leftovers(folder)
     remove_unfinished(folder / "checkpoints")
     versions = {name: version(name) for name in ("fastflow", "torch", "numpy")}

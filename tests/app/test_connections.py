@@ -51,8 +51,9 @@ async def heard(*sent):
         ([b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"], 1),
         ([b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n"], 2),
         ([b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"GET / HTTP/1.1\r\n"], 1),
+        ([b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n", b"x"], 1),
     ],
-    ids=["nothing", "half", "slowly", "whole", "two", "one and a half"],
+    ids=["nothing", "half", "slowly", "whole", "two", "one and a half", "without its body"],
 )
 def test_a_connection_ends_where_no_request_arrives(monkeypatch, sent, answered):
     monkeypatch.setattr(connections, "PATIENCE", 0.4)

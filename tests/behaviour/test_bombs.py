@@ -12,7 +12,7 @@ from PIL import Image
 from support.memory import extra_memory
 
 from fastflow.core.errors import InputError
-from fastflow.core.files import ALWAYS_READ, MOST_READ, most_inflated
+from fastflow.core.files import ALWAYS_READ, MOST_READ, check_zip, most_inflated
 from fastflow.datasets.idx import read_idx
 from fastflow.datasets.npy import read_only_array
 from fastflow.datasets.pictures import read_whole_picture
@@ -78,10 +78,24 @@ def hidden_end(file):
     return file
 
 
+def two_directories(file):
+    """The same with another directory before its end, which Python takes, while torch goes by the recorded place."""
+    data = inflating_weights(file).read_bytes()
+    with zipfile.ZipFile(small := io.BytesIO(), "w") as archive:
+        archive.writestr("a", b"")
+    other = small.getvalue()[small.getvalue().index(b"PK\1\2") : -22]
+    end = data[-22:]
+    length = int.from_bytes(end[12:16], "little")
+    gap = bytes(max(0, length - len(other)))
+    file.write_bytes(data[:-22] + gap + other.ljust(length, b"\0")[:length] + end)
+    return file
+
+
 BOMBS = {
     "latents": (lambda folder: zipped(folder / "z.npz", "z.npy"), read_only_array, "more than the 67108864 that are"),
     "weights": (lambda folder: inflating_weights(folder / "w.pt"), read_state_dict, "more than the 67108864 that are"),
     "weights-hidden": (lambda folder: hidden_end(folder / "w.pt"), read_state_dict, "cut off or damaged"),
+    "weights-twice": (lambda folder: two_directories(folder / "w.pt"), read_state_dict, "cut off or damaged"),
     "strides": (
         lambda folder: repeated_weights(folder / "w.pt"),
         read_state_dict,
@@ -121,6 +135,30 @@ def test_a_bomb_is_refused_in_one_line_before_it_is_inflated(tmp_path, kind):
 
     refuse()
     assert extra_memory(refuse) < 10 << 20
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_pickle_makes_no_array_of_any_size(tmp_path, legacy):
+    class Bytes:
+        def __reduce__(self):
+            return bytearray, (3_000_000_000,)
+
+    torch.save({"a.weight": Bytes()}, tmp_path / "w.pt", _use_new_zipfile_serialization=not legacy)
+
+    def refuse():
+        with pytest.raises(InputError, match="holds more than weights"):
+            read_state_dict(tmp_path / "w.pt")
+
+    assert extra_memory(refuse) < 10 << 20
+
+
+def test_archives_that_torch_writes_are_read(tmp_path):
+    for legacy in (False, True):
+        torch.save({"weight": torch.ones(3)}, tmp_path / "w.pt", _use_new_zipfile_serialization=not legacy)
+        assert read_state_dict(tmp_path / "w.pt")["weight"].tolist() == [1, 1, 1]
+    with zipfile.ZipFile(tmp_path / "long.zip", "w") as archive:
+        archive.writestr("a", b"x")
+    check_zip(tmp_path / "long.zip")
 
 
 def test_what_one_file_may_inflate_to():

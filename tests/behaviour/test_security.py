@@ -112,6 +112,28 @@ def test_a_link_in_a_strangers_run_leads_nowhere(digits_folder, tmp_path, monkey
     assert kept == (["mine"] if folder else folder is False)
 
 
+def test_a_link_in_a_folder_that_would_be_moved_back_leads_nowhere(digits_folder, tmp_path):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "precious").write_text("mine")
+    shutil.rmtree(digits_folder / "checkpoints")
+    hidden = digits_folder / ".checkpoints.99999999.old"
+    hidden.mkdir()
+    (hidden / "step-000006").symlink_to(mine)
+    main(["discover", "--generator", "digits-vae", "--out", str(digits_folder), *options(steps=6), "--resume"])
+    assert [path.name for path in mine.iterdir()] == ["precious"]
+    assert not (digits_folder / "checkpoints").is_symlink()
+
+
+def test_a_report_embeds_no_link(digits_folder, tmp_path):
+    ff.load_run(digits_folder).report(60)
+    picture = digits_folder / "traversals" / "potential-00.png"
+    picture.rename(tmp_path / "secret.png")
+    picture.symlink_to(tmp_path / "secret.png")
+    with pytest.raises(InputError, match="is a link"):
+        ff.report.write_report(digits_folder)
+
+
 # Each command that opens a run, an edit or a configuration, on a stranger's.
 COMMANDS = {
     "traverse": ["traverse", "RUN", "--starts", "1", "--steps", "1", "--potential", "0", "--out", "out"],

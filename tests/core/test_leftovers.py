@@ -157,3 +157,16 @@ def test_a_planted_link_leads_nowhere(tmp_path, plant):
     assert (tmp_path / "mine").read_text() == "mine"
     assert names(tmp_path / "folder") == ["a.json"]
     assert not (tmp_path / "folder" / "a.json").is_symlink()
+
+
+def test_a_folder_with_a_link_inside_is_not_moved_back(tmp_path, gone):
+    """A killed process leaves no links, so somebody else has put it there."""
+    (tmp_path / "mine").mkdir()
+    older = tmp_path / f".checkpoints.{gone}.old"
+    older.mkdir()
+    (older / "step-000001").symlink_to(tmp_path / "mine")
+    remove_leftovers(tmp_path)
+    assert names(tmp_path) == [older.name, "mine"]
+    (older / "step-000001").unlink()
+    remove_leftovers(tmp_path)
+    assert names(tmp_path) == ["checkpoints", "mine"]

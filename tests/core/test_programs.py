@@ -223,6 +223,12 @@ DYNAMIC = {
     "relative": ("importlib.import_module('.helper', __package__)", "helper"),
     "relative to a folder": ("importlib.import_module('.dec', 'nets')", "nets__dec"),
     "by a path": ("import runpy; runpy.run_path('nets/dec.py')", "nets__dec"),
+    "by the end of a path": ("import runpy; runpy.run_path(HERE + '/helper.py')", "helper"),
+    "by a part of a path": ("import runpy; runpy.run_path(f'{HERE}/helper.py')", "helper"),
+    "by bytes": ("import runpy; runpy.run_path(b'helper.py')", "helper"),
+    "by a list": ("__import__('nets', fromlist=['dec'])", "nets__dec"),
+    "by its folder": ("import runpy; runpy.run_path(os.path.join(HERE, 'nets'))", "nets__dec"),
+    "by code in a text": ("exec('import helper')", "helper"),
 }
 
 
@@ -232,6 +238,27 @@ def test_the_fingerprint_changes_with_what_the_program_imports_by_a_text(tmp_pat
     before = fingerprint(tmp_path / "main.py")
     write(tmp_path, **{name: "x = 2"})
     assert fingerprint(tmp_path / "main.py") != before
+
+
+def test_the_fingerprint_changes_with_what_lies_beside_a_named_file(tmp_path):
+    write(
+        tmp_path,
+        main="import runpy\nrunpy.run_path('tools/a.py')\n",
+        tools__a="import runpy\nrunpy.run_path('deep/b.py')\n",
+    )
+    write(tmp_path, tools__deep__b="x = 1")
+    before = fingerprint(tmp_path / "main.py")
+    write(tmp_path, tools__deep__b="x = 2")
+    assert fingerprint(tmp_path / "main.py") != before
+
+
+def test_a_docstring_names_nothing(tmp_path):
+    write(
+        tmp_path, main='"""See helper and nets/dec.py."""\ndef tell():\n    "Runs helper."\n', helper="", nets__dec=""
+    )
+    before = fingerprint(tmp_path / "main.py")
+    write(tmp_path, helper="x = 1", nets__dec="x = 1")
+    assert fingerprint(tmp_path / "main.py") == before
 
 
 def test_the_fingerprint_stays_when_python_compiles_a_package(tmp_path):
