@@ -16,13 +16,11 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
 from fastflow import datasets
-from fastflow.core.rng import step_rng
 from fastflow.metrics import LogLikelihood, log_likelihood, sequence_log_likelihood
 from fastflow.runs.loading import load_run
 from fastflow.runs.run import VAERun
+from fastflow.studies.likelihood.measures import held_out
 from fastflow.studies.likelihood.variants import SIZES
 
 SIZE = SIZES["small"]
@@ -57,13 +55,11 @@ def measures(run: VAERun, name: str, root: str | None, count: int) -> dict[str, 
     """How to measure held-out images and sequences, which the study measures too."""
     names = run.config.transformations
     data = datasets.load(name, root, "test", names, size=SIZE.sides.get(name))
-    rows = torch.randperm(len(data), generator=step_rng(0, 0, stream=5))[:count]
-    k = torch.arange(count) % len(names)
-    last = run.config.path_frames
-    frames = data.frames(rows, k, (torch.arange(last + 1) / last).expand(count, -1))
+    frames, k = held_out(run, data, SIZE, count)
+    whole = f"x_0..x_{max(SIZE.lengths)}"
     return {
         "x_0": lambda samples, **options: log_likelihood(run.vae, frames[:, 0], samples, **options),
-        f"x_0..x_{last}": lambda samples, **options: sequence_log_likelihood(run, frames, k, samples, **options),
+        whole: lambda samples, **options: sequence_log_likelihood(run, frames, k, samples, **options),
     }
 
 

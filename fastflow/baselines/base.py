@@ -49,6 +49,12 @@ class Baseline(ABC):
         """K, the number of paths."""
         return self.num_directions
 
+    def labels_of(self, count: int, each: int) -> list[Tensor | None]:
+        """The classes of `count` latents that are taken `each` at a time; None for every piece if there are none."""
+        if self._labels is None:
+            return [None] * -(-count // each)
+        return list(self._labels.split(each))
+
     @abstractmethod
     def path(self, z0: Tensor, index: Tensor, steps: int) -> Tensor:
         """Latents (B, steps + 1, D) from z0 (B, D) along the paths `index`: () for all latents, or (B,)."""

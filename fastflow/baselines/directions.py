@@ -13,7 +13,7 @@ from fastflow.core.errors import InputError
 from fastflow.core.plugins import explaining
 from fastflow.generators import Generator
 
-_CHUNK = 256
+CHUNK = 256
 """How many latents are decoded at once."""
 
 
@@ -146,7 +146,7 @@ def pooled(images: Tensor, largest: int) -> Tensor:
 @torch.no_grad()
 def _features(generator: Generator, z: Tensor) -> Tensor:
     """The pooled images in [0, 1] of latents (N, D), as features (N, F) in float64."""
-    images = (generator.scaled(generator.decode(chunk)) for chunk in z.split(_CHUNK))
+    images = (generator.scaled(generator.decode(chunk)) for chunk in z.split(CHUNK))
     return torch.cat([pooled(part, 32).flatten(1).double() for part in images])
 
 
@@ -154,7 +154,7 @@ def _features(generator: Generator, z: Tensor) -> Tensor:
 def _given_features(features: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
     """The user's features of latents (N, D), (N, F) in float64."""
     with explaining("features"):
-        y = torch.cat([features(chunk).flatten(1).double() for chunk in z.split(_CHUNK)])
+        y = torch.cat([features(chunk).flatten(1).double() for chunk in z.split(CHUNK)])
     if len(y) != len(z) or not bool(y.isfinite().all()):
         raise InputError(f"features must give finite values for each of {len(z)} latents, got {tuple(y.shape)}")
     return y

@@ -6,14 +6,11 @@ import torch
 from torch import Tensor
 
 from fastflow.baselines.base import Baseline
-from fastflow.baselines.directions import Straight, unit
+from fastflow.baselines.directions import CHUNK, Straight, unit
 from fastflow.core.checks import check_count, check_seed
 from fastflow.core.errors import InputError
 from fastflow.generators import Generator
 from fastflow.latents.predictors import Predictor, check_predictor, predicted
-
-_CHUNK = 256
-"""How many latents are decoded at once."""
 
 _SMALLEST = 1e-4
 """Directions in which the others' gradients hardly differ, relative to their largest, aren't held."""
@@ -41,19 +38,13 @@ class Ascent(Baseline):
 
     def path(self, z0: Tensor, index: Tensor, steps: int) -> Tensor:
         """Latents (B, steps + 1, D) from z0 (B, D); see `Baseline.path`. Where there is no slope a path stays."""
-        points = [z0]
+        points, paths = [z0], index.expand(len(z0)).split(CHUNK)
+        labels = self.labels_of(len(z0), CHUNK)
         for _ in range(steps):
-            slope = torch.cat(
-                [self._slope(*part) for part in zip(points[-1].split(_CHUNK), *self._parts(z0, index), strict=True)]
-            )
+            parts = zip(points[-1].split(CHUNK), paths, labels, strict=True)
+            slope = torch.cat([self._slope(*part) for part in parts])
             points.append(points[-1] + self.step_length * _unit_or_zero(slope))
         return torch.stack(points, 1)
-
-    def _parts(self, z0: Tensor, index: Tensor) -> tuple[list[Tensor], list[Tensor | None]]:
-        """The paths, and the labels if there are any, in chunks."""
-        paths = list(index.expand(len(z0)).split(_CHUNK))
-        labels = self._labels
-        return paths, [None] * len(paths) if labels is None else list(labels.split(_CHUNK))
 
     def _slope(self, z: Tensor, index: Tensor, labels: Tensor | None) -> Tensor:
         """The direction of a step, (B, D), of any length."""
@@ -118,7 +109,7 @@ class Regression(Straight):
         check_seed(seed)
         z = generator.sample(samples, seed)
         with torch.no_grad():
-            images = (generator.scaled(generator.decode(part)) for part in z.split(_CHUNK))
+            images = (generator.scaled(generator.decode(part)) for part in z.split(CHUNK))
             values = torch.cat([predicted(predictor, part) for part in images]).double()
         super().__init__(generator, values.shape[1], step_length)
         centred = (z - z.mean(0)).double()

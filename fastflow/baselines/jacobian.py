@@ -57,7 +57,7 @@ class JacobianVectors(Baseline):
         each = max(1, _COLUMNS // width)
         found = [
             self._of_some(*part)
-            for part in zip(z.split(each), self._labels_in(count, each), strict=True)
+            for part in zip(z.split(each), self.labels_of(count, each), strict=True)
         ]  # fmt: skip
         vectors, signs = (torch.cat(part) for part in zip(*found, strict=True))
         return vectors, signs
@@ -75,8 +75,3 @@ class JacobianVectors(Baseline):
         vectors = vectors.flip(2).mT.contiguous()  # (B, D, D), the largest singular value's first
         brightness = (vectors @ columns.sum(2)[:, :, None])[:, :, 0]
         return vectors.to(z), torch.where(brightness < 0, -1.0, 1.0).to(z)
-
-    def _labels_in(self, count: int, each: int) -> list[Tensor | None]:
-        if self._labels is None:
-            return [None] * -(-count // each)
-        return list(self._labels.split(each))

@@ -65,7 +65,7 @@ def remove_leftovers(folder: Path, name: str | None = None) -> None:
         place = folder / found["name"]
         with suppress(OSError):  # what can't be removed is in nobody's way
             if found["kind"] == "old" and not os.path.lexists(place):
-                if not has_links(path):  # somebody else's would be where nobody expects them
+                if not any(links_in(path)):  # somebody else's would be where nobody expects them
                     path.rename(place)
             elif path.is_dir():
                 shutil.rmtree(path)
@@ -73,18 +73,15 @@ def remove_leftovers(folder: Path, name: str | None = None) -> None:
                 path.unlink()
 
 
-def has_links(path: Path) -> bool:
-    """Whether a file or folder is a symbolic link, or has one inside."""
-    return next(links_in(path), None) is not None
-
-
 def links_in(path: Path) -> Iterator[Path]:
     """The symbolic links in a file or folder, itself included; none is followed."""
-    if path.is_symlink():
-        yield path
-    elif path.is_dir():
-        for inside in path.iterdir():
-            yield from links_in(inside)
+    waiting = [path]  # folders may lie deeper in each other than calls can
+    while waiting:
+        path = waiting.pop()
+        if path.is_symlink():
+            yield path
+        elif path.is_dir():
+            waiting += path.iterdir()
 
 
 def _is_alive(process: int) -> bool:

@@ -35,8 +35,8 @@ _SEARCHERS = (
 _SHARED = {"fastflow", "torch"}
 """The packages whose objects programs and this package exchange: they are never a neighbour's."""
 
-
 _WORD = re.compile(r"[^\W\d]\w*")
+"""A word of a text, which may name a module."""
 
 
 class Program:

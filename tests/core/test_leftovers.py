@@ -3,12 +3,13 @@
 import multiprocessing
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
 from fastflow.core import files
 from fastflow.core.files import replacing, replacing_folder
-from fastflow.core.leftovers import in_use, is_leftover, remove_leftovers, temporary_path
+from fastflow.core.leftovers import in_use, is_leftover, links_in, remove_leftovers, temporary_path
 
 FORK = multiprocessing.get_context("fork")
 
@@ -170,3 +171,13 @@ def test_a_folder_with_a_link_inside_is_not_moved_back(tmp_path, gone):
     (older / "step-000001").unlink()
     remove_leftovers(tmp_path)
     assert names(tmp_path) == ["checkpoints", "mine"]
+
+
+def test_links_are_found_however_deep_they_lie(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for _ in range(1500):
+        os.mkdir("a")
+        os.chdir("a")
+    os.symlink("/", "link")
+    monkeypatch.chdir(tmp_path)
+    assert [link.name for link in links_in(Path("a"))] == ["link"]

@@ -68,9 +68,9 @@ def measure(run: VAERun, train: Sequences, test: Sequences, size: Size) -> dict[
         test: the held-out images.
         size: how many images and samples to measure with.
     """
-    frames, k = _held_out(run, test, size)
+    frames, k = held_out(run, test, size)
     whole = run.config.frames == "path"
-    starts, _ = _held_out(run, test, size, size.images, places=1)
+    starts, _ = held_out(run, test, size, size.images, places=1)
     found: dict[str, Any] = {}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "for .* the effective sample size is too small")  # the table has it
@@ -91,8 +91,9 @@ def measure_beyond(run: VAERun, train: Sequences, test: Sequences, size: Size) -
     """Measure how far a VAE that was trained on parts of its data goes beyond them.
 
     Args:
-        run: the trained VAE; it was trained on whole paths of `Part(train, withheld=True)`.
-        train, test: all of the data.
+        run: the VAE, trained on whole paths.
+        train: the part of the data that it was trained on.
+        test: all of the held-out data.
         size: as for `measure`.
     """
     last, count = max(size.lengths), len(run.transformations)
@@ -111,7 +112,7 @@ def measure_beyond(run: VAERun, train: Sequences, test: Sequences, size: Size) -
     found: dict[str, Any] = {}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "for .* the effective sample size is too small")  # the table has it
-        starts, _ = _held_out(run, test, size, size.images, places=1)
+        starts, _ = held_out(run, test, size, size.images, places=1)
         _put(found, START, log_likelihood(run.vae, starts[:, 0], size.num_samples))
         for name, images, potential in (
             (sequence(last), frames[:, : last + 1], k),
@@ -121,12 +122,12 @@ def measure_beyond(run: VAERun, train: Sequences, test: Sequences, size: Size) -
         ):
             _put(found, name, sequence_log_likelihood(run, images, potential, size.num_samples))
     found[LONGER] -= found[sequence(last)]
-    return found | _others(run, Part(train, withheld=True), Part(test, withheld=False), size)
+    return found | _others(run, train, Part(test, withheld=False), size)
 
 
 def _others(run: VAERun, train: Sequences, test: Sequences, size: Size) -> dict[str, float]:
     """What is measured beside likelihoods; train and test as the run was trained on them."""
-    starts, _ = _held_out(run, train, size, size.images, places=1)
+    starts, _ = held_out(run, train, size, size.images, places=1)
     # Independent latents move along straight directions.
     directions = straight_directions(run, train, size.fitted) if run.config.law == "independent" else None
     paths = equivariance_error(run, test, size.paths, directions=directions)
@@ -140,7 +141,7 @@ def _others(run: VAERun, train: Sequences, test: Sequences, size: Size) -> dict[
     }
 
 
-def _held_out(
+def held_out(
     run: VAERun, data: Sequences, size: Size, count: int | None = None, places: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """Paths (N, P, C, H, W) of images, the same for every run, and their transformations (N,)."""

@@ -212,7 +212,7 @@ def _train_and_measure(job: Job) -> dict[str, Any]:
     shown = Part(train, withheld=True) if job.group == "parts" else train
     run = train_vae(job.config, out=job.folder, resume=True, progress=False, data=shown, held_out=test)
     trained = time.process_time()
-    found = (measure_beyond if job.group == "parts" else measure)(run, train, test, job.size)
+    found = (measure_beyond if job.group == "parts" else measure)(run, shown, test, job.size)
     modules = run.learned.modules()
     found["parameters"] = {name: sum(p.numel() for p in m.parameters()) for name, m in modules.items()}
     found["weights"] = run.weights
