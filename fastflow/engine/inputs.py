@@ -162,12 +162,12 @@ def check_time(t: Times, z: Tensor) -> Time:
         if t.ndim and t.shape != z.shape[:1]:
             raise InputError(f"t must be a number or have shape ({samples},), got {tuple(t.shape)}")
         times = _finite_times(t, z)
-        return Time(times, None) if t.ndim else _one_time(times, z)
+        return Time(times, None) if t.ndim else _one_time(times.reshape(1), z)
     if not isinstance(t, (int, float)) or isinstance(t, bool):
         raise InputError(f"t must be a number or a tensor of shape ({samples},), got {type(t).__name__}")
     if not is_finite(t, z.dtype):
         raise InputError(f"t must be finite, and no larger than {z.dtype} can be")
-    return _one_time(torch.zeros((), dtype=z.dtype, device=z.device) + t, z)  # an addition, traced for any number
+    return _one_time(torch.zeros(1, dtype=z.dtype, device=z.device) + t, z)  # an addition, traced for any number
 
 
 def check_integration(integration: Integration, t0: float, dtype: torch.dtype) -> None:
@@ -196,7 +196,7 @@ def draw_probes(z: Tensor, num_probes: int, generator: torch.Generator | None) -
 
 
 def _one_time(t: Tensor, z: Tensor) -> Time:
-    return Time(t.reshape(1), torch.zeros(z.shape[:1], dtype=torch.long, device=z.device))
+    return Time(t, torch.zeros(z.shape[:1], dtype=torch.long, device=z.device))
 
 
 def _seen(x: Tensor) -> Tensor | None:

@@ -294,7 +294,7 @@ class PotentialBank(nn.Module):
             layer = min(1, len(jets) - 1)
             tau = self._time_network(times, chosen)
             if layer == 1:
-                tau = [component @ chosen["weights.1"].mT for component in tau]
+                tau = [torch.bmm(component, chosen["weights.1"].mT) for component in tau]
             jets[layer] = [jets[layer][0] + tau[0], tau[1], tau[2]]
         return tuple(torch.stack(jet, 2).flatten(0, 1) for jet in jets)
 
@@ -302,13 +302,14 @@ class PotentialBank(nn.Module):
         """tau(t) = V_2 gelu(V_1 e(t) + c_1) + c_2 with two time derivatives, each (K, N, H_1)."""
         embedding, velocity, acceleration = sinusoidal_embedding(times, self.dim)
         weight_in, weight_out = chosen["time_weight_in"].mT, chosen["time_weight_out"].mT
-        a = embedding @ weight_in + chosen["time_bias_in"][:, None]
-        a_t, a_tt = velocity @ weight_in, acceleration @ weight_in
+        # bmm: `@` would expand and reshape first, which is most of its time here
+        a = torch.bmm(embedding, weight_in) + chosen["time_bias_in"][:, None]
+        a_t, a_tt = torch.bmm(velocity, weight_in), torch.bmm(acceleration, weight_in)
         h, slope, curvature = gelu_within_rounding(a)
         return [
-            h @ weight_out + chosen["time_bias_out"][:, None],
-            (slope * a_t) @ weight_out,
-            (slope * a_tt + curvature * a_t**2) @ weight_out,
+            torch.bmm(h, weight_out) + chosen["time_bias_out"][:, None],
+            torch.bmm(slope * a_t, weight_out),
+            torch.bmm(slope * a_tt + curvature * a_t**2, weight_out),
         ]
 
 
