@@ -165,8 +165,8 @@ class Guard:
 
     def _is_ours(self, host: str) -> bool:
         """Whether a Host header names this server; its port may be one that is forwarded to this one."""
-        found = re.fullmatch(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+?)\.?)(?::[0-9]{1,5})?", host)
-        if found is None:
+        found = re.fullmatch(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+?)\.?)(?::([0-9]{1,5}))?", host)
+        if found is None or int(found[3] or 0) > 65535:
             return False
         name = found[1] or found[2]
         return name in self._hosts or (self._any_address and _is_address(name))

@@ -26,6 +26,10 @@ def from_dict(cls: type[C], values: dict[str, Any], where: str) -> C:
     for name in values:
         if name not in names:
             raise InputError(f"{where} has an unknown key {shortened(name)}; expected some of {', '.join(names)}")
+    for name, value in values.items():
+        # A terminal would follow it where settings are shown, as in the help of a command with --config.
+        if any(isinstance(text, str) and "\x1b" in text for text in (value if isinstance(value, list) else [value])):
+            raise InputError(f"{where}: {name} must be a text without escape characters, got {shortened(value)}")
     try:
         return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
     except InputError as error:

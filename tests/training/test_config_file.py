@@ -40,6 +40,13 @@ def test_unknown_key_is_named_with_the_known_ones():
         from_dict(DiscoverConfig, {"num_potential": 3}, "there")
 
 
+@pytest.mark.parametrize("value", ["\x1b[31mred", ["wave", "\x1b]0;title\x07"]])
+def test_texts_that_a_terminal_would_follow_are_refused(value):
+    with pytest.raises(InputError, match=r"^there: pde must be a text without escape characters, got ") as refused:
+        from_dict(DiscoverConfig, {"pde": value}, "there")
+    assert "\x1b" not in str(refused.value)
+
+
 REFUSED = [
     ("learn_pde", "false", "must be true or false, got 'false'"),
     ("learn_pde", 0, "must be true or false, got 0"),
