@@ -13,8 +13,8 @@ from fastflow import datasets
 from fastflow.core.errors import InputError
 from fastflow.datasets.dsprites import FACTORS
 from fastflow.generators.state_dicts import load_weights, read_state_dict
+from fastflow.latents.attributes.strokes import stroke_attributes
 from fastflow.metrics.regressor import FactorRegressor, factor_regressor
-from fastflow.metrics.strokes import stroke_attributes
 
 REGRESSOR = Path("dsprites-regressor.pt")
 TOLD = ["scale", "position-x", "position-y"]

@@ -87,9 +87,15 @@ class Discover(_Training):
     preset: str | None = None
     """Published settings for a kind of generator. Options override its settings.
     The presets are anime-sngan, mnist-sngan, biggan, stylegan2, vae-mnist and vae-dsprites."""
+    guide: tuple[str, ...] = ()
+    """What the first potentials learn to change, one attribute each, while the others stay as they are.
+    Names: strokes or appearance, which are sets of attributes, or their members, such as thickness or brightness.
+    Or FILE.py:FUNCTION, which gives differentiable values for images (B, C, H, W) in [0, 1]."""
+    keep: tuple[str, ...] = ()
+    """FILE.py:FUNCTION, which gives differentiable features of images, such as an embedding of identity.
+    Guided potentials leave these features as they are."""
     predictor: str | None = None
-    """FILE.py:FUNCTION, which predicts a differentiable property of images (B, C, H, W) in [0, 1].
-    The first potentials follow or oppose its gradient."""
+    """FILE.py:FUNCTION, as in --guide. If it gives more values than there are potentials, the first ones guide."""
     latent_dim: int | None = None
     """Width of the latents, needed if FUNCTION or the archive maps latents to images itself."""
     trust: bool = False
@@ -105,6 +111,8 @@ class Discover(_Training):
             resume=self.resume,
             overwrite=self.overwrite,
             progress=shows_progress(),
+            guide=self.guide or None,
+            keep=self.keep,
             predictor=self.predictor,
             trust=self.trust,
         )

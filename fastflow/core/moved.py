@@ -22,6 +22,8 @@ MOVED: dict[str, str | tuple[str, ...]] = {
     "importing": "core.plugins",
     "inversion": "latents.inversion",
     "likelihoods": "generators.likelihoods",
+    "metrics.appearance": "latents.attributes.appearance",
+    "metrics.strokes": "latents.attributes.strokes",
     "mlp": "engine.mlp",
     "names": "saved.names",
     "objectives": ("engine.pde_loss", "generators.change", "latents.losses"),

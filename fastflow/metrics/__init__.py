@@ -1,6 +1,7 @@
 """Measures of traversals, of codes against known factors, and of a model's fit to held-out data."""
 
-from fastflow.metrics.appearance import appearance, appearance_names
+from fastflow.latents.attributes.appearance import appearance, appearance_names
+from fastflow.latents.attributes.strokes import STROKE_ATTRIBUTES, stroke_attributes
 from fastflow.metrics.attributes import AttributeCorrelation, attribute_correlation
 from fastflow.metrics.equivariance import Equivariance, equivariance_error, straight_directions
 from fastflow.metrics.factor_classifiers import DCI, BetaVAE, FactorVAE, beta_vae, dci, factor_vae
@@ -19,7 +20,6 @@ from fastflow.metrics.predictability import Predictability, vp_score, vp_score_f
 from fastflow.metrics.purity import Purity, purity
 from fastflow.metrics.regressor import FactorRegressor, factor_regressor
 from fastflow.metrics.strength import match_strength, pixel_change
-from fastflow.metrics.strokes import STROKE_ATTRIBUTES, stroke_attributes
 
 __all__ = [
     "DCI",

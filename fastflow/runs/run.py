@@ -12,15 +12,18 @@ from fastflow.core.devices import torch_as_usual
 from fastflow.core.errors import InputError
 from fastflow.core.files import read_json, read_sealed
 from fastflow.core.plugins import name_of
+from fastflow.latents.attributes.strokes import STROKE_ATTRIBUTES, looks_drawn, stroke_attributes
 from fastflow.latents.predictors import Predictor
 from fastflow.metrics.attributes import AttributeCorrelation, correlate
 from fastflow.metrics.evaluation import evaluate
-from fastflow.metrics.strokes import STROKE_ATTRIBUTES, looks_drawn, stroke_attributes
 from fastflow.report import write_report, write_traversals
 from fastflow.saved.edits import Along, Edit, make_edit
 from fastflow.saved.names import read_names
 from fastflow.saved.run import SavedRun, SavedVAE
 from fastflow.training.run_folder import begin_writing
+
+_STROKES_BEFORE = "fastflow.metrics.strokes:stroke_attributes"
+"""What older records call `stroke_attributes`."""
 
 
 class Run(SavedRun):
@@ -109,7 +112,7 @@ class Run(SavedRun):
                 record = read_json(file)
             except InputError:
                 return False
-            ours = isinstance(record, dict) and record.get("predictor") == name_of(stroke_attributes)
+            ours = isinstance(record, dict) and record.get("predictor") in (name_of(stroke_attributes), _STROKES_BEFORE)
             return ours and self._current("attributes.json") is None
         generator = self.generator
         if self.config.path_steps < 2 or generator.image_shape[0] != 1:

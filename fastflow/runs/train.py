@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from fastflow.generators import Generator
 from fastflow.generators.base import as_generator
 from fastflow.generators.identity import describe, is_description
 from fastflow.latents.classifiers import classifier_program
+from fastflow.latents.guidance import Features, guide_by, keep_by
 from fastflow.latents.predictors import Predictor
 from fastflow.runs.loading import check_generator
 from fastflow.runs.run import Run, VAERun
@@ -27,7 +29,7 @@ from fastflow.saved.names import names_in
 from fastflow.training.discover import Discovery, check_task
 from fastflow.training.distributed import process_group
 from fastflow.training.flow_config import DiscoverConfig
-from fastflow.training.run_folder import Record, RunDescription, as_folder, no_run, read_record, train_in
+from fastflow.training.run_folder import Config, Record, RunDescription, as_folder, no_run, read_record, train_in
 from fastflow.training.sequence import task_kind
 from fastflow.training.vae import resolved, some_images
 from fastflow.training.vae_config import CHANGED_DEFAULTS, VAEConfig
@@ -44,6 +46,8 @@ def discover(
     overwrite: bool = False,
     progress: bool = True,
     classifier: nn.Module | None = None,
+    guide: Sequence[str | Predictor] | None = None,
+    keep: Sequence[str | Features] = (),
     predictor: Predictor | str | None = None,
     trust: bool = False,
 ) -> Run:
@@ -58,9 +62,14 @@ def discover(
         progress: whether to show a progress bar.
         classifier: a module of your own that replaces the configuration's classifier: from two batches of images
             (B, C, H, W) in [0, 1] to logits (B, K). It is trained too, and resume restores its weights.
-        predictor: a differentiable function from images (B, C, H, W) in [0, 1] to values (B,) or (B, P), or its
-            FILE.py:FUNCTION. The first potentials learn to raise these properties, one property each, or to lower them;
-            see `guidance` in the configuration. A resumed run must have the same predictor, as far as names show.
+        guide: attributes that the first potentials learn to change, one each, while the others stay as they are: sets
+            of ours, "strokes" or "appearance"; members of them, such as "thickness"; or differentiable functions from
+            images (B, C, H, W) in [0, 1] to values (B,) or (B, P), or their FILE.py:FUNCTION. Potentials are named
+            after them. See `guidance` and `guide_rate` in the configuration.
+        keep: differentiable functions from images to features (B, ...) that guided paths should leave as they are, such
+            as an embedding of identity, or their FILE.py:FUNCTION.
+        predictor: one function, as in `guide`, of whose values only the first ones guide potentials if there are more
+            of them. A resumed run must have the same predictor, guide and keep, as far as names show.
         trust: whether to run the classifier's FILE.py:FUNCTION if the configuration was read from a file, such as a run
             of somebody else's. A classifier that you name yourself needs no trust, nor does that of your own run.
 
@@ -79,19 +88,30 @@ def discover(
     if trust:
         config = replace(config, classifier=str(config.classifier))
     folder = as_folder(out)
-    predictor_name: str | bool = predictor is not None
+    if resume:
+        config = _as_recorded(config, folder)
+    if guide is not None and predictor is not None:
+        raise InputError("guide and predictor were both given: name the predictor in guide")
+    if keep and guide is None and predictor is None:
+        raise InputError("keep has no effect without guide: name what potentials should change")
+    functions: dict[str, str | bool | list[str | bool]] = {"predictor": _name(predictor)}
+    if guide is not None or keep:  # runs without them are described as before they came
+        functions |= {"guide": [*map(_name, guide or ())], "keep": [*map(_name, keep)]}
     if isinstance(predictor, str):
-        predictor_name, predictor = predictor, import_function(predictor, "predictor")
-    elif predictor is not None:
-        predictor_name = name_of(predictor) or True
+        predictor = import_function(predictor, "predictor")
+    found = None if guide is None else guide_by(guide, generator)
+    if predictor is not None:
+        found = guide_by([predictor], generator).first(config.num_potentials)
     with process_group(generator.like.device) as group:
-        task = Discovery(config, generator, classifier=classifier, predictor=predictor, group=group)
+        task = Discovery(config, generator, classifier=classifier, guide=found, keep=keep_by(keep), group=group)
         check_task(task)
         programs = _programs(generator, config.classifier if classifier is None else "")
-        description = _describe_discovery(generator, predictor_name, programs)
+        description = _describe_discovery(generator, functions, programs)
         digest = train_in(
             folder, task, config, description, group, resume=resume, overwrite=overwrite, progress=progress
         )  # fmt: skip
+        if found is not None:
+            group.on_leader(lambda: _name_potentials(folder, found.names))
     task.module.requires_grad_(False)
     return Run(folder, task.average or task.potentials, generator, config, config.steps, saved_as=digest)
 
@@ -162,14 +182,21 @@ def _programs(generator: Generator, classifier: str) -> tuple[NamedProgram, ...]
     return tuple(found)
 
 
+def _name(function: object) -> str | bool:
+    """The name by which a run's record knows a user's function: True if it has none, False if there is no function."""
+    if function is None or isinstance(function, str):
+        return function or False
+    return (name_of(function) if callable(function) else None) or True
+
+
 def _describe_discovery(
-    generator: Generator, predictor: str | bool, programs: tuple[NamedProgram, ...]
+    generator: Generator, functions: dict[str, str | bool | list[str | bool]], programs: tuple[NamedProgram, ...]
 ) -> RunDescription:
     """The description of a discovery.
 
     Args:
         generator: the generator.
-        predictor: the predictor's name, True if it has none, or False if there is no predictor.
+        functions: the names, as `_name` gives them, of what is in `discover`'s arguments.
         programs: the user's programs that are run.
     """
 
@@ -177,19 +204,30 @@ def _describe_discovery(
         if not is_description(record.get("generator")):
             raise no_run(folder)
         check_generator(record, generator, folder)
-        before = record.get("predictor", False)
-        renamed = isinstance(before, str) and isinstance(predictor, str) and before != predictor
-        if renamed or bool(before) != bool(predictor):
-            raise InputError(
-                f"can't resume {str(folder)!r}: predictor was {_predictor_text(before)} and is now "
-                f"{_predictor_text(predictor)}; resume with the same one, or start again with overwrite"
-            )
+        for argument in ("predictor", "guide", "keep"):
+            before, now = record.get(argument, False), functions.get(argument, False)
+            if not _may_be_same(before, now):
+                raise InputError(
+                    f"can't resume {str(folder)!r}: {argument} was {_in_words(before)} and is now {_in_words(now)}; "
+                    "resume with the same one, or start again with overwrite"
+                )
 
-    return RunDescription("discover", {"generator": describe(generator), "predictor": predictor}, check, programs)
+    return RunDescription("discover", {"generator": describe(generator), **functions}, check, programs)
 
 
-def _predictor_text(predictor: str | bool) -> str:
-    return repr(predictor) if isinstance(predictor, str) else "one without a name" if predictor else "none"
+def _may_be_same(before: object, now: object) -> bool:
+    """Whether functions may be the same as far as their names show: those without a name may be any."""
+    if isinstance(before, list) and isinstance(now, list):
+        return len(before) == len(now) and all(map(_may_be_same, before, now))
+    if isinstance(before, str) and isinstance(now, str):
+        return before == now
+    return bool(before) == bool(now)
+
+
+def _in_words(function: object) -> str:
+    if isinstance(function, list) and function:
+        return ", ".join(map(_in_words, function))
+    return repr(function) if isinstance(function, str) else "one without a name" if function else "none"
 
 
 def _describe_vae(data: Record) -> RunDescription:
@@ -207,12 +245,12 @@ def _describe_vae(data: Record) -> RunDescription:
     return RunDescription("train-vae", {"data": data}, check)
 
 
-def _as_recorded(config: VAEConfig, folder: Path) -> VAEConfig:
+def _as_recorded(config: Config, folder: Path) -> Config:
     """The configuration with which a run goes on; one that is older than some settings keeps what it was trained by."""
     if not (folder / "config.json").exists():
         return config
-    recorded, usual = read_record(folder)["config"], VAEConfig()
-    absent = {name: value for name, value in VAEConfig.before.items() if name not in recorded}
+    recorded, usual = read_record(folder)["config"], type(config)()
+    absent = {name: value for name, value in config.before.items() if name not in recorded}
     changed = CHANGED_DEFAULTS if "objective" in absent else ()
     unnamed = [name for name in changed if getattr(config, name) == getattr(usual, name) and name in recorded]
     return replace(config, **absent, **{name: recorded[name] for name in unnamed})
@@ -222,10 +260,10 @@ def _absolute(root: str | Path | None) -> str | None:
     return None if root is None else str(Path(root).resolve())
 
 
-def _name_potentials(folder: Path, transformations: tuple[str, ...]) -> None:
-    """Name the potentials after the transformations that they learned, unless they have names."""
+def _name_potentials(folder: Path, learned: tuple[str, ...]) -> None:
+    """Name the potentials after what they learned, unless they have names."""
     if not (folder / "names.json").exists():
-        names = {str(k): name for k, name in enumerate(transformations)}
-        with suppress(InputError):  # names of a data set that isn't ours may break the rules of potentials' names
+        names = {str(k): name for k, name in enumerate(learned)}
+        with suppress(InputError):  # names that aren't ours may break the rules of potentials' names
             names_in(names, "names.json")
             write_json(folder / "names.json", names)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -19,8 +19,8 @@ from fastflow.core.rng import step_rng
 from fastflow.generators import Generator
 from fastflow.generators.change import generator_change
 from fastflow.latents.classifiers import make_classifier, try_classifier
+from fastflow.latents.guidance import Features, Guidance, Guide, check_features
 from fastflow.latents.losses import classifier_loss, guidance_loss, initial_loss, jacobian_loss
-from fastflow.latents.predictors import Predictor, check_predictor
 from fastflow.training.distributed import SINGLE_PROCESS, ProcessGroup
 from fastflow.training.flow_config import DiscoverConfig
 from fastflow.training.loop import Losses
@@ -48,12 +48,15 @@ class Discovery:
 
     Args:
         classifier: replaces the configuration's; a module from two batches of images in [0, 1] to logits (B, K).
-        predictor: makes the discovery supervised (after ChemFlow, NeurIPS 2024): potential k follows or opposes the
-            gradient of the k-th predicted property. Potentials beyond the last property are free.
+        guide: the attributes that the first potentials change, one each; the other potentials are free.
+        keep: functions whose features stay along guided paths.
         group: the processes that train together; each takes its part of the batch.
+
+    Raises:
+        InputError: there are more guided attributes than potentials, or `Guidance` refuses them.
     """
 
-    user_terms = ("guidance",)
+    user_terms = ("guidance", "hold", "keep")
 
     def __init__(
         self,
@@ -61,16 +64,26 @@ class Discovery:
         generator: Generator,
         *,
         classifier: nn.Module | None = None,
-        predictor: Predictor | None = None,
+        guide: Guide | None = None,
+        keep: Sequence[Features] = (),
         group: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
-        self.config, self.generator, self.predictor, self.group = config, generator, predictor, group
+        self.config, self.generator, self.guide, self.keep, self.group = config, generator, guide, keep, group
+        if guide is not None and len(guide.names) > config.num_potentials:
+            raise InputError(
+                f"guide names {len(guide.names)} attributes, {', '.join(guide.names)}: num_potentials must be at least "
+                f"as many, got {config.num_potentials}"
+            )
         self.phases = PhaseTimer(generator.like.device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.potentials = build_potentials(config, generator.latent_dim)
             if classifier is None:
                 classifier = make_classifier(config.classifier, generator.image_shape, config.num_potentials)
+            self.guidance = None
+            if guide is not None and config.guidance_loss == "path":
+                rate = config.guide_rate if config.guidance == "follow" else -config.guide_rate
+                self.guidance = Guidance(generator, guide, keep, rate)
         self.bank, self.pde, self.companion = self.potentials
         self.classifier = classifier
         modules = {**self.potentials.modules(), "classifier": classifier}
@@ -114,17 +127,23 @@ class Discovery:
 
         phases.mark("classifier")
         scaled, next_scaled = map(self.generator.scaled, (images, next_images))
+        # What guided potentials change is given: their paths aren't drawn to what the classifier tells apart best, nor
+        # to the largest change.
+        guided = index < (0 if self.guidance is None else len(self.guidance))
+        pair = _held(scaled, guided), _held(next_scaled, guided)
         with profiled("train.classifier"):
-            logits = self.classifier(scaled, next_scaled)
+            logits = self.classifier(*pair)
             classifier_term = classifier_loss(logits, index)
         terms = {
             "pde": pde_term,
             "initial": initial_term,
-            "jacobian": jacobian_loss(change, config.jacobian),
+            "jacobian": jacobian_loss(_held(change, guided), config.jacobian),
             "classifier": classifier_term,
         }
-        if self.predictor is not None:
-            terms["guidance"] = self._guidance(self.predictor, scaled, z, z_next - z, index)
+        if self.guidance is not None:
+            terms |= self._path_terms(self.guidance, batch, next_scaled, z_next, guided)
+        elif self.guide is not None:
+            terms["guidance"] = self._cosine(self.guide, scaled, z, z_next - z, index)
         loss = (weights[: len(terms)] * torch.stack(list(terms.values()))).sum()
         with torch.no_grad():
             logged = {name: term.detach() for name, term in terms.items()}
@@ -143,27 +162,51 @@ class Discovery:
         paths = integrate_paths(self.potentials, self.config, z0, index, self.group)
         return paths.residual, paths.path
 
-    def _guidance(self, predictor: Predictor, images: Tensor, z: Tensor, velocity: Tensor, index: Tensor) -> Tensor:
-        """The objective's term "guidance": the mean guidance loss of the samples whose potential is guided."""
-        values = predictor(images).reshape(len(z), -1)  # (B, P)
-        count = min(values.shape[1], self.config.num_potentials)
+    def _path_terms(
+        self, guidance: Guidance, batch: Batch, images: Tensor, z: Tensor, guided: Tensor
+    ) -> dict[str, Tensor]:
+        """The objective's terms that judge guided paths by their latents z (B, D) and images after place + 1 steps."""
+        labels = None if batch.labels is None else batch.labels[guided]
+        self.phases.mark("generator")
+        with torch.no_grad():
+            before = self.generator.scaled(self.generator.conditioned(labels)(batch.z0[guided]))
+        self.phases.mark("classifier")
+        steps, potential = batch.place[guided] + 1, batch.potential[guided]
+        found = guidance.terms(before, images[guided], z[guided], potential, steps)
+        share = self._share(len(guidance))
+        terms = {name: each.sum() / len(z) / share for name, each in found._asdict().items()}
+        if not guidance.features:
+            del terms["keep"]  # the last in `config.terms`
+        return terms
+
+    def _cosine(self, guide: Guide, images: Tensor, z: Tensor, velocity: Tensor, index: Tensor) -> Tensor:
+        """The mean guidance loss of the steps of guided potentials."""
+        values = guide(images)[:, list(guide.columns)]  # (B, P)
+        count = len(guide.columns)
         guided = index < count
         chosen = values.gather(1, index.clamp_max(count - 1)[:, None])
         self.phases.mark("generator")
         (gradient,) = torch.autograd.grad(chosen.sum(), z, retain_graph=True)
         self.phases.mark("classifier")
         each = guidance_loss(velocity, gradient, self.config.guidance)
-        # The number of guided samples in the whole batch, of which this process has a part: see `draw`.
+        return (guided * each).mean() / self._share(count)
+
+    def _share(self, count: int) -> float:
+        """The share of a whole batch, of which this process has a part, whose potential is one of the first: `draw`."""
         batch, potentials = self.config.batch_size, self.config.num_potentials
-        samples = sum(-(-(batch - k) // potentials) for k in range(count))
-        return (guided * each).mean() * (batch / samples)
+        return sum(-(-(batch - k) // potentials) for k in range(count)) / batch
+
+
+def _held(x: Tensor, rows: Tensor) -> Tensor:
+    """Images (B, C, H, W) or their changes, of which these rows (B,) pass no gradient."""
+    return torch.where(rows[:, None, None, None], x.detach(), x)
 
 
 def check_task(task: Discovery) -> None:
-    """Try the user's generator, classifier and predictor on the first step's batch; raise InputError if one fails.
+    """Try the generator and the user's functions on the first step's batch; raise InputError if one fails.
 
-    Gradients must pass through the generator, forwards and backwards, and the classifier and the predictor must return
-    values of the right form. The training's random numbers and the classifier's buffers stay as they were.
+    Gradients must pass through the generator, forwards and backwards, and the functions must return values of the right
+    form. The training's random numbers and the classifier's buffers stay as they were.
     """
     generator, batch = task.generator, task.draw(1)
     devices = [batch.z0.device] if batch.z0.is_cuda else []
@@ -171,8 +214,8 @@ def check_task(task: Discovery) -> None:
         images = _check_differentiable(generator, batch.z0, batch.labels)
         scaled = generator.scaled(images.detach())
         try_classifier(task.classifier, scaled, task.config.num_potentials)
-        if task.predictor is not None:
-            check_predictor(task.predictor, scaled)
+        for features in task.keep:
+            check_features(features, scaled.clone())
 
 
 @contextmanager

@@ -172,7 +172,8 @@ class FlowConfig:
 class DiscoverConfig(FlowConfig):
     """Settings of a discovery. The defaults suit small image generators."""
 
-    terms = ("pde", "initial", "jacobian", "classifier", "guidance")
+    terms = ("pde", "initial", "jacobian", "classifier", "guidance", "hold", "shell", "keep")
+    before: ClassVar[dict[str, Any]] = {"guidance_loss": "cosine"}
 
     classifier_weight: Annotated[float, Ge(0)] = 1.0
     """Weight of the classifier's cross-entropy."""
@@ -182,12 +183,30 @@ class DiscoverConfig(FlowConfig):
     """Classifier that must tell the potentials apart: small, lenet, resnet18 or FILE.py:FUNCTION.
     FUNCTION is called with the images' shape (C, H, W) and K.
     It returns a module that maps two batches of images to logits (B, K)."""
+    guide_rate: Annotated[float, Gt(0)] = 0.25
+    """Share of its spread by which a guided potential changes its attribute in one step.
+    The spread is the standard deviation over the generator's own images."""
+    guidance: Literal["follow", "oppose"] = "follow"
+    """Direction of the guided potentials: follow raises their attributes, oppose lowers them."""
+    guidance_loss: Literal["path", "cosine"] = "path"
+    """How guided potentials are judged: path, by where whole paths have led, or cosine.
+    cosine is the angle between a single step and the attribute's gradient. It holds nothing still."""
     guidance_weight: Annotated[float, Ge(0)] = 1.0
-    """Weight of the predictor's guidance. Without a predictor, it has no effect."""
+    """Weight of the difference between a guided attribute's change and what is asked."""
     guidance_schedule: Schedule = ()
     """Factors of the guidance's weight over the training, as in learning_rate_schedule."""
-    guidance: Literal["follow", "oppose"] = "follow"
-    """Direction of the guided potentials: follow raises the predicted property, oppose lowers it."""
+    hold_weight: Annotated[float, Ge(0)] = 0.6
+    """Weight of the other attributes' changes along guided paths."""
+    hold_schedule: Schedule = ()
+    """Factors of this weight over the training, as in learning_rate_schedule."""
+    shell_weight: Annotated[float, Ge(0)] = 1.0
+    """Weight of leaving the distances from the prior's mean that latents have, along guided paths."""
+    shell_schedule: Schedule = ()
+    """Factors of this weight over the training, as in learning_rate_schedule."""
+    keep_weight: Annotated[float, Ge(0)] = 1.0
+    """Weight of the change of features that guided paths should keep."""
+    keep_schedule: Schedule = ()
+    """Factors of this weight over the training, as in learning_rate_schedule."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

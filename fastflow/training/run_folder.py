@@ -38,8 +38,8 @@ MADE_BY_RUNS = (
 """The names of what commands write into a run's folder. All but config.json, which is replaced, so that the folder is a
 run at any time, is removed when a run is overwritten."""
 
-_COMPARED = ("generator", "predictor")
-"""The entries of config.json that its digest doesn't cover: the generator and the predictor in use are compared with
+_COMPARED = ("generator", "predictor", "guide", "keep")
+"""The entries of config.json that its digest doesn't cover: the generator and the functions in use are compared with
 them."""
 
 Config = TypeVar("Config", bound=FlowConfig)

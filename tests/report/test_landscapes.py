@@ -140,7 +140,7 @@ def test_report_suggests_names_from_strokes(run, parse):
     write_traversals(run, run.folder / "traversals", starts=2)
     page = parse(run.report(24, progress=False).read_text(encoding="utf-8"))
     record = json.loads((run.folder / "attributes.json").read_text())
-    assert record["predictor"] == "fastflow.metrics.strokes:stroke_attributes"
+    assert record["predictor"] == "fastflow.latents.attributes.strokes:stroke_attributes"
     assert "thickness" in page.text("potential-0")
     run.correlate(lambda images: images.mean((1, 2, 3)), ["brightness"], samples=4)
     run.report(24, progress=False)

@@ -8,6 +8,7 @@ from support.runs import contents, sigmoid_generator, small_config, small_run
 from torch.nn import functional
 
 from fastflow.core.errors import InputError
+from fastflow.latents.guidance import guide_by
 from fastflow.latents.losses import guidance_loss
 from fastflow.training.discover import Discovery
 
@@ -32,8 +33,9 @@ def test_guidance_is_one_minus_the_cosine():
 @pytest.mark.parametrize(("predictor", "guided"), [(brightness, 1), (halves, 2)], ids=["one", "two"])
 @pytest.mark.parametrize("samples", [12, 13], ids=["alike", "odd"])
 def test_guidance_is_a_mean_over_the_guided_potentials(predictor, guided, samples):
-    config = small_config(step_length=0.1, batch_size=samples)
-    task = Discovery(config, sigmoid_generator(), predictor=predictor)
+    config = small_config(step_length=0.1, batch_size=samples, guidance_loss="cosine")
+    generator = sigmoid_generator()
+    task = Discovery(config, generator, guide=guide_by([predictor], generator))
     batch = task.draw(1)
     losses = task.losses(batch)
     _, path = task._residual(batch.z0, batch.potential)
@@ -97,7 +99,7 @@ def test_run_of_before_predictors_were_named_takes_any(tmp_path):
 @pytest.mark.parametrize(
     ("predictor", "message"),
     [
-        (lambda images: images.mean(), r"must give values \(12,\) or \(12, P\) for 12 images, got \(\)"),
+        (lambda images: images.mean(), r"must give values \(3,\) or \(3, P\) for 3 images, got \(\)"),
         (lambda images: 3, r"must give values .*, got int"),
         (lambda images: images.argmax(1).flatten(1)[:, 0], "carry no gradient, they are torch.int64; leave out"),
         (lambda images: brightness(images) > 0.5, "carry no gradient, they are torch.bool; leave out .* comparisons"),

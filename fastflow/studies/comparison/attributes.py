@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,16 +12,9 @@ from fastflow.core.errors import InputError
 from fastflow.core.plugins import import_function, names_function
 from fastflow.generators import Generator
 from fastflow.generators.identity import look_alike
+from fastflow.latents.attributes.known import KNOWN
 from fastflow.latents.predictors import Predictor, predicted
-from fastflow.metrics.appearance import appearance, appearance_names
 from fastflow.metrics.held_out import held_out_starts
-from fastflow.metrics.strokes import STROKE_ATTRIBUTES, stroke_attributes
-
-KNOWN: dict[str, tuple[Predictor, Callable[[int], Sequence[str]]]] = {
-    "appearance": (appearance, appearance_names),
-    "strokes": (stroke_attributes, lambda channels: STROKE_ATTRIBUTES),
-}
-"""Known attributes by name: their predictor, and a function from the number of channels to their names."""
 
 _DESCRIBED = 16
 """How many images describe a predictor by its values for them."""

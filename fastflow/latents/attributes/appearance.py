@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from fastflow.core.checks import check_pixels
-from fastflow.metrics.roots import root
+from fastflow.latents.attributes.roots import root
 
 
 def appearance_names(channels: int) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastflow.core.checks import check_pixels
-from fastflow.metrics.roots import root
+from fastflow.latents.attributes.roots import root
 
 STROKE_ATTRIBUTES = ("area", "thickness", "slant", "width", "height", "x", "y")
 """The names of the attributes that `stroke_attributes` measures, in its order."""

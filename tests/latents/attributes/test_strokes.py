@@ -7,8 +7,8 @@ import torch
 
 from fastflow import generators
 from fastflow.core.errors import InputError
-from fastflow.metrics.appearance import appearance
-from fastflow.metrics.strokes import STROKE_ATTRIBUTES, looks_drawn, stroke_attributes
+from fastflow.latents.attributes.appearance import appearance
+from fastflow.latents.attributes.strokes import STROKE_ATTRIBUTES, looks_drawn, stroke_attributes
 
 
 def bar(width, height, slant=0.0, x=0.0, y=0.0, size=64):
