@@ -41,6 +41,10 @@ class Batch(NamedTuple):
     """The weights of the objective's terms, in the order of `config.terms`."""
     labels: Tensor | None = None
     """(B,) long: each sample's class, if the generator has classes."""
+    guided: Tensor | None = None
+    """(G,) long: the rows whose potential is guided by where its path leads, if any potentials are."""
+    free: Tensor | None = None
+    """(B - G,) long: the other rows, likewise."""
 
 
 class Discovery:
@@ -104,17 +108,27 @@ class Discovery:
         # All processes draw the whole batch, so that it is the same for any number of processes.
         mine = self.group.rows(batch)
         weights = torch.tensor([config.weight(term, step) for term in config.terms], dtype=z0.dtype)
-        index, place, weights = (send(x, z0) for x in (index[mine], place[mine], weights))
-        return Batch(z0[mine], index, place, weights, None if labels is None else labels[mine])
+        index, place = index[mine], place[mine]
+        rows: list[Tensor] = []
+        if self.guidance is not None:  # found here, where no device has to be waited for
+            guided = index < len(self.guidance)
+            rows = [send(chosen.nonzero().flatten(), z0) for chosen in (guided, ~guided)]
+        index, place, weights = (send(x, z0) for x in (index, place, weights))
+        return Batch(z0[mine], index, place, weights, None if labels is None else labels[mine], *rows)
 
     def losses(self, batch: Batch) -> Losses:
         """The objective on a batch."""
-        config, phases, (z0, index, place, weights, labels) = self.config, self.phases, batch
+        config, phases = self.config, self.phases
+        z0, index, place, weights, labels, _, free = batch
         decode = self.generator.conditioned(labels)
         phases.mark("engine")
         with profiled("train.engine"):
             pde_term, path = self._residual(z0, index)
-            initial_term = initial_loss(self.bank, z0, index, companion=self.companion)
+            if free is None:
+                initial_term = initial_loss(self.bank, z0, index, companion=self.companion)
+            else:  # guided potentials change their attribute from the first step on
+                at_rest = initial_loss(self.bank, z0[free], index[free], companion=self.companion) if len(free) else 0.0
+                initial_term = pde_term.new_zeros(()) + at_rest * (len(free) / len(z0))
             samples = torch.arange(len(z0), device=z0.device)
             z, z_next = path[samples, place], path[samples, place + 1]
         phases.mark_backward(z_next, "engine")
@@ -141,7 +155,7 @@ class Discovery:
             "classifier": classifier_term,
         }
         if self.guidance is not None:
-            terms |= self._path_terms(self.guidance, batch, next_scaled, z_next, guided)
+            terms |= self._path_terms(self.guidance, batch, next_scaled, z_next)
         elif self.guide is not None:
             terms["guidance"] = self._cosine(self.guide, scaled, z, z_next - z, index)
         loss = (weights[: len(terms)] * torch.stack(list(terms.values()))).sum()
@@ -162,17 +176,15 @@ class Discovery:
         paths = integrate_paths(self.potentials, self.config, z0, index, self.group)
         return paths.residual, paths.path
 
-    def _path_terms(
-        self, guidance: Guidance, batch: Batch, images: Tensor, z: Tensor, guided: Tensor
-    ) -> dict[str, Tensor]:
+    def _path_terms(self, guidance: Guidance, batch: Batch, images: Tensor, z: Tensor) -> dict[str, Tensor]:
         """The objective's terms that judge guided paths by their latents z (B, D) and images after place + 1 steps."""
-        labels = None if batch.labels is None else batch.labels[guided]
+        rows = batch.guided
+        labels = None if batch.labels is None else batch.labels[rows]
         self.phases.mark("generator")
         with torch.no_grad():
-            before = self.generator.scaled(self.generator.conditioned(labels)(batch.z0[guided]))
+            before = self.generator.scaled(self.generator.conditioned(labels)(batch.z0[rows]))
         self.phases.mark("classifier")
-        steps, potential = batch.place[guided] + 1, batch.potential[guided]
-        found = guidance.terms(before, images[guided], z[guided], potential, steps)
+        found = guidance.terms(before, images[rows], z[rows], batch.potential[rows], batch.place[rows] + 1)
         share = self._share(len(guidance))
         terms = {name: each.sum() / len(z) / share for name, each in found._asdict().items()}
         if not guidance.features:

@@ -7,10 +7,14 @@ import torch
 from support.runs import contents, sigmoid_generator, small_config, small_run
 from torch.nn import functional
 
+from fastflow import generators
 from fastflow.core.errors import InputError
+from fastflow.latents.attributes.strokes import STROKE_ATTRIBUTES, stroke_attributes
 from fastflow.latents.guidance import guide_by
 from fastflow.latents.losses import guidance_loss
+from fastflow.runs.train import discover
 from fastflow.training.discover import Discovery
+from fastflow.training.flow_config import DiscoverConfig
 
 
 def brightness(images):
@@ -50,13 +54,130 @@ def test_guidance_is_a_mean_over_the_guided_potentials(predictor, guided, sample
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("loss", ["path", "cosine"])
 @pytest.mark.parametrize("way", ["follow", "oppose"])
-def test_guided_potential_moves_the_property_its_way(tmp_path, way):
+def test_guided_potential_moves_the_property_its_way(tmp_path, way, loss):
     changes = {"guidance": way, "guidance_weight": 5.0, "steps": 60, "learning_rate": 0.01, "log_every": 60}
-    run = small_run(tmp_path / "run", options={"predictor": brightness}, **changes)
+    run = small_run(tmp_path / "run", options={"predictor": brightness}, guidance_loss=loss, **changes)
     images = run.traverse(run.generator.sample(64, seed=5), potential=0).images
     gain = brightness(images[:, -1]) - brightness(images[:, 0])
     assert ((gain > 0) == (way == "follow")).float().mean() > 0.9
+
+
+def test_path_terms_are_means_over_the_guided_samples():
+    generator = sigmoid_generator()
+    guide = guide_by([halves], generator)
+    task = Discovery(small_config(step_length=0.1, batch_size=13), generator, guide=guide, keep=[brightness])
+    batch = task.draw(1)
+    losses = task.losses(batch)
+    _, path = task._residual(batch.z0, batch.potential)
+    rows = (batch.potential < 2).nonzero().flatten()
+    assert torch.equal(batch.guided, rows)
+    assert torch.equal(batch.free, (batch.potential == 2).nonzero().flatten())
+    z = path[rows, batch.place[rows] + 1]
+    before, after = generator.decode(batch.z0[rows]), generator.decode(z)
+    found = task.guidance.terms(before, after, z, batch.potential[rows], batch.place[rows] + 1)
+    for name in ("guidance", "hold", "shell", "keep"):
+        torch.testing.assert_close(losses.logged[name], getattr(found, name).mean().detach())
+    terms = list(losses.logged)[: len(task.config.terms)]
+    assert tuple(terms) == task.config.terms
+
+
+def test_guided_potentials_learn_from_their_own_terms_alone():
+    # Neither the classifier nor the reward for visible change nor rest at the start moves a guided potential.
+    generator = sigmoid_generator()
+    weights = {"pde_weight": 0.0, "guidance_weight": 0.0, "hold_weight": 0.0, "shell_weight": 0.0}
+    task = Discovery(small_config(**weights), generator, guide=guide_by([brightness], generator))
+    task.losses(task.draw(1)).loss.backward()
+    gradient = task.bank.weights[0].grad
+    assert not gradient[0].any()
+    assert gradient[1].any()
+    assert gradient[2].any()
+    assert any(parameter.grad.any() for parameter in task.classifier.parameters())
+
+
+def test_all_potentials_may_be_guided():
+    generator = sigmoid_generator()
+    task = Discovery(small_config(num_potentials=2), generator, guide=guide_by([halves], generator))
+    losses = task.losses(task.draw(1))
+    losses.loss.backward()
+    assert losses.logged["initial"] == 0
+    assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in task.module.parameters())
+
+
+def test_more_attributes_than_potentials_are_refused(tmp_path):
+    with pytest.raises(InputError, match="guide names 2 attributes, halves 0, halves 1: num_potentials must be at lea"):
+        small_run(tmp_path / "run", options={"guide": [halves]}, num_potentials=1)
+    assert not (tmp_path / "run").exists()
+    # A predictor guides as many as there are.
+    assert small_run(tmp_path / "run", options={"predictor": halves}, num_potentials=1).names == {0: "halves 0"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"guide": [halves], "predictor": halves}, "guide and predictor were both given: name the predictor in guide"),
+        ({"keep": [halves]}, "keep has no effect without guide: name what potentials should change"),
+        ({"guide": [brightness], "keep": "own.py:f"}, "keep must be a list of functions, got 'own.py:f'"),
+        ({"guide": [brightness], "keep": [lambda images: images.detach()]}, "features to keep carry no gradient"),
+    ],
+    ids=["both", "keep alone", "text", "detached"],
+)
+def test_options_that_do_not_fit_are_refused(tmp_path, options, message):
+    with pytest.raises(InputError, match=message):
+        small_run(tmp_path / "run", options=options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_potentials_are_named_and_recorded_by_what_guides_them(tmp_path):
+    options = {"guide": ["contrast", brightness], "keep": [halves]}
+    run = small_run(tmp_path / "run", options=options)
+    assert run.names == {0: "contrast", 1: "brightness"}
+    record = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert record["guide"] == ["contrast", f"{__name__}:brightness"]
+    assert record["keep"] == [f"{__name__}:halves"]
+    assert record["predictor"] is False
+    more = {"steps": 8, "resume": True}
+    with pytest.raises(InputError, match=r"guide was 'contrast', .* and is now 'contrast'; resume with the same one"):
+        small_run(tmp_path / "run", options={"guide": ["contrast"], "keep": [halves]}, **more)
+    with pytest.raises(InputError, match=r"keep was .*:halves' and is now none"):
+        small_run(tmp_path / "run", options={"guide": options["guide"]}, **more)
+    assert small_run(tmp_path / "run", options=options, **more).step == 8
+
+
+def test_a_guided_run_resumes_to_the_same_weights(tmp_path):
+    options = {"guide": [brightness], "keep": [halves]}
+    whole = small_run(tmp_path / "whole", options=options, steps=6)
+    small_run(tmp_path / "parts", options=options, steps=3)
+    parts = small_run(tmp_path / "parts", options=options, steps=6, resume=True)
+    assert torch.equal(whole.bank.weights[0], parts.bank.weights[0])
+
+
+def test_a_run_of_before_path_guidance_goes_on_as_it_began(tmp_path):
+    run = small_run(tmp_path / "run", options={"predictor": brightness}, steps=3, guidance_loss="cosine")
+    whole = small_run(tmp_path / "whole", options={"predictor": brightness}, steps=6, guidance_loss="cosine")
+    record = json.loads((run.folder / "config.json").read_text())
+    for name in ("guidance_loss", "guide_rate", "hold_weight", "hold_schedule"):
+        del record["config"][name]
+    del record["digest"]
+    (run.folder / "config.json").write_text(json.dumps(record))
+    resumed = small_run(tmp_path / "run", options={"predictor": brightness}, steps=6, resume=True)
+    assert resumed.config.guidance_loss == "cosine"
+    assert torch.equal(resumed.bank.weights[0], whole.bank.weights[0])
+
+
+@pytest.mark.slow
+def test_guided_by_strokes_a_potential_changes_its_own_attribute_most(tmp_path):
+    generator = generators.load("digits-vae")
+    config = DiscoverConfig(num_potentials=2, steps=200, batch_size=64, seed=1)
+    run = discover(generator, config, tmp_path / "run", guide=["area", "x"], progress=False)
+    found = run.correlate(stroke_attributes, STROKE_ATTRIBUTES, samples=64)
+    for potential, name in enumerate(("area", "x")):
+        column = STROKE_ATTRIBUTES.index(name)
+        change = torch.tensor(found.change[potential]) / torch.tensor(found.spread)
+        assert change.abs().argmax() == column
+        assert 1.25 < change[column] < 3.75  # 2.5 is asked of ten steps
+        assert found.correlation[potential][column] > 0.9
 
 
 def double(images):
