@@ -30,6 +30,9 @@ _SAMPLES = 512
 _LATENTS = 4096
 """How many of its latents the distances from the prior's mean are measured on."""
 
+_LEAST = 0.1
+"""The least change of its own, relative to what is asked, with which a path's other changes are compared."""
+
 _CHUNK = 64
 
 
@@ -108,7 +111,7 @@ class PathTerms(NamedTuple):
     guidance: Tensor
     """The difference of its own attribute's change from what is asked, relative to that, squared; beyond 1 linear."""
     hold: Tensor
-    """The other attributes' changes in their spreads, summed, relative to the change that is asked."""
+    """The other attributes' share of the change, each measured in its spread: 1 minus the purity of this path."""
     shell: Tensor
     """How far the latent lies outside the generator's own, squared, in half widths of the prior's distances."""
     keep: Tensor
@@ -173,14 +176,16 @@ class Guidance:
         change = (self.guide(after) - start) / torch.where(self.spread > 0, self.spread, 1)
         column = self.columns[potential, None]
         asked = self.rate * steps.to(change)
-        off = (change.gather(1, column)[:, 0] - asked) / asked
+        own = change.gather(1, column)[:, 0] / asked
+        others = change.scatter(1, column, 0.0).abs().sum(1) / asked.abs()
         kept = change.new_zeros(len(change))
         for function, old, distance in zip(self.features, features, self.distances, strict=True):
             kept = kept + (_features(function, after) - old).square().sum(1) / distance
         outside = ((z - self.mean).norm(dim=1) - self.edge) / (self.edge - self.middle)
         return PathTerms(
-            guidance=2 * functional.huber_loss(off, torch.zeros_like(off), reduction="none"),
-            hold=change.scatter(1, column, 0.0).abs().sum(1) / asked.abs(),
+            guidance=2 * functional.huber_loss(own, torch.ones_like(own), reduction="none"),
+            # A share, which a smaller step doesn't lower: what holds the others still leaves the calibration alone.
+            hold=others / (others + own.clamp_min(_LEAST)),
             shell=outside.clamp_min(0).square(),
             keep=kept,
         )
