@@ -10,10 +10,8 @@ from fastflow.baselines.directions import CHUNK, Straight, unit
 from fastflow.core.checks import check_count, check_seed
 from fastflow.core.errors import InputError
 from fastflow.generators import Generator
+from fastflow.latents.held import slopes_of, unit_or_zero, without
 from fastflow.latents.predictors import Predictor, check_predictor, predicted
-
-_SMALLEST = 1e-4
-"""Directions in which the others' gradients hardly differ, relative to their largest, aren't held."""
 
 
 class Ascent(Baseline):
@@ -43,7 +41,7 @@ class Ascent(Baseline):
         for _ in range(steps):
             parts = zip(points[-1].split(CHUNK), paths, labels, strict=True)
             slope = torch.cat([self._slope(*part) for part in parts])
-            points.append(points[-1] + self.step_length * _unit_or_zero(slope))
+            points.append(points[-1] + self.step_length * unit_or_zero(slope))
         return torch.stack(points, 1)
 
     def _slope(self, z: Tensor, index: Tensor, labels: Tensor | None) -> Tensor:
@@ -70,15 +68,11 @@ class OrthogonalAscent(Ascent):
         with torch.enable_grad():
             z = z.detach().requires_grad_()
             values = self._values(z, labels)
-            slopes = torch.stack(
-                [torch.autograd.grad(column.sum(), z, retain_graph=True)[0] for column in values.unbind(1)], 1
-            ).double()  # (B, P, D)
-        own = slopes[torch.arange(len(z), device=z.device), index]
-        # Gradients may be as long as their attributes' units make them.
-        others = _unit_or_zero(slopes)
-        others[torch.arange(len(z), device=z.device), index] = 0
-        held = torch.linalg.pinv(others, rtol=_SMALLEST) @ (others @ own[:, :, None])
-        return (own - held[:, :, 0]).to(z)
+            slopes = slopes_of(values, z)
+        rows = torch.arange(len(z), device=z.device)
+        own, others = slopes[rows, index], slopes.clone()
+        others[rows, index] = 0
+        return without(own, others)
 
 
 class Regression(Straight):
@@ -117,9 +111,3 @@ class Regression(Straight):
         if not bool((weights.norm(dim=1) > 0).all()):
             raise InputError("the predictor's attributes must vary over the generator's samples")
         self.directions = unit(weights).to(z)
-
-
-def _unit_or_zero(vectors: Tensor) -> Tensor:
-    """Vectors (..., D) scaled to length 1, but for those without a length."""
-    length = vectors.norm(dim=-1, keepdim=True)
-    return vectors / torch.where(length > 0, length, 1)

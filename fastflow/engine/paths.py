@@ -68,14 +68,24 @@ def integrate(
     integration: Integration,
     *,
     companion: DivergenceFreeField | None = None,
+    bent: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """What `flow` gives, for an integration that is kept as one."""
+    """What `flow` gives, for an integration that is kept as one.
+
+    Args:
+        bent: makes another velocity (B, D) from latents (B, D) and the velocity there. Such a path is stepped in Python
+            as well.
+    """
     z0, times = _checked_start(bank, z0, steps, t0, integration, companion=companion)
     chosen = check_index(index, bank.num_potentials, z0)
     networks = bank.networks_along(times, chosen)
-    if companion is None:
+    if companion is None and bent is None:
         return ops_flow(networks.mlp, z0, networks.network, networks.slot, integration)
-    jet = _joined(companion, companion.bank.networks_along(times, chosen).mlp, chosen.each)
+    jet = _path_jet
+    if companion is not None:
+        jet = _joined(companion, companion.bank.networks_along(times, chosen).mlp, chosen.each)
+    if bent is not None:
+        jet = _bent(jet, bent)
     return stepped(networks.mlp, z0, networks.network, networks.slot, integration, jet)
 
 
@@ -260,6 +270,16 @@ def _joined(companion: DivergenceFreeField, beside: MLP, potential: Tensor) -> C
         return own._replace(grad=own.grad + companion.velocity(other.grad, z, potential))
 
     return jet
+
+
+def _bent(jet: Callable[..., Jet], bent: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Jet]:
+    """The jet with another velocity in the place of its gradient."""
+
+    def bent_jet(mlp: MLP, z: Tensor, network: Tensor, slot: Tensor, laplacian: Laplacian) -> Jet:
+        found = jet(mlp, z, network, slot, laplacian)
+        return found._replace(grad=bent(z, found.grad))
+
+    return bent_jet
 
 
 def _mixed(jet: Callable[..., Jet], potentials: Tensor, weights: Tensor, num_times: int) -> Callable[..., Jet]:

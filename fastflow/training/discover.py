@@ -133,6 +133,10 @@ class Discovery:
             z, z_next = path[samples, place], path[samples, place + 1]
         phases.mark_backward(z_next, "engine")
 
+        terms = {"pde": pde_term, "initial": initial_term}
+        if free is not None and not len(free):
+            return self._guided_alone(batch, terms, z, z_next)
+
         phases.mark("generator")
         with profiled("train.generator"):
             images, change = generator_change(decode, z, z_next - z, forward_mode=self.generator.forward_mode)
@@ -148,22 +152,38 @@ class Discovery:
         with profiled("train.classifier"):
             logits = self.classifier(*pair)
             classifier_term = classifier_loss(logits, index)
-        terms = {
-            "pde": pde_term,
-            "initial": initial_term,
-            "jacobian": jacobian_loss(_held(change, guided), config.jacobian),
-            "classifier": classifier_term,
-        }
+        terms |= {"jacobian": jacobian_loss(_held(change, guided), config.jacobian), "classifier": classifier_term}
         if self.guidance is not None:
             terms |= self._path_terms(self.guidance, batch, next_scaled, z_next)
         elif self.guide is not None:
             terms["guidance"] = self._cosine(self.guide, scaled, z, z_next - z, index)
-        loss = (weights[: len(terms)] * torch.stack(list(terms.values()))).sum()
         with torch.no_grad():
-            logged = {name: term.detach() for name, term in terms.items()}
-            logged["accuracy"] = (logits.argmax(1) == index).to(z.dtype).mean()
-            logged["strength"] = (next_scaled - scaled).abs().mean()
-        return Losses(loss, logged)
+            accuracy = (logits.argmax(1) == index).to(z.dtype).mean()
+            strength = (next_scaled - scaled).abs().mean()
+        return _losses(terms, weights, accuracy=accuracy, strength=strength)
+
+    def _guided_alone(self, batch: Batch, terms: dict[str, Tensor], z: Tensor, z_next: Tensor) -> Losses:
+        """The same where every potential is guided, so that nothing is left for the classifier to keep apart.
+
+        Args:
+            batch: the batch.
+            terms: the objective's terms so far.
+            z, z_next: the latents (B, D) after `place` and after place + 1 steps.
+        """
+        assert self.guidance is not None
+        decode = self.generator.conditioned(batch.labels)
+        self.phases.mark("generator")
+        with profiled("train.generator"):
+            next_images = decode(z_next)
+            with torch.no_grad():
+                images = decode(z)
+        self.phases.mark_backward(next_images, "generator")
+        self.phases.mark("classifier")
+        scaled, next_scaled = map(self.generator.scaled, (images, next_images))
+        nothing = z.new_zeros(())
+        terms |= {"jacobian": nothing, "classifier": nothing}
+        terms |= self._path_terms(self.guidance, batch, next_scaled, z_next)
+        return _losses(terms, batch.weights, strength=(next_scaled.detach() - scaled).abs().mean())
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
@@ -207,6 +227,12 @@ class Discovery:
         """The share of a whole batch, of which this process has a part, whose potential is one of the first: `draw`."""
         batch, potentials = self.config.batch_size, self.config.num_potentials
         return sum(-(-(batch - k) // potentials) for k in range(count)) / batch
+
+
+def _losses(terms: dict[str, Tensor], weights: Tensor, **logged: Tensor) -> Losses:
+    """The weighted sum of terms, which are in the order of their weights, and what is logged."""
+    loss = (weights[: len(terms)] * torch.stack(list(terms.values()))).sum()
+    return Losses(loss, {name: term.detach() for name, term in terms.items()} | logged)
 
 
 def _held(x: Tensor, rows: Tensor) -> Tensor:
