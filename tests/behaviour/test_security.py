@@ -76,8 +76,14 @@ LINKS = {
 }
 
 
-@pytest.mark.parametrize("command", ["report", "traverse", "evaluate", "name", "resume"])
-@pytest.mark.parametrize(("place", "folder"), LINKS.values(), ids=LINKS)
+@pytest.mark.parametrize(
+    ("command", "place", "folder"),
+    [
+        *(("report", *link) for link in LINKS.values()),
+        *((command, *LINKS["checkpoints"]) for command in ("traverse", "evaluate", "name", "resume")),
+    ],
+    ids=[*LINKS, "traverse", "evaluate", "name", "resume"],
+)
 def test_a_link_in_a_strangers_run_leads_nowhere(digits_folder, tmp_path, monkeypatch, capsys, command, place, folder):
     """Whatever it leads to is neither written nor read."""
     monkeypatch.chdir(tmp_path)
