@@ -2,8 +2,8 @@
 
 A guided potential is judged by where its path has led after n steps, from every start: its own attribute has changed
 by n times a stated share of its spread, the other attributes and the features that the user wants kept have stayed,
-and the latent lies as far from the prior's mean as the generator's own latents do. Nothing of this is needed when the
-potential is used.
+the image has changed little otherwise, and the latent lies as far from the prior's mean as the generator's own latents
+do. Nothing of this is needed when the potential is used.
 """
 
 from __future__ import annotations
@@ -115,7 +115,8 @@ class PathTerms(NamedTuple):
     shell: Tensor
     """How far the latent lies outside the generator's own, squared, in half widths of the prior's distances."""
     keep: Tensor
-    """The features' squared change relative to that between two images of the generator."""
+    """The squared change of the image and of the features, each relative to that between two of the generator's images,
+    summed. Of all ways to change an attribute by as much, this asks for the one that is seen least."""
 
 
 class Guidance:
@@ -124,7 +125,7 @@ class Guidance:
     Args:
         generator: the generator, whose spreads are measured on 512 images of its own, always the same ones.
         guide: the attributes, of which potential k has number k.
-        keep: functions whose features should stay.
+        keep: functions whose features should stay, beside the image itself.
         rate: the share of its spread by which a potential changes its attribute in one step; negative to lower it.
 
     Raises:
@@ -132,7 +133,7 @@ class Guidance:
     """
 
     def __init__(self, generator: Generator, guide: Guide, keep: Sequence[Features] = (), rate: float = 0.25) -> None:
-        self.guide, self.features, self.rate = guide, tuple(keep), rate
+        self.guide, self.features, self.rate = guide, (_pixels, *keep), rate
         z = generator.sample(_SAMPLES, 0)
         labels = generator.draw_labels(_SAMPLES, torch.Generator().manual_seed(0))
         parts: list[list[Tensor]] = [[] for _ in range(1 + len(self.features))]
@@ -189,6 +190,11 @@ class Guidance:
             shell=outside.clamp_min(0).square(),
             keep=kept,
         )
+
+
+def _pixels(images: Tensor) -> Tensor:
+    """The image itself, whose features are its pixels."""
+    return images
 
 
 def _set_of(item: str | Predictor, channels: int) -> tuple[str | Predictor, list[str] | None]:

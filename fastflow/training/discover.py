@@ -206,10 +206,7 @@ class Discovery:
         self.phases.mark("classifier")
         found = guidance.terms(before, images[rows], z[rows], batch.potential[rows], batch.place[rows] + 1)
         share = self._share(len(guidance))
-        terms = {name: each.sum() / len(z) / share for name, each in found._asdict().items()}
-        if not guidance.features:
-            del terms["keep"]  # the last in `config.terms`
-        return terms
+        return {name: each.sum() / len(z) / share for name, each in found._asdict().items()}
 
     def _cosine(self, guide: Guide, images: Tensor, z: Tensor, velocity: Tensor, index: Tensor) -> Tensor:
         """The mean guidance loss of the steps of guided potentials."""
