@@ -146,9 +146,10 @@ class Explorer:
     ) -> Scene:
         """The film along a mix of potentials from a start, to which an edit was applied before.
 
-        It goes both ways, as `run.traverse(..., direction="both")` does: `reach` steps back by the reverse flow and
-        `reach` steps ahead, through times 0 .. 2 reach dt, with the start in the middle. If the flow can't be undone,
-        it goes ahead only, from time 0.
+        It goes both ways, as `run.traverse(..., direction="both", even=False)` does: `reach` steps back by the reverse
+        flow and `reach` steps ahead, through times 0 .. 2 reach dt, with the start in the middle. If the flow can't be
+        undone, it goes ahead only, from time 0. Its steps are the flow's own, so that what is shown at a step is, to
+        the last digit, what the edit of that many steps makes.
 
         Args:
             start: the start.

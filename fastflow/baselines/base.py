@@ -1,4 +1,4 @@
-"""What all baselines share: paths in steps of equal length, and the traversal protocol."""
+"""What all baselines share: paths of one step length, and the traversal protocol."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from fastflow.core.errors import InputError
 from fastflow.engine.inputs import check_index, check_latents
 from fastflow.generators import Generator
 from fastflow.generators.base import as_generator
-from fastflow.latents.traversal import Traversal, decoded
+from fastflow.latents.spaces import Features
+from fastflow.latents.traversal import Traversal, check_even, seen
 
 
 class Baseline(ABC):
-    """K paths from any latent, in steps of equal length; `step_length` can be changed at any time.
+    """K paths from any latent, computed in steps of equal length; `step_length` can be changed at any time.
 
     Attributes:
         generator: the generator whose latent space is traversed. num_directions: K.
-        step_length: the length of a step in latent space.
+        step_length: the length of a step in latent space, before `traverse` makes the steps even.
         path_steps: the number of steps of a path if nothing else is asked for.
     """
 
@@ -72,18 +73,24 @@ class Baseline(ABC):
         direction: Literal["forward", "descent"] = "forward",
         *,
         labels: Tensor | None = None,
+        even: bool | None = None,
+        features: Features | None = None,
     ) -> Traversal:
         """Move latents z0 (B, D) along the paths `index`, one for all latents or one for each, (B,) long.
 
         Args:
             direction: "forward", or "descent" for the opposite way.
             labels: the latents' classes, as for `fastflow.latents.traversal.traverse`.
+            even: whether each step makes the same visible change. True if None; False for steps of `step_length`.
+            features: what even steps change equally, as for `fastflow.latents.traversal.traverse`.
 
         Raises:
             InputError: an argument doesn't fit; the message names it.
         """
         if direction not in ("forward", "descent"):
             raise InputError(f"direction must be forward or descent, got {direction!r}")
+        even = True if even is None else even
+        check_even(even, features)
         check_latents(z0, self.generator.latent_dim, self.generator.like)
         check_count(steps, "steps")
         mover = copy.copy(self)
@@ -91,4 +98,4 @@ class Baseline(ABC):
         if direction == "descent":
             mover.step_length = -self.step_length
         latents = mover.path(z0, check_index(index, self.num_directions, z0).each, steps)
-        return Traversal(latents, decoded(self.generator, latents, labels), 0)
+        return seen(self.generator, latents, labels=labels, even=even, features=features)

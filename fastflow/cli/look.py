@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -44,6 +44,10 @@ class Traverse(RunCommand):
     both joins the reverse flow before the start and the forward flow after it.
     The default is both, or forward if a path has a single step.
     For a VAE from train-vae it is forward too, as its starts are where the transformations begin."""
+    even: Literal["yes", "no"] | None = None
+    """Whether each step makes the same visible change: yes or no.
+    With no, the steps are the flow's own, which an edit counts.
+    The default is yes, but no for a VAE from train-vae, whose steps are those of the data's transformations."""
     seed: int = 0
     """Random seed for the starting latents, or for inverting images by optimization."""
     mp4: bool = False
@@ -72,6 +76,7 @@ class Traverse(RunCommand):
             starts=self.starts,
             steps=self.steps,
             direction=self.direction,
+            even=None if self.even is None else self.even == "yes",
             seed=self.seed,
             mp4=self.mp4,
             latents_format=self.latents_format,

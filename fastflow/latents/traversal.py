@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from functools import partial
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -16,6 +19,8 @@ from fastflow.engine.paths import integrate
 from fastflow.engine.potentials import PotentialBank
 from fastflow.engine.types import Direction
 from fastflow.generators import Generator
+from fastflow.latents.even import evened
+from fastflow.latents.spaces import Features
 
 TraversalDirection = Literal["forward", "descent", "reverse", "both"]
 
@@ -29,11 +34,19 @@ class Traversal(NamedTuple):
     """(B, steps + 1, C, H, W)"""
     start: int
     """The column of the starting latents in both."""
+    places: Tensor | None = None
+    """(B, steps + 1) float64: how many steps of the flow itself each point of an even path lies from the start.
+
+    It is negative before the start, and None where every column is a step of the flow.
+    """
 
 
 @runtime_checkable
 class Traverses(Protocol):
-    """Anything with K paths from any latent: a run, whose paths follow its potentials, or a baseline."""
+    """Anything with K paths from any latent: a run, whose paths follow its potentials, or a baseline.
+
+    Its `traverse` may also take `even`, as those of runs and baselines do: see `flow_of`.
+    """
 
     @property
     def step_length(self) -> float | None:
@@ -90,6 +103,25 @@ def check_source(source: Traverses, path_steps: int | None = None) -> int:
     return path_steps
 
 
+def flow_of(source: Traverses) -> Callable[..., Traversal]:
+    """The source's `traverse` in steps of the flow itself, for what needs no images or measures the flow.
+
+    A source that knows no `even` traverses as it always does.
+    """
+    traverse: Callable[..., Traversal] = source.traverse
+    return partial(traverse, even=False) if "even" in inspect.signature(traverse).parameters else traverse
+
+
+def check_even(even: object, features: object) -> None:
+    """Raise InputError unless `even` is True or False, and features are a function that even steps need, or None."""
+    if not isinstance(even, bool):
+        raise InputError(f"even must be True, False, or None for the usual way, got {even!r}")
+    if features is not None and not callable(features):
+        raise InputError(f"features must be a function from images to features, or None, got {features!r}")
+    if features is not None and not even:
+        raise InputError("features are what even steps change equally: ask for even=True, or leave features out")
+
+
 @torch.no_grad()
 def traverse(
     bank: PotentialBank,
@@ -102,6 +134,8 @@ def traverse(
     direction: TraversalDirection = "forward",
     companion: DivergenceFreeField | None = None,
     labels: Tensor | None = None,
+    even: bool = False,
+    features: Features | None = None,
 ) -> Traversal:
     """Let latents z0 (B, D) flow along a potential for `steps` steps, and decode every point.
 
@@ -114,10 +148,15 @@ def traverse(
             middle, column steps // 2: the part before the start is computed by the reverse flow.
         companion: the bank's companion, if it has one.
         labels: each latent's class (B,), whole numbers, if the generator has classes; the first class if None.
+        even: place the points of each path anew, so that each step makes the same visible change; the path stays the
+            same curve with the same ends. See `fastflow.latents.even.evened`.
+        features: what even steps change equally: a function from images (B, C, H, W) in [0, 1] to features (B, ...);
+            the pixels if None.
 
     Raises:
         InputError: an argument doesn't fit; the message names it.
     """
+    check_even(even, features)
     check_latents(z0, bank.dim, bank.out_bias)
     if labels is not None:
         generator.check_labels(labels, z0)  # before the path is computed
@@ -140,7 +179,26 @@ def traverse(
         latents = path(steps, 0.0, direction)
     else:
         raise InputError(f"direction must be one of forward, descent, reverse, both, got {direction!r}")
-    return Traversal(latents, decoded(generator, latents, labels), start)
+    return seen(generator, latents, start, labels=labels, even=even, features=features)
+
+
+@torch.no_grad()
+def seen(
+    generator: Generator,
+    latents: Tensor,
+    start: int = 0,
+    *,
+    labels: Tensor | None = None,
+    even: bool = False,
+    features: Features | None = None,
+) -> Traversal:
+    """The traversal of paths of latents (B, T + 1, D) with their starts in column `start`; see `traverse`."""
+    images = decoded(generator, latents, labels)
+    if not even:
+        return Traversal(latents, images, start)
+    labels = None if labels is None else generator.check_labels(labels, latents)
+    found = evened(generator, latents, images, start, labels=labels, features=features)
+    return Traversal(found.latents, found.images, start, found.places)
 
 
 @torch.no_grad()

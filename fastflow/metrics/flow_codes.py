@@ -11,7 +11,7 @@ from torch import Tensor
 from fastflow.core.checks import check_pixels, is_finite
 from fastflow.core.errors import InputError
 from fastflow.engine.inputs import check_latents
-from fastflow.latents.traversal import Traverses, check_source
+from fastflow.latents.traversal import Traverses, check_source, flow_of
 
 
 @torch.no_grad()
@@ -49,10 +49,11 @@ def flow_codes(
     origin = like.new_zeros(1, dim) if start is None else check_latents(start[None], dim, like, "start")
     paced: Any = copy.copy(source)
     paced.step_length = reach / path_steps
+    flow = flow_of(paced)  # steps of one length in latent space, which no images are needed for
     codes = []
     for k in range(source.num_paths):
         back, onwards = (
-            paced.traverse(origin, k, path_steps, direction).latents[0].double() for direction in ("descent", "forward")
+            flow(origin, k, path_steps, direction).latents[0].double() for direction in ("descent", "forward")
         )
         points = torch.cat((back.flip(0), onwards[1:]))  # [2 T + 1, D]
         codes.append(torch.cat([_nearest(part.double(), points) for part in z.split(1024)]) - _length(back))

@@ -7,7 +7,6 @@ No network is downloaded: to measure lengths by LPIPS, bring its features.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -16,14 +15,10 @@ from torch.nn import functional
 
 from fastflow.core.checks import is_finite
 from fastflow.core.errors import InputError
-from fastflow.core.plugins import explaining
 from fastflow.core.rng import step_rng
-from fastflow.generators import Generator
-from fastflow.latents.traversal import Traverses, check_source
+from fastflow.latents.spaces import Features, in_space
+from fastflow.latents.traversal import Traverses, check_source, flow_of
 from fastflow.metrics.held_out import held_out_paths, held_out_starts
-
-Features = Callable[[Tensor], Tensor]
-"""A function from images (B, C, H, W) in [0, 1] to features (B, ...)."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +106,7 @@ def path_length(
         t = torch.rand(len(rows), generator=rng, dtype=torch.float64).to(rows.device) * (1 - epsilon)
         decode = generator.conditioned(None if labels is None else labels[done : done + len(rows)])
         here, there = (
-            _in_space(generator, decode(_along(path.latents, rows, place)), features) for place in (t, t + epsilon)
+            in_space(generator, decode(_along(path.latents, rows, place)), features) for place in (t, t + epsilon)
         )
         found[k].append((there - here).square().mean(1) / epsilon**2)
     each = torch.stack([torch.cat(path) for path in found])  # [K, N]
@@ -150,7 +145,7 @@ def curvature(
     total = torch.zeros(2, source.num_paths, dtype=torch.float64)
     for k, path in held_out_paths(source, path_steps, samples, seed):
         images = path.images
-        points = _in_space(source.generator, images.flatten(0, 1), features).unflatten(0, images.shape[:2])
+        points = in_space(source.generator, images.flatten(0, 1), features).unflatten(0, images.shape[:2])
         steps = points.diff(dim=1)
         moves = _moves(steps, points)
         both = moves[:, 1:] & moves[:, :-1]
@@ -182,9 +177,10 @@ def consistency(
     """
     path_steps = check_source(source, path_steps)
     changes: list[list[Tensor]] = [[] for _ in range(source.num_paths)]
-    for k, path in held_out_paths(source, path_steps, samples, seed):
+    # Only the ends count, and they are the same whether steps are even or not.
+    for k, path in held_out_paths(source, path_steps, samples, seed, traverse=flow_of(source)):
         ends = torch.stack((path.images[:, 0], path.images[:, -1]), 1)
-        points = _in_space(source.generator, ends.flatten(0, 1), features).unflatten(0, ends.shape[:2])
+        points = in_space(source.generator, ends.flatten(0, 1), features).unflatten(0, ends.shape[:2])
         change = points.diff(dim=1)
         moves = _moves(change, points)
         changes[k].append(functional.normalize(change * moves[..., None], dim=2, eps=1e-300)[:, 0])
@@ -211,20 +207,6 @@ def _along(latents: Tensor, rows: Tensor, t: Tensor) -> Tensor:
     before = place.long().clamp_max(steps - 1)
     first, second = latents[rows, before], latents[rows, before + 1]
     return first + (place - before).to(latents)[:, None] * (second - first)
-
-
-def _in_space(generator: Generator, images: Tensor, features: Features | None) -> Tensor:
-    """The pixels or features of images as points (B, P) in float64."""
-    images = generator.scaled(images)
-    if features is None:
-        return images.flatten(1).double()
-    with explaining("features"):
-        points = features(images)
-        if len(points) != len(images) or not bool(points.isfinite().all()):
-            raise InputError(
-                f"features must be finite, a row for each of {len(images)} images, got {tuple(points.shape)}"
-            )
-        return points.flatten(1).double()
 
 
 def _space(features: Features | None) -> str:

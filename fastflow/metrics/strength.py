@@ -49,11 +49,12 @@ def pixel_change(source: Traverses, *, path_steps: int | None = None, samples: i
 def match_strength(
     source: Source, strength: float, *, path_steps: int | None = None, samples: int = 256, seed: int = 1
 ) -> Source:
-    """Return the same paths in steps of equal length, at which a step changes the pixels by `strength`.
+    """Return the same paths, so long that a step changes the pixels by `strength`.
 
-    The change is measured by `pixel_change`. A run's flow then goes in steps of one latent length, as `step_length` in
-    its configuration would make it: along the same gradients, but no longer at its own speed. The source itself stays
-    as it is. The length that was found is the result's `.step_length`.
+    The change is measured by `pixel_change`, on the paths as the source usually gives them, even ones for a discovery
+    and a baseline. What is set is the length of the flow's own steps in latent space, as `step_length` in a run's
+    configuration would set it: the flow then goes along the same gradients, but no longer at its own speed. The source
+    itself stays as it is. The length that was found is the result's `.step_length`.
 
     Args:
         source: a run or a baseline.

@@ -55,6 +55,7 @@ def _view(run: RunFiles) -> dict[str, Any]:
         "ranked": [potentials[k] for k in ranked(run, len(potentials))],
         "frames": max((len(p.landscape.times) for p in potentials if p.landscape), default=0),
         "both_ways": any(potential.start for potential in potentials),
+        "even": any(potential.even for potential in potentials),
         "has_traversals": run.traversals is not None,
         "confusion": _confusion(run),
         "charts": training_charts(run),

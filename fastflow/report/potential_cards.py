@@ -54,6 +54,8 @@ class PotentialCard:
     """A description of the strip."""
     start: int = 0
     """The strip's column with the starting images."""
+    even: bool = False
+    """Whether each step of the strip makes the same visible change."""
     notes: list[str] = field(default_factory=list)
     """Sentences on what is missing."""
 
@@ -97,6 +99,7 @@ def _add_pictures(
     card.animation = _picture(run, at(entry, "animation"), "GIF", card.notes)
     start = whole({"start_column": at(run.traversals, "start_column"), **entry}, "start_column")
     card.start = start or 0
+    card.even = at(entry, "even") is True
     if landscape is not None:
         card.landscape = draw_landscape(landscape, card.index, card.start)
     if card.animation is not None:

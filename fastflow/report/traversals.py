@@ -40,6 +40,7 @@ def write_traversals(
     starts: int = 6,
     steps: int | None = None,
     direction: TraversalDirection | None = None,
+    even: bool | None = None,
     seed: int = 0,
     mp4: bool = False,
     latents_format: LatentsFormat = "safetensors",
@@ -54,7 +55,7 @@ def write_traversals(
     - latents.safetensors: the latents (N, T + 1, D) of each potential.
     - landscapes.json: the potentials around their paths from the first start.
     - inverted.png: images that were given, above those that their latents are decoded to.
-    - index.json: each potential's files, direction, and the column of its starts.
+    - index.json: each potential's files, direction, the column of its starts, and whether its steps are even.
 
     With direction "both", a potential whose flow can't be undone from these starts is drawn forward only.
 
@@ -68,6 +69,7 @@ def write_traversals(
         steps: the steps of each path; those of the training if None.
         direction: the direction of the paths; if None, the run's `usual_direction` for two steps or more, and otherwise
             "forward".
+        even: whether each step makes the same visible change; the run's usual way if None. See `run.traverse`.
         seed: the seed of the generator's own starts.
         mp4: also write potential-NN.mp4.
         latents_format: the format of the latents' file, "safetensors" or NumPy's "npz".
@@ -101,7 +103,8 @@ def write_traversals(
     columns = [-(steps // 2), 0, steps - steps // 2] if direction == "both" else [0, steps]
     with replacing_folder(folder) as temporary:
         written = [
-            _write_potential(run, z0, k, steps, direction, columns=columns, folder=temporary, mp4=mp4) for k in chosen
+            _write_potential(run, z0, k, steps, direction, even=even, columns=columns, folder=temporary, mp4=mp4)
+            for k in chosen
         ]
         save_grid(
             torch.stack([one.grid_images for one in written]),
@@ -161,6 +164,7 @@ def _write_potential(
     steps: int,
     direction: TraversalDirection,
     *,
+    even: bool | None,
     columns: list[int],
     folder: Path,
     mp4: bool,
@@ -173,11 +177,12 @@ def _write_potential(
         potential: the potential's number.
         steps: the steps of the path.
         direction: the direction of the path.
+        even: whether its steps are even; the run's usual way if None.
         columns: the steps from the start that the grid shows.
         folder: where the files go.
         mp4: whether to write a video as well.
     """
-    traversal, way = _traverse(run, z0, potential, steps, direction)
+    traversal, way = _traverse(run, z0, potential, steps, direction, even)
     name, value_range = f"potential-{potential:02d}", run.generator.value_range
     images = run.generator.drawn(traversal.images).cpu()
     save_strip(images, folder / f"{name}.png", start=traversal.start, value_range=value_range)
@@ -185,12 +190,15 @@ def _write_potential(
     if mp4:
         save_mp4(images, folder / f"{name}.mp4", value_range=value_range)
     path = traversal.latents[0]
+    if traversal.places is not None:  # a landscape has the flow's own times
+        path = run.traverse(z0[:1], potential, steps, way, even=False).latents[0]
     entry = {
         "index": potential,
         "strip": f"{name}.png",
         "animation": f"{name}.gif",
         "direction": way,
         "start_column": traversal.start,
+        "even": traversal.places is not None,
     }
     return _Written(
         entry=entry,
@@ -202,15 +210,15 @@ def _write_potential(
 
 
 def _traverse(
-    run: SavedRun, z0: Tensor, potential: int, steps: int, direction: TraversalDirection
+    run: SavedRun, z0: Tensor, potential: int, steps: int, direction: TraversalDirection, even: bool | None
 ) -> tuple[Traversal, TraversalDirection]:
     """A traversal and its direction, which is "forward" instead of "both" where the flow can't be undone."""
     try:
-        return run.traverse(z0, potential, steps, direction), direction
+        return run.traverse(z0, potential, steps, direction, even=even), direction
     except ConvergenceError:
         if direction != "both":
             raise
-        return run.traverse(z0, potential, steps, "forward"), "forward"
+        return run.traverse(z0, potential, steps, "forward", even=even), "forward"
 
 
 def _label(entry: dict[str, Any], names: Mapping[int, str], direction: TraversalDirection) -> str:

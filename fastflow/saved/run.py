@@ -14,6 +14,7 @@ from fastflow.engine.potentials import PotentialBank
 from fastflow.generators import Generator
 from fastflow.generators.loading import spec_of
 from fastflow.generators.vae import LikelihoodVAEGenerator
+from fastflow.latents.spaces import Features
 from fastflow.latents.traversal import Traversal, TraversalDirection, traverse
 from fastflow.saved.names import read_names, write_name
 from fastflow.training.flow_config import FlowConfig
@@ -39,6 +40,8 @@ class SavedRun:
 
     usual_direction: TraversalDirection = "both"
     """The direction in which traversals are drawn if nothing else is asked for."""
+    usually_even: bool = True
+    """Whether each step of a traversal makes the same visible change if nothing else is asked for."""
 
     def __init__(
         self,
@@ -120,10 +123,13 @@ class SavedRun:
         direction: TraversalDirection = "forward",
         *,
         labels: Tensor | None = None,
+        even: bool | None = None,
+        features: Features | None = None,
     ) -> Traversal:
         """Let latents z0 (B, D) flow along a potential, given by its number or name, for `steps` steps.
 
-        The default is `path_steps` steps. See `fastflow.latents.traversal.traverse`.
+        The default is `path_steps` steps, and for `even` what `is_even` says. With even=False, columns are the flow's
+        own steps, which an edit counts. See `fastflow.latents.traversal.traverse`.
         """
         potential = self.find(potential) if isinstance(potential, str) else potential
         steps = self.path_steps if steps is None else steps
@@ -138,7 +144,13 @@ class SavedRun:
             direction=direction,
             companion=self.companion,
             labels=labels,
+            even=self.is_even(potential) if even is None else even,
+            features=features,
         )
+
+    def is_even(self, potential: int | Tensor) -> bool:
+        """Whether a traversal along a potential, or one for each latent, is even if nothing else is asked for."""
+        return self.usually_even
 
     @property
     def needs_generator(self) -> bool:
@@ -191,6 +203,8 @@ class SavedVAE(SavedRun):
     config: VAEConfig
     usual_direction: TraversalDirection = "forward"
     """Forward: starts are held-out images where the transformations begin, before which the data have nothing."""
+    usually_even: bool = False
+    """Not even: a step of a path is one step of the data's transformation, which is a unit already."""
 
     def __init__(
         self,

@@ -75,7 +75,7 @@ def test_paths_are_straight_with_steps_of_one_length():
     generator, _ = linear()
     z0, index = generator.sample(4), torch.tensor([0, 2, 1, 0])
     for method in (PCA(generator, 3, 0.2), SeFa(generator, 3, 0.2)):
-        latents = method.traverse(z0, index, steps=5).latents
+        latents = method.traverse(z0, index, steps=5, even=False).latents
         expected = z0[:, None] + 0.2 * torch.arange(6)[:, None] * method.directions[index][:, None]
         torch.testing.assert_close(latents, expected)
 
@@ -116,14 +116,14 @@ def sigmoid():
 def test_random_paths_are_straight_with_steps_of_one_length(sigmoid):
     z0 = sigmoid.sample(5)
     index = torch.tensor([0, 1, 2, 1, 0])
-    traversal = Random(sigmoid, 3, step_length=0.3).traverse(z0, index, steps=4)
+    traversal = Random(sigmoid, 3, step_length=0.3).traverse(z0, index, steps=4, even=False)
     steps = traversal.latents.diff(dim=1)
     assert torch.equal(traversal.latents[:, 0], z0)
     assert traversal.start == 0
     torch.testing.assert_close(steps.norm(dim=2), torch.full((5, 4), 0.3))
     torch.testing.assert_close(steps, steps[:, :1].expand_as(steps), rtol=0, atol=1e-5)
     torch.testing.assert_close(steps[0], steps[4], rtol=0, atol=1e-5)
-    back = Random(sigmoid, 3, step_length=0.3).traverse(z0, index, 4, "descent").latents
+    back = Random(sigmoid, 3, step_length=0.3).traverse(z0, index, 4, "descent", even=False).latents
     torch.testing.assert_close(back - z0[:, None], z0[:, None] - traversal.latents)
     assert (steps[0] - steps[1]).abs().max() > 0.01
 

@@ -70,6 +70,15 @@ def test_traverse_takes_latents_potentials_steps_and_a_direction(digits_folder, 
     assert not (digits_folder / "traversals").exists()
 
 
+@pytest.mark.parametrize(("words", "even"), [((), True), (("--even", "yes"), True), (("--even", "no"), False)])
+def test_traverse_takes_even_steps_or_the_flows_own(digits_folder, words, even):
+    main(["traverse", str(digits_folder), "--starts", "2", "--potential", "1", "--steps", "6", *words])
+    folder, run = digits_folder / "traversals", load_run(digits_folder)
+    expected = run.traverse(run.generator.starts(2), 1, 6, "both", even=even).latents
+    assert torch.equal(load_file(folder / "latents.safetensors")["potential-01"], expected)
+    assert json.loads((folder / "index.json").read_text())["potentials"][0]["even"] is even
+
+
 def test_traverse_overwrites_where_asked(digits_folder):
     main(["traverse", str(digits_folder), "--starts", "1"])
     main(["traverse", str(digits_folder), "--starts", "2", "--potential", "1", "--overwrite"])

@@ -1,6 +1,7 @@
 """Traversals as files: what a potential whose flow can't be undone gets in place of a path both ways."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from support.runs import small_run
 
 from fastflow.core.errors import ConvergenceError, InputError
 from fastflow.report import write_report, write_traversals
+from fastflow.report.landscapes import landscape
 from fastflow.runs.loading import load_run
 
 
@@ -36,6 +38,23 @@ def test_potential_that_can_not_be_undone_is_drawn_forward(run):
     expected = run.traverse(run.generator.starts(2), 1, direction="forward")
     assert torch.equal(load_file(folder / "latents.safetensors")["potential-01"], expected.latents)
     assert write_report(run.folder).read_text(encoding="utf-8").count("shows the way forward only") == 1
+
+
+def test_steps_are_even_where_they_usually_are_and_where_it_is_asked_for(digits_folder):
+    run, folder = load_run(digits_folder), digits_folder / "traversals"
+    run.config = replace(run.config, dt=3.0)
+    z0 = run.generator.starts(2)
+    for even in (None, True, False):
+        write_traversals(run, folder, starts=2, steps=6, even=even, overwrite=True)
+        expected = run.traverse(z0, 1, 6, "both", even=even is not False)
+        assert torch.equal(load_file(folder / "latents.safetensors")["potential-01"], expected.latents)
+        assert [entry["even"] for entry in index_of(folder)["potentials"]] == 3 * [even is not False]
+        # A landscape is measured at the flow's own times, on its own points.
+        raw = run.traverse(z0[:1], 1, 6, "both", even=False).latents[0]
+        drawn = json.loads((folder / "landscapes.json").read_text())["potentials"][1]
+        assert drawn == landscape(run, raw, 1)
+        page = write_report(run.folder).read_text(encoding="utf-8")
+        assert page.count("Each step makes the same visible change.") == (even is not False)
 
 
 def test_reverse_flow_that_was_asked_for_stays_an_error(run):
