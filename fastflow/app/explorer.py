@@ -20,7 +20,7 @@ from fastflow.engine.paths import integrate_mix
 from fastflow.engine.types import Direction
 from fastflow.generators import Generator
 from fastflow.latents.inversion import invert
-from fastflow.latents.traversal import decoded
+from fastflow.latents.traversal import seen
 from fastflow.runs.loading import load_run
 from fastflow.runs.run import Run, VAERun
 from fastflow.saved.edits import Edit
@@ -196,9 +196,12 @@ class Explorer:
     def _film(self, latents: Tensor, middle: int, title: str, label: int | None) -> Film:
         """The film of a path of latents (1, T, D)."""
         labels = None if label is None else torch.tensor([label], device=latents.device)
-        images = self.generator.scaled(decoded(self.generator, latents, labels)[0]).clamp(0, 1)
+        decoded = seen(self.generator, latents, middle, labels=labels)
+        assert decoded.ends is not None
+        images = self.generator.scaled(decoded.images[0]).clamp(0, 1)
         change = float(images.diff(dim=0).abs().mean())
-        return Film(latents[0], self.generator.pictured(images), middle, title, change)
+        first, last = decoded.ends[0].tolist()
+        return Film(latents[0], self.generator.pictured(images), middle, title, change, (first, last))
 
     def _baseline_film(self, film: Film, baseline: str, number: int, label: int | None) -> Film:
         """A straight path from the film's start, with steps of the length that changes the pixels as much."""

@@ -33,14 +33,17 @@ def _film_html(film: Film, step: int) -> str:
         frame = picture(image)
         small = frame.copy()
         small.thumbnail((_THUMBNAIL, _THUMBNAIL))
+        beyond = not film.ends[0] <= film.middle + k <= film.ends[1]
         state = f'data-step="{k}"{" data-on" if k == step else ""}'
         frames.append(f'<img class="ff-frame" {state} src="{_uri(frame)}" alt="{title}, step {step_words(k)}">')
-        strip.append(f'<img {state}{" data-start" if not k else ""} src="{_uri(small)}" alt="">')
+        place = f"{' data-start' if not k else ''}{' data-beyond' if beyond else ''}"
+        strip.append(f'<img {state}{place} src="{_uri(small)}" alt="">')
     # Small images show their pixels as squares; larger ones, such as photographs, look better smooth.
     crisp = " ff-crisp" if max(film.images.shape[-2:]) <= _THUMBNAIL else ""
+    facts = f"{film.change:.4f} pixel change per step" + (f"; {film.leaving}" if film.leaving else "")
     return (
         f'<figure class="ff-film{crisp}"><figcaption><b>{title}</b> <output class="ff-step">{step_words(step)}</output>'
-        f'<small>{film.change:.4f} pixel change per step</small></figcaption><div class="ff-stage">{"".join(frames)}'
+        f'<small>{facts}</small></figcaption><div class="ff-stage">{"".join(frames)}'
         f'</div><div class="ff-strip" aria-hidden="true">{"".join(strip)}</div></figure>'
     )
 

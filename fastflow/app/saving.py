@@ -57,7 +57,8 @@ def write_scene(scene: Scene, step: int, edit: Edit | None, lines: str, folder: 
     }
     write_tensors(files[1], tensors)
     files[2].write_text(lines, encoding="utf-8")
-    files.append(save_strip(images, folder / "strip.png", start=scene.film.middle, value_range=(0, 1)))
+    strip, ends = folder / "strip.png", [film.ends for film in scene.films]
+    files.append(save_strip(images, strip, start=scene.film.middle, ends=ends, value_range=(0, 1)))
     files.append(save_gif(images, folder / "path.gif", value_range=(0, 1)))
     if edit is not None:
         files.append(edit.save(folder / "edit.json"))

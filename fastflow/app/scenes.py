@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from fastflow.core.errors import InputError
+from fastflow.latents.ends import leaving
 from fastflow.saved.edits import Edit
 
 
@@ -40,6 +41,7 @@ class Film:
         middle: the column of the start.
         title: the name of the path on the page.
         change: the mean absolute pixel change of a step.
+        ends: the first and the last column at which the path is still among the data.
     """
 
     latents: Tensor
@@ -47,6 +49,12 @@ class Film:
     middle: int
     title: str
     change: float
+    ends: tuple[int, int]
+
+    @property
+    def leaving(self) -> str:
+        """Where the path leaves the data, in words; empty if it doesn't."""
+        return leaving([self.ends], self.middle, len(self.latents))
 
     @property
     def steps(self) -> range:

@@ -11,8 +11,9 @@ import tyro
 from fastflow.app import HOST, PORT, serve
 from fastflow.cli.inputs import LATENTS_SUFFIXES, RunCommand, RunFolder, invert_images, open_run, read_latents
 from fastflow.core.errors import InputError
-from fastflow.core.files import check_place, printable
+from fastflow.core.files import check_place, printable, read_sealed
 from fastflow.core.plugins import import_function
+from fastflow.latents.ends import leaving
 from fastflow.latents.traversal import TraversalDirection
 from fastflow.metrics.evaluation import check_evaluation
 from fastflow.pictures.videos import check_video
@@ -83,6 +84,11 @@ class Traverse(RunCommand):
             overwrite=self.overwrite,
         )
         print(printable(f"wrote {len(files)} files to {out}"))
+        index = read_sealed(out / "index.json")
+        for entry in index["potentials"]:
+            words = leaving(entry["ends"], entry["start_column"], index["steps"] + 1)
+            if words:
+                print(f"potential {entry['index']} {words}")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,11 +29,24 @@ Picture = Callable[[Tensor], Tensor]
 _NARROW = 0.51  # images that span a smaller share of their range than this are said to
 _OUTSIDE = 0.05  # so are images of which a greater share of the pixels lies outside it
 
+_SAMPLES, _AT_ONCE = 4096, 256  # of the samples by which `Generator.spread` is found
+
 _INSTEAD = {
     Way.ELEMENTARY: "taken with its fused operations computed from elementary ones instead, which is exact",
     Way.REVERSE: "taken by differentiating its backward pass instead, which is exact, at twice the cost or more",
     Way.DIFFERENCES: "taken by central finite differences instead, at three evaluations a step and two or three digits",
 }
+
+
+class Spread(NamedTuple):
+    """Where a generator's own latents lie: their mean, and how near to it and how far from it they are."""
+
+    mean: Tensor
+    """(D,) float64"""
+    nearest: float
+    """The distance from the mean that one sample in a thousand falls below."""
+    farthest: float
+    """The distance from the mean that one sample in a thousand exceeds."""
 
 
 class Generator(nn.Module):
@@ -260,6 +273,16 @@ class Generator(nn.Module):
                 stacklevel=2,
             )
         return way
+
+    @cached_property
+    def spread(self) -> Spread:
+        """Where the generator's own samples lie, by 4,096 of them with a fixed seed."""
+        rng = torch.Generator().manual_seed(0)
+        # A few at a time, as elsewhere: a sampler may choose among finitely many latents.
+        z = torch.cat([self.sample(_AT_ONCE, rng) for _ in range(_SAMPLES // _AT_ONCE)]).double()
+        mean = z.mean(0)
+        nearest, farthest = (z - mean).norm(dim=1).quantile(torch.tensor([0.001, 0.999]).to(z)).tolist()
+        return Spread(mean, nearest, farthest)
 
     def starts(self, count: int, seed: int = 0) -> Tensor:
         """`count` latents (count, D) to start traversals from: samples, or the latents of held-out images."""

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fastflow.generators import Generator
-from fastflow.latents.spaces import Features, in_space
+from fastflow.latents.spaces import Features, changes, rounding
 
 EVEN = 1.1
 """The ratio of a path's largest to its smallest step from which on its steps count as equal."""
 
 _ROUNDS = 4
-_STILL = 1e-6  # a change per step this small, relative to the image, is rounding
 
 
 class Evened(NamedTuple):
@@ -84,20 +82,21 @@ class _Paths:
             places: the places (B, n) of these points on the paths.
         """
         best_images, best = images.clone(), places.clone()
-        changes, noise = self._changes(images), _STILL * self._size(images[:, 0])
-        least = _unevenness(changes)
+        moved = self._changes(images)
+        noise = rounding(self._generator, images[:, 0], self._features)
+        least = _unevenness(moved)
         rows = torch.arange(len(places), device=places.device)
         for _ in range(_ROUNDS):
-            total = changes.sum(1)
+            total = moved.sum(1)
             # A comparison with NaN is false: a path whose images aren't finite stays as it is.
-            going = (_unevenness(changes) > EVEN) & (total > noise[rows] * changes.shape[1]) & total.isfinite()
-            rows, places, changes = rows[going], _equal_shares(places[going], changes[going]), changes[going]
+            going = (_unevenness(moved) > EVEN) & (total > noise[rows] * moved.shape[1]) & total.isfinite()
+            rows, places = rows[going], _equal_shares(places[going], moved[going])
             if not len(rows):
                 break
             ends = images[rows, 0], images[rows, -1]
             seen = self._seen(rows, places, ends)
-            changes = self._changes(seen)
-            ratio = _unevenness(changes)
+            moved = self._changes(seen)
+            ratio = _unevenness(moved)
             better = ratio < least[rows]
             kept = rows[better]
             least[kept], best_images[kept], best[kept] = ratio[better], seen[better], places[better]
@@ -118,13 +117,8 @@ class _Paths:
         return torch.stack([ends[0], *between, ends[1]], 1)
 
     def _changes(self, images: Tensor) -> Tensor:
-        """The mean absolute change (R, n - 1) float64 from each of n images to the next."""
-        columns = (in_space(self._generator, column, self._features) for column in images.unbind(1))
-        return torch.stack([(there - here).abs().mean(1) for here, there in pairwise(columns)], 1)
-
-    def _size(self, images: Tensor) -> Tensor:
-        """The mean absolute value (B,) of images or of their features."""
-        return in_space(self._generator, images, self._features).abs().mean(1).clamp_min(_STILL)
+        """The visible changes (R, n - 1) from each of n images to the next."""
+        return changes(self._generator, images, self._features)
 
 
 def _unevenness(changes: Tensor) -> Tensor:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
+import torch
 from torch import Tensor
 
 from fastflow.core.errors import InputError
 from fastflow.core.plugins import explaining
 from fastflow.generators import Generator
+
+_ROUNDING = 1e-6
 
 Features = Callable[[Tensor], Tensor]
 """A function from images (B, C, H, W) in [0, 1] to features (B, ...)."""
@@ -30,3 +34,15 @@ def in_space(generator: Generator, images: Tensor, features: Features | None) ->
                 f"features must be finite, a row for each of {len(images)} images, got {tuple(points.shape)}"
             )
         return points.flatten(1).double()
+
+
+def changes(generator: Generator, images: Tensor, features: Features | None) -> Tensor:
+    """The visible changes (B, T) float64 along paths of images (B, T + 1, C, H, W): mean absolute differences."""
+    # One column after the other: in float64 all images together could be too many.
+    columns = (in_space(generator, column, features) for column in images.unbind(1))
+    return torch.stack([(there - here).abs().mean(1) for here, there in pairwise(columns)], 1)
+
+
+def rounding(generator: Generator, images: Tensor, features: Features | None) -> Tensor:
+    """A visible change (B,) of images (B, C, H, W) that is so small that it may be rounding alone."""
+    return _ROUNDING * in_space(generator, images, features).abs().mean(1).clamp_min(_ROUNDING)

@@ -19,6 +19,7 @@ from fastflow.engine.paths import integrate
 from fastflow.engine.potentials import PotentialBank
 from fastflow.engine.types import Direction
 from fastflow.generators import Generator
+from fastflow.latents.ends import ends_at, path_ends
 from fastflow.latents.even import evened
 from fastflow.latents.spaces import Features
 
@@ -38,6 +39,11 @@ class Traversal(NamedTuple):
     """(B, steps + 1) float64: how many steps of the flow itself each point of an even path lies from the start.
 
     It is negative before the start, and None where every column is a step of the flow.
+    """
+    ends: Tensor | None = None
+    """(B, 2) long: the first and the last column at which each path is still among the data.
+
+    None if it wasn't looked for. See `fastflow.latents.ends.path_ends`.
     """
 
 
@@ -194,11 +200,13 @@ def seen(
 ) -> Traversal:
     """The traversal of paths of latents (B, T + 1, D) with their starts in column `start`; see `traverse`."""
     images = decoded(generator, latents, labels)
+    # A path of even steps has few points where the images stand still: its ends are those of the flow.
+    ends = path_ends(generator, latents, images, start, features=features)
     if not even:
-        return Traversal(latents, images, start)
+        return Traversal(latents, images, start, ends=ends)
     labels = None if labels is None else generator.check_labels(labels, latents)
     found = evened(generator, latents, images, start, labels=labels, features=features)
-    return Traversal(found.latents, found.images, start, found.places)
+    return Traversal(found.latents, found.images, start, found.places, ends_at(ends, found.places, start))
 
 
 @torch.no_grad()

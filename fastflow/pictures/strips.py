@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import operator
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ _FRAME = 3
 _POINTER = 9
 _FONT_SIZE = 15
 _GIF_GUTTER = 2
+_DIMMED = 0.3  # the opacity of frames beyond a path's ends
 _MOST_ACROSS = 12  # starts that an animation shows in one row at most
 _GIF_GUTTER_GREY = 128  # a grey that can be seen between dark images and between light ones
 
@@ -40,6 +42,7 @@ def save_strip(
     file: str | os.PathLike[str],
     *,
     start: int | None = None,
+    ends: torch.Tensor | Sequence[Sequence[int]] | None = None,
     value_range: tuple[float, float] | None = None,
     image_size: int | None = None,
 ) -> Path:
@@ -53,6 +56,8 @@ def save_strip(
         file: where the PNG goes; its folder is made if it is missing.
         start: the column of the starting images. It has a frame, a pointer and the label "start", and the other columns
             are counted from it. If None, nothing is marked, and columns are counted from 0.
+        ends: the first and the last column (B, 2) at which each path is still among the data, as a traversal's `ends`.
+            Frames beyond them are dimmed, behind a thin line. If None, no frame is.
         value_range: the values shown as black and as white; values beyond them are clipped. By default they are the
             least and the greatest value of the whole strip.
         image_size: the longer side in pixels up to which images are enlarged by a whole factor; 64 by default. Images
@@ -62,14 +67,16 @@ def save_strip(
         The path written. The file appears whole or not at all.
 
     Raises:
-        InputError: `images` has another shape, is empty or holds NaN or infinity; `start` is not a column;
-            `value_range` is not two finite increasing numbers; `image_size` is not positive.
+        InputError: `images` has another shape, is empty or holds NaN or infinity; `start` is not a column; `ends` are
+            not two columns for each row, in order; `value_range` is not two finite increasing numbers; `image_size` is
+            not positive.
         OSError: the file cannot be written.
     """
     frames = scaled_frames(images, value_range, STRIP_CELL if image_size is None else image_size)
     rows, columns, height, width = frames.shape[:4]
     if start is not None and not 0 <= start < columns:
         raise InputError(f"start={start} is not a column of this strip: expected 0 to {columns - 1}, or None")
+    limits = [(0, columns - 1)] * rows if ends is None else _checked_ends(ends, rows, columns)
 
     # Large images are seen from further away, so that everything around them grows with them.
     unit = max(1, width // 96)
@@ -82,9 +89,17 @@ def save_strip(
     for row in range(rows):
         for column in range(columns):
             corner = (gutter + column * pitch, gutter + row * (height + gutter))
-            canvas.paste(picture_of(frames[row, column]).convert("RGBA"), corner)
+            shown = picture_of(frames[row, column]).convert("RGBA")
+            if not limits[row][0] <= column <= limits[row][1]:
+                shown.putalpha(round(255 * _DIMMED))
+            canvas.paste(shown, corner)
 
     draw = ImageDraw.Draw(canvas)
+    for row, (first, last) in enumerate(limits):
+        top = gutter + row * (height + gutter)
+        for column in ([first] if first > 0 else []) + ([last + 1] if last < columns - 1 else []):
+            left = column * pitch + (gutter - 2 * unit) // 2
+            draw.rectangle((left, top, left + 2 * unit - 1, top + height - 1), (*ACCENT, 255))
     if start is not None:
         left, right = start * pitch + gutter - frame, (start + 1) * pitch + frame - 1
         _mark_column(draw, (left, gutter - frame, right, bottom - gutter + frame - 1), frame, unit)
@@ -94,6 +109,20 @@ def save_strip(
         caption(draw, (centre, bottom + pointer - 2 * unit), text, font, ACCENT if column == start else LABEL)
 
     return write_whole(file, encoded(canvas, "PNG", optimize=True))
+
+
+def _checked_ends(ends: torch.Tensor | Sequence[Sequence[int]], rows: int, columns: int) -> Sequence[tuple[int, int]]:
+    """The first and last column of each row that isn't dimmed; raise InputError unless the strip has them."""
+    pairs = ends.tolist() if isinstance(ends, torch.Tensor) else ends
+    try:
+        limits = [(operator.index(first), operator.index(last)) for first, last in pairs]
+    except (TypeError, ValueError):
+        limits = []
+    if len(limits) != rows or not all(0 <= first <= last < columns for first, last in limits):
+        raise InputError(
+            f"ends must be a first and a last column in 0..{columns - 1} for each of {rows} rows, got {ends}"
+        )
+    return limits
 
 
 def _mark_column(draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], frame: int, unit: int) -> None:

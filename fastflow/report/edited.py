@@ -59,7 +59,7 @@ def write_edited(
     applied = edit.apply(run, latents)
     images, value_range = run.generator.drawn(applied.images).cpu(), run.generator.value_range
     with replacing_folder(folder) as temporary:
-        save_strip(images, temporary / "strip.png", start=0, value_range=value_range)
+        save_strip(images, temporary / "strip.png", start=0, ends=applied.ends, value_range=value_range)
         save_gif(images, temporary / "animation.gif", value_range=value_range)
         for number, pixels in enumerate(run.generator.eight_bit(images[:, -1]).mul(255).byte().permute(0, 2, 3, 1)):
             grey = pixels.shape[-1] == 1

@@ -14,10 +14,11 @@ from PIL import Image
 
 from fastflow.core.errors import InputError
 from fastflow.core.files import as_argument, read_up_to
+from fastflow.latents.ends import leaving
 from fastflow.report import potential_numbers
 from fastflow.report.landscape_cards import Landscape, draw_landscape, landscapes
 from fastflow.report.rendering import LARGEST_PICTURE, data_uri, picture_size
-from fastflow.report.run_files import RunFiles, at, whole
+from fastflow.report.run_files import RunFiles, at, numbers, whole
 
 _MOST_ATTRIBUTES = 8  # attributes that a card lists at most
 
@@ -109,11 +110,24 @@ def _add_pictures(
     card.alt = f"{rows} in rows, carried along potential {card.index} in columns"
     if start is not None and steps is not None:
         card.alt += f" from step {-start} to step {steps - start}; the starting images are marked"
+    ends = _ends(entry)
+    if ends and start is not None and steps is not None:
+        words = leaving(ends, start, steps + 1)
+        card.notes += [f"This potential {words}; what comes after that is dimmed."] if words else []
     if at(run.traversals, "direction") == "both" and at(entry, "direction") == "forward":
         card.notes.append(
             "This potential bends too sharply for its flow to be run backwards from these starts, so its strip "
             "shows the way forward only."
         )
+
+
+def _ends(entry: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """The ends of each path in an entry of traversals/index.json; none if they aren't there, or damaged."""
+    listed = at(entry, "ends")
+    rows = [numbers({"": pair}, "") for pair in listed] if isinstance(listed, list) else []
+    if not all(len(row) == 2 and all(n is not None and n.is_integer() for n in row) for row in rows):
+        return []
+    return [(int(first or 0), int(last or 0)) for first, last in rows]
 
 
 def _picture(run: RunFiles, name: object, kind: str, notes: list[str]) -> Picture | None:

@@ -55,7 +55,8 @@ def write_traversals(
     - latents.safetensors: the latents (N, T + 1, D) of each potential.
     - landscapes.json: the potentials around their paths from the first start.
     - inverted.png: images that were given, above those that their latents are decoded to.
-    - index.json: each potential's files, direction, the column of its starts, and whether its steps are even.
+    - index.json: each potential's files, direction, the column of its starts, whether its steps are even, and the first
+      and last column of each path that is still among the data.
 
     With direction "both", a potential whose flow can't be undone from these starts is drawn forward only.
 
@@ -185,10 +186,11 @@ def _write_potential(
     traversal, way = _traverse(run, z0, potential, steps, direction, even)
     name, value_range = f"potential-{potential:02d}", run.generator.value_range
     images = run.generator.drawn(traversal.images).cpu()
-    save_strip(images, folder / f"{name}.png", start=traversal.start, value_range=value_range)
+    save_strip(images, folder / f"{name}.png", start=traversal.start, ends=traversal.ends, value_range=value_range)
     save_gif(images, folder / f"{name}.gif", value_range=value_range)
     if mp4:
         save_mp4(images, folder / f"{name}.mp4", value_range=value_range)
+    assert traversal.ends is not None  # as a run always has them
     path = traversal.latents[0]
     if traversal.places is not None:  # a landscape has the flow's own times
         path = run.traverse(z0[:1], potential, steps, way, even=False).latents[0]
@@ -199,6 +201,7 @@ def _write_potential(
         "direction": way,
         "start_column": traversal.start,
         "even": traversal.places is not None,
+        "ends": traversal.ends.tolist(),
     }
     return _Written(
         entry=entry,

@@ -17,7 +17,7 @@ from fastflow.core.files import read_json, shortened, write_sealed
 from fastflow.engine.inputs import check_latents
 from fastflow.engine.integration import Integration
 from fastflow.engine.paths import check_mix, integrate_mix
-from fastflow.latents.traversal import Traversal, decoded
+from fastflow.latents.traversal import Traversal, seen
 from fastflow.saved.names import is_number, names_in
 from fastflow.saved.run import SavedRun
 
@@ -180,8 +180,7 @@ class Edit:
         Args:
             labels: each latent's class (B,), whole numbers, if the generator has classes; the first class if None.
         """
-        latents = self.path(run, z0)
-        return Traversal(latents, decoded(run.generator, latents, labels), 0)
+        return seen(run.generator, self.path(run, z0), labels=labels)
 
     def check(self, run: SavedRun) -> None:
         """Raise InputError unless the run has the weights that the edit was made for."""

@@ -88,6 +88,22 @@ def test_film_is_the_traversal_both_ways(digits):
     assert scene.film.change == pytest.approx(float(change))
 
 
+def test_film_says_and_shows_where_it_leaves_the_data(digits):
+    scene = digits.show(digits.sample(0), None, one(), 2)
+    assert scene.film.ends == (0, 4)
+    assert "leaves the data" not in scene_html(scene, 0)
+    assert "data-beyond" not in scene_html(scene, 0)
+    film = replace(scene.film, ends=(1, 2))
+    html = scene_html(replace(scene, film=film), 0)
+    assert "pixel change per step; leaves the data after step 0 and before step -1</small>" in html
+    dimmed = re.findall(r'<img data-step="(-?\d+)"[^>]* data-beyond ', html)
+    assert dimmed == ["-2", "1", "2"]
+    far = digits.sample(0)
+    far = replace(far, z=0.9999 * digits.generator.spread.farthest * far.z / far.z.norm())
+    path = digits.run.traverse(far.z, 1, 4, "both", even=False)
+    assert digits.show(far, None, one(), 2).film.ends == tuple(path.ends[0].tolist()) != (0, 4)
+
+
 def test_film_of_values_in_another_range_is_shown_in_ours(tmp_path):
     generator = ff.generators.from_callable(lambda z: 2 * sigmoid_images(z) - 1, 4, value_range=(-1, 1))
     film = (e := Explorer(small_run(tmp_path / "run", generator))).show(e.sample(0), None, one(), 1).film

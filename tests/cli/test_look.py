@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from support.runs import contents, options, small_run
 
 from fastflow.cli.main import main
+from fastflow.latents.ends import leaving
 from fastflow.runs.loading import load_run
 
 DISCOVER = ("discover", "--generator", "digits-vae")
@@ -77,6 +78,27 @@ def test_traverse_takes_even_steps_or_the_flows_own(digits_folder, words, even):
     expected = run.traverse(run.generator.starts(2), 1, 6, "both", even=even).latents
     assert torch.equal(load_file(folder / "latents.safetensors")["potential-01"], expected)
     assert json.loads((folder / "index.json").read_text())["potentials"][0]["even"] is even
+
+
+def test_traverse_says_where_paths_leave_the_data(digits_folder, tmp_path, capsys):
+    run = load_run(digits_folder)
+    spread, z0 = run.generator.spread, run.generator.sample(12)
+    offsets = z0 - spread.mean.float()
+    z0 = spread.mean.float() + 0.999 * spread.farthest * offsets / offsets.norm(dim=1, keepdim=True)  # near the edge
+    np.save(tmp_path / "z.npy", z0.numpy())
+    words = ["--latents", str(tmp_path / "z.npy"), "--steps", "6", "--direction", "forward"]
+    main(["traverse", str(digits_folder), *words])
+    index = json.loads((digits_folder / "traversals" / "index.json").read_text())
+    said = capsys.readouterr().out.splitlines()[1:]
+    expected = []
+    for entry in index["potentials"]:
+        ends = run.traverse(z0, entry["index"], 6).ends.tolist()
+        assert entry["ends"] == ends
+        if leaving(ends, 0, 7):
+            expected.append(f"potential {entry['index']} {leaving(ends, 0, 7)}")
+    assert said == expected
+    assert len(said) > 0
+    assert all(" leaves the data after step" in line and "of 12 starts" in line for line in said)
 
 
 def test_traverse_overwrites_where_asked(digits_folder):

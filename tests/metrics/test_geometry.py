@@ -33,7 +33,10 @@ def straight(generator):
 
 
 class Walks(Baseline):
-    """Paths by a rule of their own; offsets (K, T + 1, D), or a function of the starts that gives (B, T + 1, D)."""
+    """Paths by a rule of their own; offsets (K, T + 1, D), or a function of the starts that gives (B, T + 1, D).
+
+    Their steps stay as the rule has them, so that what is measured is known.
+    """
 
     def __init__(self, generator, rules):
         super().__init__(generator, len(rules), 1.0)
@@ -43,6 +46,9 @@ class Walks(Baseline):
         (k,) = set(index.tolist())
         offsets = self.rules[k](z0) if callable(self.rules[k]) else self.rules[k].expand(len(z0), -1, -1)
         return z0[:, None] + offsets.to(z0)
+
+    def traverse(self, *arguments, even=False, **options):
+        return super().traverse(*arguments, even=even, **options)
 
 
 # Length

@@ -8,6 +8,7 @@ import torch
 from PIL import Image, ImageSequence
 from support.pictures import constant_images
 
+from fastflow.core.errors import InputError
 from fastflow.pictures import strips
 
 CELL, GUTTER = 64, 5
@@ -53,6 +54,42 @@ def test_strip_of_one_value_is_black(tmp_path):
     file = strips.save_strip(constant_images([[0.7, 0.7]]), tmp_path / "strip.png")
     with Image.open(file) as picture:
         assert cell(picture, 0, 1)[..., :3].max() == 0
+
+
+def test_frames_beyond_the_ends_are_dimmed_behind_a_line(tmp_path):
+    images = constant_images([[0.2, 0.4, 0.6, 0.8], [0.2, 0.4, 0.6, 0.8]])
+    options = {"start": 1, "value_range": (0.0, 1.0)}
+    plain = strips.save_strip(images, tmp_path / "plain.png", **options)
+    ends = torch.tensor([[1, 2], [0, 3]])
+    file = strips.save_strip(images, tmp_path / "strip.png", ends=ends, **options)
+    assert strips.save_strip(images, tmp_path / "list.png", ends=ends.tolist(), **options).read_bytes() == (
+        file.read_bytes()
+    )
+    with Image.open(plain) as before, Image.open(file) as after:
+        before, after = np.asarray(before), np.asarray(after)
+    for row in range(2):
+        for column in range(4):
+            shown, kept = cell(after, row, column), cell(before, row, column)
+            beyond = row == 0 and column in (0, 3)
+            assert np.array_equal(shown[..., :3], kept[..., :3])
+            assert (shown[..., 3] == (76 if beyond else 255)).all()
+    # The line stands between the columns, in the row that ends there alone. The start's frame covers the other one.
+    right = 3 * PITCH + GUTTER // 2
+    assert after[GUTTER + 5, right].tolist() == [*strips.ACCENT, 255]
+    assert after[GUTTER + PITCH + 5, right, 3] == 0
+    changed = (before != after).any(2)
+    assert not changed[GUTTER + CELL :].any()
+
+
+@pytest.mark.parametrize(
+    "ends",
+    [[(0, 1)], [(0, 1), (2, 1)], [(0, 1), (0, 2)], [(-1, 1), (0, 1)], [(0, 1), (0, 1.0)], [(0, 1), (0,)], [0, 1]],
+    ids=["rows", "order", "beyond", "negative", "float", "one", "flat"],
+)
+def test_ends_that_the_strip_does_not_have_are_refused(tmp_path, ends):
+    with pytest.raises(InputError, match=r"ends must be a first and a last column in 0\.\.1 for each of 2 rows"):
+        strips.save_strip(constant_images([[0.0, 1.0], [0.0, 1.0]]), tmp_path / "strip.png", ends=ends)
+    assert not (tmp_path / "strip.png").exists()
 
 
 @pytest.mark.parametrize("start", [0, 2, 4])

@@ -50,6 +50,22 @@ def test_still_picture_is_the_start_of_the_animation(run, rendered):
         assert (np.asarray(picture.convert("L")) == start).all()
 
 
+def test_potential_that_leaves_the_data_says_where(run, rendered):
+    file = run / "traversals" / "index.json"
+    index = json.loads(file.read_text())
+    starts, steps = index["starts"], index["steps"]
+    start = index["potentials"][0].get("start_column", index["start_column"])
+    whole = [[0, steps]] * (starts - 1)
+    index["potentials"][0]["ends"] = [[0, start + 1], *whole]
+    index["potentials"][1]["ends"] = [[0, steps], *whole]
+    index["potentials"][2]["ends"] = [["0", None], 7]  # damaged
+    file.write_text(json.dumps(index))
+    source = rendered(run).source
+    assert source.count("leaves the data") == 1
+    where = f"from 1 of {starts} starts" if starts > 1 else ""
+    assert f"This potential leaves the data after step 1 {where}".strip() in source
+
+
 def test_potential_that_only_goes_forward_has_a_start_column_of_its_own_and_says_so(run, rendered):
     file = run / "traversals" / "index.json"
     index = json.loads(file.read_text())

@@ -142,6 +142,7 @@ def draw_strip(source: Traverses, path_steps: int, paths: dict[str, Any], names:
     """
     order = sorted(range(source.num_paths), key=lambda k: -paths["purity"][k])[:MOST_DRAWN]
     z0 = source.generator.starts(len(order), seed=1)
-    images = source.traverse(z0, torch.tensor(order, device=z0.device), path_steps).images
-    save_strip(source.generator.drawn(images), file, start=0, value_range=source.generator.value_range)
+    drawn = source.traverse(z0, torch.tensor(order, device=z0.device), path_steps)
+    images, value_range = source.generator.drawn(drawn.images), source.generator.value_range
+    save_strip(images, file, start=0, ends=drawn.ends, value_range=value_range)
     return [f"{names[paths['top'][k]]} {paths['purity'][k]:.2f}" for k in order]
