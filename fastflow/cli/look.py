@@ -49,6 +49,9 @@ class Traverse(RunCommand):
     """Whether each step makes the same visible change: yes or no.
     With no, the steps are the flow's own, which an edit counts.
     The default is yes, but no for a VAE from train-vae, whose steps are those of the data's transformations."""
+    hold: tuple[str, ...] = ()
+    """Attributes that the paths leave as they are: names as in discover's --guide, or FILE.py:FUNCTION.
+    Their gradients are taken out of every step. Such paths go forward, or by descent."""
     seed: int = 0
     """Random seed for the starting latents, or for inverting images by optimization."""
     mp4: bool = False
@@ -78,6 +81,7 @@ class Traverse(RunCommand):
             steps=self.steps,
             direction=self.direction,
             even=None if self.even is None else self.even == "yes",
+            hold=self.hold,
             seed=self.seed,
             mp4=self.mp4,
             latents_format=self.latents_format,

@@ -8,7 +8,7 @@ do. Nothing of this is needed when the potential is used.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -20,9 +20,7 @@ from fastflow.core.plugins import explaining, import_function, name_of, names_fu
 from fastflow.generators import Generator
 from fastflow.latents.attributes.known import KNOWN
 from fastflow.latents.predictors import Predictor, check_predictor, predicted
-
-Features = Callable[[Tensor], Tensor]
-"""A differentiable function of images (B, C, H, W) in [0, 1] with features (B, ...), such as an embedding of faces."""
+from fastflow.latents.spaces import Features
 
 _SAMPLES = 512
 """How many of the generator's images spreads are measured on."""
@@ -76,7 +74,8 @@ def guide_by(guide: Sequence[str | Predictor], generator: Generator) -> Guide:
         key, members = _set_of(item, channels)
         if key not in predictors:
             predictor = _predictor(key)
-            check_predictor(predictor, images.clone())
+            with torch.enable_grad():  # a traversal has switched it off
+                check_predictor(predictor, images.clone())
             count = predicted(predictor, images).shape[1]
             names = list(KNOWN[key][1](channels)) if isinstance(key, str) and key in KNOWN else _names(key, count)
             predictors[key] = predictor, names, width

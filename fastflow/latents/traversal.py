@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -21,6 +21,9 @@ from fastflow.engine.types import Direction
 from fastflow.generators import Generator
 from fastflow.latents.ends import ends_at, path_ends
 from fastflow.latents.even import evened
+from fastflow.latents.guidance import guide_by
+from fastflow.latents.held import Held
+from fastflow.latents.predictors import Predictor
 from fastflow.latents.spaces import Features
 
 TraversalDirection = Literal["forward", "descent", "reverse", "both"]
@@ -142,6 +145,7 @@ def traverse(
     labels: Tensor | None = None,
     even: bool = False,
     features: Features | None = None,
+    hold: Sequence[str | Predictor] = (),
 ) -> Traversal:
     """Let latents z0 (B, D) flow along a potential for `steps` steps, and decode every point.
 
@@ -158,18 +162,24 @@ def traverse(
             same curve with the same ends. See `fastflow.latents.even.evened`.
         features: what even steps change equally: a function from images (B, C, H, W) in [0, 1] to features (B, ...);
             the pixels if None.
+        hold: attributes, as `fastflow.latents.guidance.guide_by` takes them, that the path leaves as they are: their
+            gradients are taken out of the velocity at every step, which costs a pass forward through the generator and
+            a pass back for each attribute. Only forward and descent.
 
     Raises:
         InputError: an argument doesn't fit; the message names it.
     """
     check_even(even, features)
+    if hold and direction not in ("forward", "descent"):
+        raise InputError(f"direction must be forward or descent to hold attributes, got {direction!r}")
     check_latents(z0, bank.dim, bank.out_bias)
     if labels is not None:
         generator.check_labels(labels, z0)  # before the path is computed
+    held = Held(generator, guide_by(hold, generator), labels) if hold else None
 
     def path(count: int, t0: float, direction: Direction) -> Tensor:
         one_way = integration._replace(direction=direction)
-        return integrate(bank, z0, potential, count, t0=t0, integration=one_way, companion=companion)
+        return integrate(bank, z0, potential, count, t0=t0, integration=one_way, companion=companion, bent=held)
 
     # The potentials were trained at times 0 .. path_steps * dt: paths keep within them where they can.
     start = 0

@@ -16,7 +16,9 @@ from fastflow.core.checks import check_seed
 from fastflow.core.errors import ConvergenceError, InputError
 from fastflow.core.files import check_place, left_by_system, replacing_folder, write_sealed, write_tensors
 from fastflow.core.leftovers import remove_leftovers
+from fastflow.core.plugins import name_of
 from fastflow.latents.inversion import Inversion
+from fastflow.latents.predictors import Predictor
 from fastflow.latents.traversal import Traversal, TraversalDirection, decoded
 from fastflow.pictures.grids import save_grid
 from fastflow.pictures.strips import save_gif, save_strip
@@ -41,6 +43,7 @@ def write_traversals(
     steps: int | None = None,
     direction: TraversalDirection | None = None,
     even: bool | None = None,
+    hold: Sequence[str | Predictor] = (),
     seed: int = 0,
     mp4: bool = False,
     latents_format: LatentsFormat = "safetensors",
@@ -71,6 +74,8 @@ def write_traversals(
         direction: the direction of the paths; if None, the run's `usual_direction` for two steps or more, and otherwise
             "forward".
         even: whether each step makes the same visible change; the run's usual way if None. See `run.traverse`.
+        hold: attributes that paths leave as they are, as for `run.traverse`; if `direction` is None, paths go forward
+            then.
         seed: the seed of the generator's own starts.
         mp4: also write potential-NN.mp4.
         latents_format: the format of the latents' file, "safetensors" or NumPy's "npz".
@@ -100,11 +105,12 @@ def write_traversals(
     z0 = z0.latents if isinstance(z0, Inversion) else z0
     steps = run.config.path_steps if steps is None else steps
     if direction is None:  # a path of one step can't be split into two directions
-        direction = run.usual_direction if steps > 1 else "forward"
+        direction = run.usual_direction if steps > 1 and not hold else "forward"
     columns = [-(steps // 2), 0, steps - steps // 2] if direction == "both" else [0, steps]
+    way = _Way(even, hold)
     with replacing_folder(folder) as temporary:
         written = [
-            _write_potential(run, z0, k, steps, direction, even=even, columns=columns, folder=temporary, mp4=mp4)
+            _write_potential(run, z0, k, steps, direction, way, columns=columns, folder=temporary, mp4=mp4)
             for k in chosen
         ]
         save_grid(
@@ -124,6 +130,7 @@ def write_traversals(
             "starts": len(z0),
             "steps": steps,
             "direction": direction,
+            "held": [item if isinstance(item, str) else name_of(item) for item in hold],
             "seed": seed,
             "training_steps": run.step,
             "weights": run.weights,
@@ -146,6 +153,13 @@ def _choose_potentials(run: SavedRun, potentials: Sequence[int] | None) -> Seque
     return chosen
 
 
+class _Way(NamedTuple):
+    """How a run is traversed, as `run.traverse` takes it."""
+
+    even: bool | None
+    hold: Sequence[str | Predictor]
+
+
 class _Written(NamedTuple):
     """One potential's traversal, whose strip and animation are written."""
 
@@ -164,8 +178,8 @@ def _write_potential(
     potential: int,
     steps: int,
     direction: TraversalDirection,
+    way: _Way,
     *,
-    even: bool | None,
     columns: list[int],
     folder: Path,
     mp4: bool,
@@ -178,12 +192,12 @@ def _write_potential(
         potential: the potential's number.
         steps: the steps of the path.
         direction: the direction of the path.
-        even: whether its steps are even; the run's usual way if None.
+        way: how to go.
         columns: the steps from the start that the grid shows.
         folder: where the files go.
         mp4: whether to write a video as well.
     """
-    traversal, way = _traverse(run, z0, potential, steps, direction, even)
+    traversal, gone = _traverse(run, z0, potential, steps, direction, way)
     name, value_range = f"potential-{potential:02d}", run.generator.value_range
     images = run.generator.drawn(traversal.images).cpu()
     save_strip(images, folder / f"{name}.png", start=traversal.start, ends=traversal.ends, value_range=value_range)
@@ -193,12 +207,12 @@ def _write_potential(
     assert traversal.ends is not None  # as a run always has them
     path = traversal.latents[0]
     if traversal.places is not None:  # a landscape has the flow's own times
-        path = run.traverse(z0[:1], potential, steps, way, even=False).latents[0]
+        path = run.traverse(z0[:1], potential, steps, gone, even=False, hold=way.hold).latents[0]
     entry = {
         "index": potential,
         "strip": f"{name}.png",
         "animation": f"{name}.gif",
-        "direction": way,
+        "direction": gone,
         "start_column": traversal.start,
         "even": traversal.places is not None,
         "ends": traversal.ends.tolist(),
@@ -208,20 +222,20 @@ def _write_potential(
         latents=traversal.latents,
         # A path that only goes forward shows its start where others show what leads there.
         grid_images=images[:, [max(0, traversal.start + step) for step in columns]],
-        landscape=landscape(run, path.flip(0) if way == "reverse" else path, potential),
+        landscape=landscape(run, path.flip(0) if gone == "reverse" else path, potential),
     )
 
 
 def _traverse(
-    run: SavedRun, z0: Tensor, potential: int, steps: int, direction: TraversalDirection, even: bool | None
+    run: SavedRun, z0: Tensor, potential: int, steps: int, direction: TraversalDirection, way: _Way
 ) -> tuple[Traversal, TraversalDirection]:
     """A traversal and its direction, which is "forward" instead of "both" where the flow can't be undone."""
     try:
-        return run.traverse(z0, potential, steps, direction, even=even), direction
+        return run.traverse(z0, potential, steps, direction, **way._asdict()), direction
     except ConvergenceError:
         if direction != "both":
             raise
-        return run.traverse(z0, potential, steps, "forward", even=even), "forward"
+        return run.traverse(z0, potential, steps, "forward", **way._asdict()), "forward"
 
 
 def _label(entry: dict[str, Any], names: Mapping[int, str], direction: TraversalDirection) -> str:

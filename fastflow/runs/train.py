@@ -21,8 +21,9 @@ from fastflow.generators import Generator
 from fastflow.generators.base import as_generator
 from fastflow.generators.identity import describe, is_description
 from fastflow.latents.classifiers import classifier_program
-from fastflow.latents.guidance import Features, guide_by, keep_by
+from fastflow.latents.guidance import guide_by, keep_by
 from fastflow.latents.predictors import Predictor
+from fastflow.latents.spaces import Features
 from fastflow.runs.loading import check_generator
 from fastflow.runs.run import Run, VAERun
 from fastflow.saved.names import names_in

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from fastflow.engine.potentials import PotentialBank
 from fastflow.generators import Generator
 from fastflow.generators.loading import spec_of
 from fastflow.generators.vae import LikelihoodVAEGenerator
+from fastflow.latents.predictors import Predictor
 from fastflow.latents.spaces import Features
 from fastflow.latents.traversal import Traversal, TraversalDirection, traverse
 from fastflow.saved.names import read_names, write_name
@@ -125,11 +127,13 @@ class SavedRun:
         labels: Tensor | None = None,
         even: bool | None = None,
         features: Features | None = None,
+        hold: Sequence[str | Predictor] = (),
     ) -> Traversal:
         """Let latents z0 (B, D) flow along a potential, given by its number or name, for `steps` steps.
 
         The default is `path_steps` steps, and for `even` what `is_even` says. With even=False, columns are the flow's
-        own steps, which an edit counts. See `fastflow.latents.traversal.traverse`.
+        own steps, which an edit counts. `hold` names attributes that the path leaves as they are, such as ["slant"].
+        See `fastflow.latents.traversal.traverse`.
         """
         potential = self.find(potential) if isinstance(potential, str) else potential
         steps = self.path_steps if steps is None else steps
@@ -146,6 +150,7 @@ class SavedRun:
             labels=labels,
             even=self.is_even(potential) if even is None else even,
             features=features,
+            hold=hold,
         )
 
     def is_even(self, potential: int | Tensor) -> bool:

@@ -19,8 +19,9 @@ from fastflow.core.rng import step_rng
 from fastflow.generators import Generator
 from fastflow.generators.change import generator_change
 from fastflow.latents.classifiers import make_classifier, try_classifier
-from fastflow.latents.guidance import Features, Guidance, Guide, check_features
+from fastflow.latents.guidance import Guidance, Guide, check_features
 from fastflow.latents.losses import classifier_loss, guidance_loss, initial_loss, jacobian_loss
+from fastflow.latents.spaces import Features
 from fastflow.training.distributed import SINGLE_PROCESS, ProcessGroup
 from fastflow.training.flow_config import DiscoverConfig
 from fastflow.training.loop import Losses

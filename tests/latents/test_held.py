@@ -1,0 +1,83 @@
+"""Attributes that are held still while a path is followed."""
+
+import json
+
+import pytest
+import torch
+from support.runs import sigmoid_generator, small_run
+
+from fastflow.cli.main import main
+from fastflow.core.errors import InputError
+from fastflow.latents.guidance import guide_by
+from fastflow.latents.held import Held, without
+
+
+def halves(images):
+    return torch.stack((images[:, :, :3].mean((1, 2, 3)), images[:, :, 3:].mean((1, 2, 3))), 1)
+
+
+def test_what_is_left_is_orthogonal_to_the_others():
+    rng = torch.Generator().manual_seed(0)
+    vectors, others = torch.randn(5, 6, generator=rng), torch.randn(5, 3, 6, generator=rng)
+    others[1] *= 1e-9  # units don't matter
+    others[2, 1] = 0  # nor does an attribute without a slope
+    others[3, 2] = others[3, 0]  # nor one that is measured twice
+    left = without(vectors, others)
+    units = others / others.norm(dim=2, keepdim=True).clamp_min(1e-30)
+    assert (units @ left[:, :, None]).abs().max() < 1e-5
+    for row in range(5):
+        span = torch.linalg.lstsq(units[row].T.double(), (vectors - left)[row].double(), driver="gelsd")
+        assert (units[row].T.double() @ span.solution - (vectors - left)[row]).abs().max() < 1e-5
+
+
+@pytest.fixture
+def run(tmp_path):
+    return small_run(tmp_path / "run", steps=20, learning_rate=0.05, step_length=0.02)
+
+
+@pytest.mark.parametrize("direction", ["forward", "descent"])
+def test_a_held_attribute_changes_far_less(run, direction):
+    z0 = run.generator.sample(24, 5)
+    index = torch.arange(24) % 3
+    free = run.traverse(z0, index, 10, direction, even=False)
+    held = run.traverse(z0, index, 10, direction, even=False, hold=[halves])
+    moved = [halves(one.images[:, -1]) - halves(one.images[:, 0]) for one in (free, held)]
+    assert moved[1].abs().mean() < 0.05 * moved[0].abs().mean()
+    assert (held.latents.diff(dim=1).norm(dim=2) - 0.02).abs().max() < 1e-5  # steps are as long as they were
+    first = run.traverse(z0, index, 10, direction, even=False, hold=["brightness"])
+    assert (first.images.mean((2, 3, 4))[:, -1] - first.images.mean((2, 3, 4))[:, 0]).abs().max() < 0.01
+
+
+def test_a_step_is_the_velocity_without_the_held_part(run):
+    z0 = run.generator.sample(6, 3)
+    run.step_length = None
+    velocity = run.bank.jet(z0, 0.0, 1).grad
+    bent = Held(run.generator, guide_by([halves], run.generator))(z0, velocity)
+    path = run.traverse(z0, 1, 2, even=False, hold=[halves]).latents
+    torch.testing.assert_close(path[:, 1], z0 + run.config.dt * bent)
+
+
+@pytest.mark.parametrize("direction", ["both", "reverse"])
+def test_other_directions_are_refused(run, direction):
+    with pytest.raises(InputError, match=f"direction must be forward or descent to hold attributes, got '{direction}'"):
+        run.traverse(run.generator.sample(2), 0, 4, direction, hold=["brightness"])
+
+
+def test_unknown_attributes_are_refused(run):
+    with pytest.raises(InputError, match="guide must name appearance, strokes, one of brightness"):
+        run.traverse(run.generator.sample(2), 0, 4, hold=["loudness"])
+
+
+def test_traversals_are_written_with_what_is_held(digits_folder, tmp_path):
+    words = ["traverse", str(digits_folder), "--potential", "1", "--starts", "2", "--out", str(tmp_path / "out")]
+    main([*words, "--hold", "slant", "thickness"])
+    index = json.loads((tmp_path / "out" / "index.json").read_text())
+    assert index["held"] == ["slant", "thickness"]
+    assert index["direction"] == "forward"
+
+
+def test_a_generator_without_classes_gets_none():
+    generator = sigmoid_generator()
+    z, velocity = generator.sample(3), torch.ones(3, 4)
+    held = Held(generator, guide_by([halves], generator))
+    assert torch.equal(held(z, velocity), held(z.clone().requires_grad_(), velocity))
