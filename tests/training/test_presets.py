@@ -13,7 +13,8 @@ from fastflow.training.presets import PRESETS, preset
 def test_presets_have_the_papers_objective(name):
     config = preset(name)
     assert (config.learning_rate, config.residual, config.jacobian, config.pde) == (1e-4, "square", "square", "wave")
-    assert [getattr(config, f"{term}_weight") for term in DiscoverConfig.terms] == [1.0] * 5
+    terms = ("pde", "initial", "jacobian", "classifier", "guidance")
+    assert [getattr(config, f"{term}_weight") for term in terms] == [1.0] * 5
     assert (config.out_activation == "identity") == (name == "stylegan2")
     assert DiscoverConfig(**json.loads(json.dumps(config.__dict__))) == config
 

@@ -23,9 +23,9 @@ def test_each_terms_weight_follows_its_schedule():
     schedules = {f"{term}_schedule": ((1, 0.0), (5, 1.0 + place)) for place, term in enumerate(DiscoverConfig.terms)}
     weights = {f"{term}_weight": 2.0 for term in DiscoverConfig.terms}
     task = Discovery(small_config(**schedules, **weights), sigmoid_generator())
-    assert task.draw(1).weights.tolist() == [0.0] * 5
-    assert task.draw(3).weights.tolist() == pytest.approx([1, 2, 3, 4, 5])
-    assert task.draw(9).weights.tolist() == pytest.approx([2, 4, 6, 8, 10])
+    assert task.draw(1).weights.tolist() == [0.0] * 8
+    assert task.draw(3).weights.tolist() == pytest.approx([1, 2, 3, 4, 5, 6, 7, 8])
+    assert task.draw(9).weights.tolist() == pytest.approx([2, 4, 6, 8, 10, 12, 14, 16])
 
 
 def test_learning_rate_follows_its_schedule(tmp_path):
