@@ -25,9 +25,6 @@ from fastflow.latents.spaces import Features
 _SAMPLES = 512
 """How many of the generator's images spreads are measured on."""
 
-_LATENTS = 4096
-"""How many of its latents the distances from the prior's mean are measured on."""
-
 _LEAST = 0.1
 """The least change of its own, relative to what is asked, with which a path's other changes are compared."""
 
@@ -112,7 +109,8 @@ class PathTerms(NamedTuple):
     hold: Tensor
     """The other attributes' share of the change, each measured in its spread: 1 minus the purity of this path."""
     shell: Tensor
-    """How far the latent lies outside the generator's own, squared, in half widths of the prior's distances."""
+    """How far the latent lies outside the distances from their mean that the generator's own latents have, squared, in
+    half widths of these distances."""
     keep: Tensor
     """The squared change of the image and of the features, each relative to that between two of the generator's images,
     summed. Of all ways to change an attribute by as much, this asks for the one that is seen least."""
@@ -153,9 +151,8 @@ class Guidance:
         if not all(float(distance) > 0 for distance in self.distances):
             raise InputError(f"what to keep must differ between images; it is the same for all {_SAMPLES}")
         self.columns = torch.tensor(guide.columns, device=z.device)
-        latents = generator.sample(_LATENTS, 0)
-        self.mean = latents.mean(0)
-        self.middle, self.edge = (latents - self.mean).norm(dim=1).quantile(latents.new_tensor([0.5, 0.99]))
+        self.shell = generator.spread
+        self.middle = self.shell.mean.to(z)
 
     def __len__(self) -> int:
         """How many potentials are guided."""
@@ -181,12 +178,14 @@ class Guidance:
         kept = change.new_zeros(len(change))
         for function, old, distance in zip(self.features, features, self.distances, strict=True):
             kept = kept + (_features(function, after) - old).square().sum(1) / distance
-        outside = ((z - self.mean).norm(dim=1) - self.edge) / (self.edge - self.middle)
+        shell = self.shell
+        distance = (z - self.middle).norm(dim=1)
+        outside = torch.maximum(distance - shell.farthest, shell.nearest - distance).clamp_min(0)
         return PathTerms(
             guidance=2 * functional.huber_loss(own, torch.ones_like(own), reduction="none"),
             # A share, which a smaller step doesn't lower: what holds the others still leaves the calibration alone.
             hold=others / (others + own.clamp_min(_LEAST)),
-            shell=outside.clamp_min(0).square(),
+            shell=(2 * outside / (shell.farthest - shell.nearest)).square(),
             keep=kept,
         )
 

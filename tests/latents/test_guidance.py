@@ -148,7 +148,11 @@ def test_the_shell_is_where_the_generators_latents_are():
     potential = torch.zeros(len(z), dtype=torch.long)
     shell = guidance.terms(images, images, z, potential, potential + 1).shell
     assert (shell[:400] > 0).float().mean() < 0.03
-    far = (z[400:] - guidance.mean).norm(dim=1)
-    expected = ((far - guidance.edge) / (guidance.edge - guidance.middle)).clamp_min(0).square()
+    spread = generator.spread
+    far = (z[400:] - spread.mean.float()).norm(dim=1)
+    expected = (2 * (far - spread.farthest) / (spread.farthest - spread.nearest)).clamp_min(0).square()
     torch.testing.assert_close(shell[400:], expected)
+    inside = spread.mean.float()[None].repeat(2, 1)
+    images = generator.decode(inside)
+    assert (guidance.terms(images, images, inside, potential[:2], potential[:2] + 1).shell > 0).all()
     assert (shell[400:] > 0).float().mean() > 0.8
