@@ -49,18 +49,18 @@ class Guide(NamedTuple):
         return torch.cat([predicted(predictor, images) for predictor in self.predictors], 1).to(images.dtype)
 
 
-def guide_by(guide: Sequence[str | Predictor], generator: Generator) -> Guide:
+def guide_by(guide: Sequence[str | Predictor], generator: Generator, what: str = "guide") -> Guide:
     """Find the attributes that these words and functions name.
 
     A set of ours, "strokes" or "appearance", guides a potential by each of its members. A member, such as "thickness",
     guides one, and the others of its set are held still. So does a function for each of its values, or the function
-    that FILE.py:FUNCTION names.
+    that FILE.py:FUNCTION names. `what` is the argument's name in messages.
 
     Raises:
         InputError: nothing has this name, or a function fails on the generator's images or has no gradient there.
     """
     if isinstance(guide, str) or not isinstance(guide, Sequence) or not guide:
-        raise InputError(f"guide must be a list of names or functions, got {guide!r}")
+        raise InputError(f"{what} must be a list of names or functions, got {guide!r}")
     channels = generator.image_shape[0]
     with torch.no_grad():
         images = generator.scaled(generator.decode(generator.sample(3)))
@@ -68,9 +68,9 @@ def guide_by(guide: Sequence[str | Predictor], generator: Generator) -> Guide:
     width = 0
     chosen: list[tuple[str, int]] = []
     for item in guide:
-        key, members = _set_of(item, channels)
+        key, members = _set_of(item, channels, what)
         if key not in predictors:
-            predictor = _predictor(key)
+            predictor = _predictor(key, what)
             with torch.enable_grad():  # a traversal has switched it off
                 check_predictor(predictor, images.clone())
             count = predicted(predictor, images).shape[1]
@@ -82,7 +82,7 @@ def guide_by(guide: Sequence[str | Predictor], generator: Generator) -> Guide:
     names, columns = [name for name, _ in chosen], [column for _, column in chosen]
     for name in names:
         if names.count(name) > 1:
-            raise InputError(f"guide names {name!r} twice: name each attribute once")
+            raise InputError(f"{what} names {name!r} twice: name each attribute once")
     return Guide(tuple(predictor for predictor, _, _ in predictors.values()), tuple(names), tuple(columns))
 
 
@@ -195,11 +195,11 @@ def _pixels(images: Tensor) -> Tensor:
     return images
 
 
-def _set_of(item: str | Predictor, channels: int) -> tuple[str | Predictor, list[str] | None]:
+def _set_of(item: str | Predictor, channels: int, what: str) -> tuple[str | Predictor, list[str] | None]:
     """What measures an attribute: a set's name, FILE.py:FUNCTION or a function; and which of its values are meant."""
     if not isinstance(item, str):
         if not callable(item):
-            raise InputError(f"guide must list names or functions, got {item!r} in it")
+            raise InputError(f"{what} must list names or functions, got {item!r} in it")
         return item, None
     if item in KNOWN or names_function(item):
         return item, None
@@ -207,13 +207,13 @@ def _set_of(item: str | Predictor, channels: int) -> tuple[str | Predictor, list
         if item in names(channels):
             return key, [item]
     members = ", ".join(name for _, names in KNOWN.values() for name in names(channels))
-    raise InputError(f"guide must name {', '.join(KNOWN)}, one of {members}, or FILE.py:FUNCTION; got {item!r}")
+    raise InputError(f"{what} must name {', '.join(KNOWN)}, one of {members}, or FILE.py:FUNCTION; got {item!r}")
 
 
-def _predictor(key: str | Predictor) -> Predictor:
+def _predictor(key: str | Predictor, what: str) -> Predictor:
     if not isinstance(key, str):
         return key
-    return KNOWN[key][0] if key in KNOWN else import_function(key, "guide")
+    return KNOWN[key][0] if key in KNOWN else import_function(key, what)
 
 
 def _names(key: str | Predictor, count: int) -> list[str]:

@@ -175,7 +175,7 @@ def traverse(
     check_latents(z0, bank.dim, bank.out_bias)
     if labels is not None:
         generator.check_labels(labels, z0)  # before the path is computed
-    held = Held(generator, guide_by(hold, generator), labels) if hold else None
+    held = Held(generator, guide_by(hold, generator, "hold"), labels) if hold else None
 
     def path(count: int, t0: float, direction: Direction) -> Tensor:
         one_way = integration._replace(direction=direction)

@@ -64,7 +64,7 @@ def test_other_directions_are_refused(run, direction):
 
 
 def test_unknown_attributes_are_refused(run):
-    with pytest.raises(InputError, match="guide must name appearance, strokes, one of brightness"):
+    with pytest.raises(InputError, match="hold must name appearance, strokes, one of brightness"):
         run.traverse(run.generator.sample(2), 0, 4, hold=["loudness"])
 
 
