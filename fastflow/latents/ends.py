@@ -15,7 +15,13 @@ _LEAST, _MOST = 0.05, 20.0  # the visible change per latent length that is too l
 
 @torch.no_grad()
 def path_ends(
-    generator: Generator, latents: Tensor, images: Tensor, start: int = 0, *, features: Features | None = None
+    generator: Generator,
+    latents: Tensor,
+    images: Tensor,
+    start: int = 0,
+    *,
+    features: Features | None = None,
+    moved: Tensor | None = None,
 ) -> Tensor:
     """The first and the last column (B, 2) long at which each path is still among the data.
 
@@ -35,8 +41,10 @@ def path_ends(
         start: the column of the starts, which count as data.
         features: a function from images (B, C, H, W) in [0, 1] to features (B, ...) whose change is the visible one;
             the pixels' if None.
+        moved: the visible changes (B, T) of the steps, if they were measured already: see `spaces.changes`.
     """
-    bad = _bad_steps(generator, latents, images, features)  # [B, T]
+    moved = changes(generator, images, features) if moved is None else moved
+    bad = _bad_steps(latents, moved, rounding(generator, images[:, 0], features)[:, None])  # [B, T]
     far = _far(generator, latents, start)  # [B, T + 1]
     after = bad[:, start:] | far[:, start + 1 :]
     before = (bad[:, :start] | far[:, :start]).flip(1)
@@ -86,13 +94,11 @@ def _far(generator: Generator, latents: Tensor, start: int) -> Tensor:
     return (distance < nearest) | (distance > farthest)
 
 
-def _bad_steps(generator: Generator, latents: Tensor, images: Tensor, features: Features | None) -> Tensor:
+def _bad_steps(latents: Tensor, change: Tensor, noise: Tensor) -> Tensor:
     """Which steps (B, T) change the images far less or far more per length in latent space than is usual there."""
-    change = changes(generator, images, features)
     length = latents.double().diff(dim=1).norm(dim=2)
     rate = change / length.clamp_min(torch.finfo(length.dtype).tiny)
     median = rate.quantile(0.5, dim=1, keepdim=True)
-    noise = rounding(generator, images[:, 0], features)[:, None]
     moves = (change.sum(1, keepdim=True) > change.shape[1] * noise) & (length > 0)
     stalls, tears = rate < _LEAST * median, (rate > _MOST * median) & (change > noise)
     return moves & (stalls | tears) | ~change.isfinite()

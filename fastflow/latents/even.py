@@ -36,6 +36,7 @@ def evened(
     *,
     labels: Tensor | None = None,
     features: Features | None = None,
+    moved: Tensor | None = None,
 ) -> Evened:
     """Place the points of paths anew, so that each step makes the same visible change.
 
@@ -55,16 +56,20 @@ def evened(
         start: the column of the starts.
         labels: each latent's class (B,) long, if the generator has classes.
         features: a function from images (B, C, H, W) in [0, 1] to features (B, ...); pixels are compared if None.
+        moved: the visible changes (B, T) of the given steps, if they were measured already: see `spaces.changes`.
 
     Raises:
         InputError: the features fail or can't be used.
     """
     paths = _Paths(generator, latents, labels, features)
+    moved = changes(generator, images, features) if moved is None else moved
     points, shown = latents.clone(), images.clone()
     places = torch.arange(latents.shape[1], dtype=torch.float64, device=latents.device).repeat(len(latents), 1)
-    for part in (slice(0, start + 1), slice(start, latents.shape[1])):
-        if len(range(*part.indices(latents.shape[1]))) > 2:  # a single step is even
-            points[:, part], shown[:, part], places[:, part] = paths.evened(shown[:, part], places[:, part])
+    for first, last in ((0, start), (start, latents.shape[1] - 1)):
+        if last - first > 1:  # a single step is even
+            part = slice(first, last + 1)
+            found = paths.evened(shown[:, part], places[:, part], moved[:, first:last])
+            points[:, part], shown[:, part], places[:, part] = found
     return Evened(points, shown, places - start)
 
 
@@ -74,15 +79,15 @@ class _Paths:
     def __init__(self, generator: Generator, latents: Tensor, labels: Tensor | None, features: Features | None) -> None:
         self._generator, self._latents, self._labels, self._features = generator, latents, labels, features
 
-    def evened(self, images: Tensor, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def evened(self, images: Tensor, places: Tensor, moved: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Even points (B, n, D) with their images and places.
 
         Args:
             images: the images (B, n, C, H, W) of the points that there are, of which the first and last one stay.
             places: the places (B, n) of these points on the paths.
+            moved: the visible changes (B, n - 1) between them.
         """
         best_images, best = images.clone(), places.clone()
-        moved = self._changes(images)
         noise = rounding(self._generator, images[:, 0], self._features)
         least = _unevenness(moved)
         rows = torch.arange(len(places), device=places.device)

@@ -24,7 +24,7 @@ from fastflow.latents.even import evened
 from fastflow.latents.guidance import guide_by
 from fastflow.latents.held import Held
 from fastflow.latents.predictors import Predictor
-from fastflow.latents.spaces import Features
+from fastflow.latents.spaces import Features, changes
 
 TraversalDirection = Literal["forward", "descent", "reverse", "both"]
 
@@ -211,11 +211,12 @@ def seen(
     """The traversal of paths of latents (B, T + 1, D) with their starts in column `start`; see `traverse`."""
     images = decoded(generator, latents, labels)
     # A path of even steps has few points where the images stand still: its ends are those of the flow.
-    ends = path_ends(generator, latents, images, start, features=features)
+    moved = changes(generator, images, features)
+    ends = path_ends(generator, latents, images, start, features=features, moved=moved)
     if not even:
         return Traversal(latents, images, start, ends=ends)
     labels = None if labels is None else generator.check_labels(labels, latents)
-    found = evened(generator, latents, images, start, labels=labels, features=features)
+    found = evened(generator, latents, images, start, labels=labels, features=features, moved=moved)
     return Traversal(found.latents, found.images, start, found.places, ends_at(ends, found.places, start))
 
 

@@ -21,7 +21,11 @@ _CHARTS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("Jacobian term", ("jacobian",), "lower means that images change more along the potentials"),
     ("Classifier loss", ("classifier",), "cross-entropy of naming the potential from two consecutive images"),
     ("Guidance", ("guidance",), "how far guided attributes' changes are from what is asked, or 1 minus a cosine"),
-    ("Held still", ("hold", "keep"), "changes of the other attributes and of kept features along guided paths"),
+    (
+        "Held still",
+        ("hold", "keep"),
+        "the other attributes' share of guided paths' change, and the change of the image and kept features",
+    ),
     ("Shell", ("shell",), "how far guided paths leave the distances from the prior's mean that latents have"),
     ("Training accuracy", ("accuracy",), "share of training pairs whose potential the classifier names"),
     ("Strength", ("strength",), "mean absolute pixel change per step"),

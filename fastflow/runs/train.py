@@ -95,6 +95,8 @@ def discover(
         raise InputError("guide and predictor were both given: name the predictor in guide")
     if keep and guide is None and predictor is None:
         raise InputError("keep has no effect without guide: name what potentials should change")
+    if keep and config.guidance_loss == "cosine":
+        raise InputError("keep has no effect with guidance_loss cosine, which holds nothing still: choose path")
     functions: dict[str, str | bool | list[str | bool]] = {"predictor": _name(predictor)}
     if guide is not None or keep:  # runs without them are described as before they came
         functions |= {"guide": [*map(_name, guide or ())], "keep": [*map(_name, keep)]}

@@ -146,14 +146,16 @@ class Discovery:
 
         phases.mark("classifier")
         scaled, next_scaled = map(self.generator.scaled, (images, next_images))
-        # What guided potentials change is given: their paths aren't drawn to what the classifier tells apart best, nor
-        # to the largest change.
-        guided = index < (0 if self.guidance is None else len(self.guidance))
-        pair = _held(scaled, guided), _held(next_scaled, guided)
+        pair = scaled, next_scaled
+        if self.guidance is not None:
+            # What guided potentials change is given: their paths aren't drawn to what the classifier tells apart best,
+            # nor to the largest change.
+            guided = index < len(self.guidance)
+            pair, change = (_held(scaled, guided), _held(next_scaled, guided)), _held(change, guided)
         with profiled("train.classifier"):
             logits = self.classifier(*pair)
             classifier_term = classifier_loss(logits, index)
-        terms |= {"jacobian": jacobian_loss(_held(change, guided), config.jacobian), "classifier": classifier_term}
+        terms |= {"jacobian": jacobian_loss(change, config.jacobian), "classifier": classifier_term}
         if self.guidance is not None:
             terms |= self._path_terms(self.guidance, batch, next_scaled, z_next)
         elif self.guide is not None:

@@ -10,7 +10,7 @@ from fastflow.core.errors import InputError
 from fastflow.engine.potentials import PotentialBank
 from fastflow.generators import from_callable
 from fastflow.latents.even import EVEN, evened
-from fastflow.latents.traversal import flow_of, traverse
+from fastflow.latents.traversal import flow_of, seen, traverse
 
 RAW = torch.tensor([0.0, 0.1, 0.2, 1.0, 1.1, 3.0, 3.1])
 """Coordinates of points along a straight line, in steps that differ by 19 times."""
@@ -327,3 +327,20 @@ def test_codes_and_consistency_are_the_same_for_even_paths(run):
     assert torch.equal(ff.metrics.flow_codes(run, z), ff.metrics.flow_codes(Raw(), z))
     assert ff.metrics.consistency(run, samples=8) == ff.metrics.consistency(Raw(), samples=8)
     assert ff.metrics.curvature(run, samples=8).score != ff.metrics.curvature(Raw(), samples=8).score
+
+
+def test_visible_changes_of_the_given_points_are_measured_once():
+    generator = sigmoid_generator()
+    asked = []
+
+    def features(images):
+        asked.append(len(images))
+        return images.flatten(1)
+
+    latents = torch.randn(3, 6, 4, generator=torch.Generator().manual_seed(0))
+    seen(generator, latents, 2, features=features)
+    # A column each, and the starts' rounding.
+    assert asked == [3] * 7
+    own, given = seen(generator, latents, 2, even=True), even(generator, latents, 2)
+    assert torch.equal(own.latents, given.latents)
+    assert torch.equal(own.images, given.images)

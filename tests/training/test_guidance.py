@@ -118,14 +118,17 @@ def test_more_attributes_than_potentials_are_refused(tmp_path):
     [
         ({"guide": [halves], "predictor": halves}, "guide and predictor were both given: name the predictor in guide"),
         ({"keep": [halves]}, "keep has no effect without guide: name what potentials should change"),
+        ({"guide": [brightness], "keep": [halves], "guidance_loss": "cosine"}, "keep has no effect with guidance_loss"),
         ({"guide": [brightness], "keep": "own.py:f"}, "keep must be a list of functions, got 'own.py:f'"),
         ({"guide": [brightness], "keep": [lambda images: images.detach()]}, "features to keep carry no gradient"),
     ],
-    ids=["both", "keep alone", "text", "detached"],
+    ids=["both", "keep alone", "keep with cosine", "text", "detached"],
 )
 def test_options_that_do_not_fit_are_refused(tmp_path, options, message):
+    settings = {key: options[key] for key in options if key == "guidance_loss"}
+    options = {key: options[key] for key in options if key not in settings}
     with pytest.raises(InputError, match=message):
-        small_run(tmp_path / "run", options=options)
+        small_run(tmp_path / "run", options=options, **settings)
     assert not (tmp_path / "run").exists()
 
 
