@@ -2,8 +2,8 @@
 
 A guided potential is judged by where its path has led after n steps, from every start: its own attribute has changed
 by n times a stated share of its spread, the other attributes and the features that the user wants kept have stayed,
-the image has changed little otherwise, and the latent lies as far from the prior's mean as the generator's own latents
-do. Nothing of this is needed when the potential is used.
+and the latent lies as far from the prior's mean as the generator's own latents do. Nothing of this is needed when the
+potential is used.
 """
 
 from __future__ import annotations
@@ -112,8 +112,7 @@ class PathTerms(NamedTuple):
     """How far the latent lies outside the distances from their mean that the generator's own latents have, squared, in
     half widths of these distances."""
     keep: Tensor
-    """The squared change of the image and of the features, each relative to that between two of the generator's images,
-    summed. Of all ways to change an attribute by as much, this asks for the one that is seen least."""
+    """The features' squared change relative to that between two images of the generator."""
 
 
 class Guidance:
@@ -122,7 +121,7 @@ class Guidance:
     Args:
         generator: the generator, whose spreads are measured on 512 images of its own, always the same ones.
         guide: the attributes, of which potential k has number k.
-        keep: functions whose features should stay, beside the image itself.
+        keep: functions whose features should stay.
         rate: the share of its spread by which a potential changes its attribute in one step; negative to lower it.
 
     Raises:
@@ -130,7 +129,7 @@ class Guidance:
     """
 
     def __init__(self, generator: Generator, guide: Guide, keep: Sequence[Features] = (), rate: float = 0.25) -> None:
-        self.guide, self.features, self.rate = guide, (_pixels, *keep), rate
+        self.guide, self.features, self.rate = guide, tuple(keep), rate
         z = generator.sample(_SAMPLES, 0)
         labels = generator.draw_labels(_SAMPLES, torch.Generator().manual_seed(0))
         parts: list[list[Tensor]] = [[] for _ in range(1 + len(self.features))]
@@ -188,11 +187,6 @@ class Guidance:
             shell=(2 * outside / (shell.farthest - shell.nearest)).square(),
             keep=kept,
         )
-
-
-def _pixels(images: Tensor) -> Tensor:
-    """The image itself, whose features are its pixels."""
-    return images
 
 
 def _set_of(item: str | Predictor, channels: int, what: str) -> tuple[str | Predictor, list[str] | None]:

@@ -24,7 +24,7 @@ _CHARTS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     (
         "Held still",
         ("hold", "keep"),
-        "the other attributes' share of guided paths' change, and the change of the image and kept features",
+        "the other attributes' share of guided paths' change, and the change of kept features",
     ),
     ("Shell", ("shell",), "how far guided paths leave the distances from the prior's mean that latents have"),
     ("Training accuracy", ("accuracy",), "share of training pairs whose potential the classifier names"),

@@ -209,7 +209,10 @@ class Discovery:
         self.phases.mark("classifier")
         found = guidance.terms(before, images[rows], z[rows], batch.potential[rows], batch.place[rows] + 1)
         share = self._share(len(guidance))
-        return {name: each.sum() / len(z) / share for name, each in found._asdict().items()}
+        terms = {name: each.sum() / len(z) / share for name, each in found._asdict().items()}
+        if not guidance.features:
+            del terms["keep"]  # the last in `config.terms`
+        return terms
 
     def _cosine(self, guide: Guide, images: Tensor, z: Tensor, velocity: Tensor, index: Tensor) -> Tensor:
         """The mean guidance loss of the steps of guided potentials."""

@@ -204,7 +204,7 @@ class DiscoverConfig(FlowConfig):
     shell_schedule: Schedule = ()
     """Factors of this weight over the training, as in learning_rate_schedule."""
     keep_weight: Annotated[float, Ge(0)] = 1.0
-    """Weight of the change of the image, and of the features to keep, along guided paths."""
+    """Weight of the change of the features to keep, along guided paths."""
     keep_schedule: Schedule = ()
     """Factors of this weight over the training, as in learning_rate_schedule."""
 

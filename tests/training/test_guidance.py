@@ -86,7 +86,7 @@ def test_path_terms_are_means_over_the_guided_samples():
 def test_guided_potentials_learn_from_their_own_terms_alone():
     # Neither the classifier nor the reward for visible change nor rest at the start moves a guided potential.
     generator = sigmoid_generator()
-    weights = {"pde_weight": 0.0, "guidance_weight": 0.0, "hold_weight": 0.0, "shell_weight": 0.0, "keep_weight": 0.0}
+    weights = {"pde_weight": 0.0, "guidance_weight": 0.0, "hold_weight": 0.0, "shell_weight": 0.0}
     task = Discovery(small_config(**weights), generator, guide=guide_by([brightness], generator))
     task.losses(task.draw(1)).loss.backward()
     gradient = task.bank.weights[0].grad
