@@ -145,7 +145,7 @@ class Actions:
         # A slider that may stay as it is isn't changed, because somebody may be dragging it.
         stays = old is not None and old.film.steps == steps
         slider = gr.skip() if stays else gr.Slider(minimum=steps[0], maximum=steps[-1], value=step)
-        return [scene, scene_html(scene, step), slider, _done_html(scene), self.lines(scene, step), ""]
+        return [scene, scene_html(scene, step), slider, _done_html(scene), ""]
 
 
 def alert_html(error: Exception) -> str:

@@ -41,7 +41,8 @@ def build_page(explorer: Explorer, files: Path) -> gr.Blocks:
 
         bind([page.load], actions.open, [*w.start, *w.controls], [*w.named, w.name, *w.view])
         gr.on([w.step.change, w.scene.change], None, w.step, js="window.fastflow.show")
-        w.step.change(actions.lines, [w.scene_state, w.step], w.lines, **quiet)
+        # They follow both, as the frames do: an action knows only the step at which a film was asked for.
+        gr.on([w.step.change, w.scene.change], actions.lines, [w.scene_state, w.step], w.lines, **quiet)
 
         scene = [w.scene_state, w.step, *w.controls]
         bind([w.potential.input], actions.choose, scene, [w.name, *w.view])

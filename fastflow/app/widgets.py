@@ -57,7 +57,7 @@ class Widgets:
     @property
     def view(self) -> list[gr.Component]:
         """The widgets that show a scene."""
-        return [self.scene_state, self.scene, self.step, self.done, self.lines, self.alert]
+        return [self.scene_state, self.scene, self.step, self.done, self.alert]
 
     @property
     def named(self) -> list[gr.Component]:
