@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import io
 import os
 import re
@@ -11,7 +12,9 @@ import sys
 import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, NoReturn, cast
+from dataclasses import fields, is_dataclass
+from importlib.metadata import version
+from typing import Annotated, Any, NoReturn, cast, get_args
 
 import torch
 import tyro
@@ -35,6 +38,11 @@ Command = tyro.conf.OmitSubcommandPrefixes[
     | Annotated[look.Serve, tyro.conf.subcommand("serve")]
     | Annotated[study.Study, tyro.conf.subcommand("study")]
 ]
+
+COMMANDS: dict[str, type[Any]] = {
+    settings.name: kind for kind, settings in map(get_args, get_args(get_args(Command)[0]))
+}
+"""The commands by their names."""
 
 NARROWEST, WIDEST = 40, 120
 """The columns that help is written for, at least and at most. In very few, tyro would work for minutes."""
@@ -62,6 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
+            if arguments in (["--version"], ["-V"]):
+                print(f"fastflow {version('fastflow')}")
+                return
             _parse(arguments or ["--help"]).run()
     except (InputError, BackendError, TrainingError, ConvergenceError) as error:
         _fail(str(error))
@@ -93,6 +104,7 @@ def _print_anything() -> None:
 
 def _parse(arguments: list[str]) -> inputs.Command:
     """The command in the arguments. What tyro explains in a frame becomes one line."""
+    _check_command(arguments[0])
     defaults = train.training_defaults(arguments)
     options: dict[str, Any] = {} if defaults is None else {"default": defaults}
     explanation = io.StringIO()
@@ -109,7 +121,17 @@ def _parse(arguments: list[str]) -> inputs.Command:
     except SystemExit as exit_:
         if not exit_.code:
             raise
-        _fail(_one_line(explanation.getvalue()))
+        _fail(_one_line(explanation.getvalue(), arguments[0]))
+
+
+def _check_command(word: str) -> None:
+    """Raise InputError unless the first word is a command or an option, and say which command was meant."""
+    if word.startswith("-") or word in COMMANDS:
+        return
+    close = difflib.get_close_matches(word, COMMANDS, 1)
+    meant = f"; perhaps you meant {close[0]}" if close else ""
+    known = ", ".join(COMMANDS)
+    raise InputError(f"there is no command {word!r}{meant}; the commands are {known}; see fastflow --help")
 
 
 @contextlib.contextmanager
@@ -206,8 +228,20 @@ def _unframed(page: str, columns: int) -> str:
     return "\n".join(lines)
 
 
-def _one_line(explanation: str) -> str:
-    """The message in tyro's framed explanation of an error."""
+def _options(kind: type[Any]) -> list[str]:
+    """The options of a command, or of settings that are a part of its options."""
+    found: list[str] = []
+    for field in fields(kind):
+        nested = field.default_factory
+        if isinstance(nested, type) and is_dataclass(nested):
+            found += _options(nested)
+        else:
+            found.append(f"--{field.name.replace('_', '-')}")
+    return found
+
+
+def _one_line(explanation: str, command: str) -> str:
+    """The message in tyro's framed explanation of an error; `command` is the first word of the arguments."""
     lines = [line.strip("│╭╮╰╯─ ") for line in explanation.splitlines()]
     lines = [line for line in lines if line.strip("-")]  # without UTF-8, frames are drawn with hyphens
     # The first line is the frame's title. What follows "Argument helptext" repeats --help.
@@ -216,11 +250,23 @@ def _one_line(explanation: str) -> str:
     # A configuration that refuses a value names the setting itself; tyro only knows the configuration's own name.
     text = re.sub(r"Error parsing __\S+: ", "", text)
     text = re.sub(r"\.? ?For full helptext, (run:?|see)", "; see", text)
-    # For a word that no command has, tyro repeats the help of every option that looks like it, in every command.
+    # tyro repeats the help of what is missing, and of every option that looks like one that no command has.
     text, _, meant = text.partition(" Perhaps you meant: ")
-    if meant:
-        option, place = meant.split()[0], meant.rpartition("; ")[2]
-        text += f"; {place}" if option in text.split() else f"; perhaps you meant {option}; {place}"
+    text, _, place = (text if not meant else f"{text}; {meant.rpartition('; ')[2]}").partition("; see ")
+    text = text.replace("Unrecognized options:", "unknown options:")
+    missing, _, unknown = text.partition("unknown options: ")
+    if missing.startswith("Missing from "):
+        names = re.findall(r"(--[\w-]+|[A-Z]{3,}) (?:[A-Z].*?)?\(required\)", missing)
+        needs = f"fastflow {command} needs {' and '.join(dict.fromkeys(names))}"
+        text = f"{needs}; unknown options: {unknown}" if unknown else needs
+    if unknown and command in COMMANDS:
+        words = [word.rstrip(",") for word in unknown.split()]
+        known = _options(COMMANDS[command])
+        close = [difflib.get_close_matches(word, known, 1, 0.7) for word in words if word.startswith("--")]
+        options = [found[0] for found in close if found and found[0] not in words]
+        text += f"; perhaps you meant {' and '.join(options)}" if options else ""
+        place = f"fastflow {command} --help"
+    text += f"; see {place}" if place else ""
     for pattern, plain in _PLAIN_WORDS.items():
         text = re.sub(pattern, plain, text)
     return text

@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import sys
 import warnings
+from importlib.metadata import version
 
 import pytest
 from support.commands import fails
@@ -48,8 +49,16 @@ def test_explanations_lose_their_frames(capsys, monkeypatch, arguments, encoding
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["discovr"], "discovr; the commands are info, demo, discover, train-vae, traverse, "),
-        (["demo", "--stepz", "3"], "--stepz, 3; perhaps you meant --steps; see fastflow --help"),
+        (["discovr"], "there is no command 'discovr'; perhaps you meant discover; the commands are info, demo, disco"),
+        (["x"], "there is no command 'x'; the commands are info, demo, discover, train-vae, traverse, "),
+        (["demo", "--stepz", "3"], "--stepz, 3; perhaps you meant --steps; see fastflow demo --help"),
+        (["discover", "--out", "x"], "fastflow discover needs --generator; see fastflow discover --help"),
+        (["discover"], "fastflow discover needs --out and --generator; see fastflow discover --help"),
+        (
+            ["discover", "--genrator", "faces", "--out", "x"],
+            "fastflow discover needs --generator; unknown options: --genrator faces; perhaps you meant --generator",
+        ),
+        (["traverse"], "fastflow traverse needs FOLDER; see fastflow traverse --help"),
         (["demo", "--steps", "many"], "--steps must be a whole number, got 'many'"),
         (["discover", "--out", "x", "--generator", "faces", "--dt", "a"], "--dt must be a number, got 'a'"),
         (["traverse", "x", "--steps", "a"], "--steps must be INT, got ['a']"),
@@ -58,6 +67,12 @@ def test_explanations_lose_their_frames(capsys, monkeypatch, arguments, encoding
 )
 def test_what_can_not_be_parsed_is_said_in_plain_words(capsys, arguments, message):
     assert message in fails(capsys, *arguments)
+
+
+@pytest.mark.parametrize("option", ["--version", "-V"])
+def test_version_is_told(capsys, option):
+    main([option])
+    assert capsys.readouterr().out == f"fastflow {version('fastflow')}\n"
 
 
 def test_names_that_a_terminal_does_not_have_are_shown_by_escapes(tmp_path, monkeypatch):
