@@ -18,6 +18,7 @@ from fastflow.core.plugins import first_line
 from fastflow.latents.inversion import Inversion, invert
 from fastflow.runs.loading import load_run
 from fastflow.runs.run import Run
+from fastflow.training.progress import Progress
 
 RunFolder = tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="FOLDER")]]
 """The type of a field that names the folder of a run, without an option before it."""
@@ -114,3 +115,8 @@ def invert_images(run: Run, images: Sequence[str], seed: int) -> Inversion:
 def shows_progress() -> bool:
     """Whether to show progress bars: only in a terminal, as they would clutter a log."""
     return sys.stderr.isatty()
+
+
+def training_progress() -> Progress:
+    """How trainings show their progress: by a bar in a terminal, and by a line now and then in a log."""
+    return True if shows_progress() else "lines"

@@ -13,7 +13,7 @@ import torch
 import tyro
 
 from fastflow import generators
-from fastflow.cli.inputs import shows_progress
+from fastflow.cli.inputs import training_progress
 from fastflow.core.devices import find_device
 from fastflow.core.errors import InputError
 from fastflow.core.files import as_argument, in_one_line, printable, read_json
@@ -45,7 +45,7 @@ class Demo:
         config = DiscoverConfig(seed=self.seed, steps=self.steps)
         print(f"discovering {config.num_potentials} potentials on the digits VAE")
         run = discover(
-            generators.load("digits-vae"), config, self.out, overwrite=self.overwrite, progress=shows_progress()
+            generators.load("digits-vae"), config, self.out, overwrite=self.overwrite, progress=training_progress()
         )  # fmt: skip
         print("evaluating on latents that training never saw")
         print(printable(f"look at {run.report()}; next: {_command('serve', self.out)}"))
@@ -110,7 +110,7 @@ class Discover(_Training):
             self.out,
             resume=self.resume,
             overwrite=self.overwrite,
-            progress=shows_progress(),
+            progress=training_progress(),
             guide=self.guide or None,
             keep=self.keep,
             predictor=self.predictor,
@@ -138,7 +138,7 @@ class TrainVAE(_Training):
             self.out,
             resume=self.resume,
             overwrite=self.overwrite,
-            progress=shows_progress(),
+            progress=training_progress(),
             device=self.own_device(),
         )
         if not is_follower():

@@ -30,6 +30,7 @@ from fastflow.saved.names import names_in
 from fastflow.training.discover import Discovery, check_task
 from fastflow.training.distributed import process_group
 from fastflow.training.flow_config import DiscoverConfig
+from fastflow.training.progress import Progress
 from fastflow.training.run_folder import Config, Record, RunDescription, as_folder, no_run, read_record, train_in
 from fastflow.training.sequence import task_kind
 from fastflow.training.vae import resolved, some_images
@@ -45,7 +46,7 @@ def discover(
     *,
     resume: bool = False,
     overwrite: bool = False,
-    progress: bool = True,
+    progress: Progress = True,
     classifier: nn.Module | None = None,
     guide: Sequence[str | Predictor] | None = None,
     keep: Sequence[str | Features] = (),
@@ -60,7 +61,7 @@ def discover(
         out: the run's folder, which will hold config.json, metrics.jsonl and checkpoints/.
         resume: whether to continue from the newest checkpoint in `out`, if there is one.
         overwrite: whether to replace a run in `out`.
-        progress: whether to show a progress bar.
+        progress: whether to show a progress bar; "lines" writes a line to stderr now and then, for a log.
         classifier: a module of your own that replaces the configuration's classifier: from two batches of images
             (B, C, H, W) in [0, 1] to logits (B, K). It is trained too, and resume restores its weights.
         guide: attributes that the first potentials learn to change, one each, while the others stay as they are: sets
@@ -127,7 +128,7 @@ def train_vae(
     *,
     resume: bool = False,
     overwrite: bool = False,
-    progress: bool = True,
+    progress: Progress = True,
     device: str | torch.device = "cpu",
     data: Sequences | None = None,
     held_out: Sequences | None = None,

@@ -30,9 +30,13 @@ from fastflow.training.checkpoint import (
 )
 from fastflow.training.distributed import SINGLE_PROCESS, ProcessGroup
 from fastflow.training.metrics_log import MetricsLog
+from fastflow.training.progress import Progress, Shown, show
 from fastflow.training.schedules import SchedulePoints, factor_at
 from fastflow.training.signals import deferred_signals
 from fastflow.training.timers import PhaseTimer
+
+LONGEST_SILENCE = 25.0
+"""The seconds after which a line of the metrics log is written, however few steps were taken since the last one."""
 
 
 class Losses(NamedTuple):
@@ -187,7 +191,7 @@ class Trainer:
             self.rate_factor = float(saved.facts.get("rate_factor", 1.0))
             self._earlier = torch.tensor(saved.facts.get("rows", [[]]), dtype=torch.float64)
 
-    def run(self, progress: bool = True) -> None:
+    def run(self, progress: Progress = True) -> None:
         """Train from the current step to the end.
 
         SIGINT and SIGTERM stop training after the current step, with a checkpoint of it. If several processes train,
@@ -201,7 +205,7 @@ class Trainer:
         with deferred_signals() as received, _deterministic(self.task.module), torch.random.fork_rng(self._devices()):
             while True:
                 try:
-                    return self._train(received, progress and self.group.is_leader)
+                    return self._train(received, progress if self.group.is_leader else False)
                 except Diverged as reason:
                     if reason.term not in self.task.user_terms:
                         self._drop_checkpoints(reason.step - 1)
@@ -211,10 +215,10 @@ class Trainer:
                         raise TrainingError(f"{reason}; {self._advice(reason)}") from reason
                     self._restart(reason)
 
-    def _train(self, received: list[int], progress: bool) -> None:
+    def _train(self, received: list[int], progress: Progress) -> None:
         config, phases, group = self.config, self.task.phases, self.group
         log = MetricsLog(self.folder, self.step, config.tensorboard) if group.is_leader else None
-        bar = tqdm(total=config.steps, initial=self.step, disable=not progress, unit="step", dynamic_ncols=True)
+        bar = show(progress, config.steps, self.step)
         logged_step, logged_time = self.step, time.perf_counter()
         with _cleared_on_error(bar), nullcontext() if log is None else closing(log):
             for step in range(self.step + 1, config.steps + 1):
@@ -223,7 +227,9 @@ class Trainer:
                 phases.mark("other")
                 last = step == config.steps
                 stop = bool(received)  # read once: a signal that arrives from here on waits for the next step
-                if step % config.log_every == 0 or last:
+                # One that steps slowly is heard of all the same; several processes have no clock in common.
+                late = group.size == 1 and time.perf_counter() - logged_time > LONGEST_SILENCE
+                if step % config.log_every == 0 or last or late:
                     means, stop = self._means(), self._any(stop)
                     bar.set_postfix({name: f"{value:.3g}" for name, value in means.items()}, refresh=False)
                     now = time.perf_counter()
@@ -397,9 +403,9 @@ def _deterministic(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _cleared_on_error(bar: tqdm) -> Iterator[None]:
+def _cleared_on_error(bar: Shown) -> Iterator[None]:
     """Clear the progress bar if an error ends the training, so that the error's message stands alone."""
-    with bar:
+    with closing(bar):
         try:
             yield
         except BaseException:

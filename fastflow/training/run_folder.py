@@ -30,6 +30,7 @@ from fastflow.training.distributed import ProcessGroup
 from fastflow.training.flow_config import CHANGEABLE, FlowConfig
 from fastflow.training.loop import Task, Trainer
 from fastflow.training.metrics_log import check_tensorboard
+from fastflow.training.progress import Progress
 
 MADE_BY_RUNS = (
     "config.json", "metrics.jsonl", "evaluation.json", "report.html", "checkpoints", "traversals", "tensorboard",
@@ -71,7 +72,7 @@ def train_in(
     *,
     resume: bool,
     overwrite: bool,
-    progress: bool,
+    progress: Progress,
 ) -> str:
     """Train a task in a folder, which becomes a new run, a resumed one, or one that replaces another.
 

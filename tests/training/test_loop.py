@@ -20,7 +20,7 @@ from fastflow.core.errors import InputError, TrainingError
 from fastflow.core.rng import step_rng
 from fastflow.runs.loading import load_run
 from fastflow.runs.train import discover
-from fastflow.training import loop, metrics_log
+from fastflow.training import loop, metrics_log, progress
 from fastflow.training.discover import Discovery
 from fastflow.training.loop import Losses, Trainer
 from fastflow.training.metrics_log import append
@@ -88,6 +88,35 @@ def test_checkpoints_are_at_the_interval_and_at_the_end(tmp_path):
     small_run(tmp_path / "run", steps=7)
     folders = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert folders == ["step-000003", "step-000006", "step-000007"]
+
+
+def test_progress_is_told_in_lines_where_asked(tmp_path, capsys, monkeypatch):
+    for name in ("FIRST", "INTERVAL"):
+        monkeypatch.setattr(progress, name, 0.0)
+    discover(sigmoid_generator(), small_config(steps=3, log_every=1), tmp_path / "run", progress="lines")
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(",")[0] for line in lines] == ["fastflow: step 1 of 3", "fastflow: step 2 of 3"]
+    for line in lines:
+        assert re.search(r", [\d.]+ (steps a second|seconds a step), about 1 s left, loss [\d.e+-]+$", line)
+
+
+def test_short_training_has_no_lines(tmp_path, capsys):
+    discover(sigmoid_generator(), small_config(), tmp_path / "run", progress="lines")
+    assert capsys.readouterr().err == ""
+
+
+def test_slow_steps_are_logged_before_their_interval_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "LONGEST_SILENCE", 0.0)
+    discover(sigmoid_generator(), small_config(steps=3, log_every=3), tmp_path / "run", progress=False)
+    assert [line["step"] for line in metrics(tmp_path / "run")] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.2, "about 1 s"), (89, "about 89 s"), (90, "about 2 min"), (5399, "about 90 min"), (9000, "about 2.5 h")],
+)
+def test_spans_are_told_in_words(seconds, words):
+    assert progress.span(seconds) == words
 
 
 @pytest.mark.slow
