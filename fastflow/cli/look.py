@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,7 +22,7 @@ from fastflow.report import write_edited, write_traversals
 from fastflow.report.traversals import LatentsFormat
 from fastflow.runs.loading import read_config
 from fastflow.saved.edits import load_edit
-from fastflow.saved.names import read_names, write_name
+from fastflow.saved.names import find_name, read_names, write_name
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ class Traverse(RunCommand):
 
     out: str | None = None
     """Folder to write to, by default the folder traversals in FOLDER."""
-    potential: tuple[int, ...] | None = None
-    """Numbers of the potentials to draw, by default all."""
+    potential: tuple[str, ...] | None = None
+    """Numbers or names of the potentials to draw, by default all."""
     starts: int = 6
     """Number of starting latents."""
     latents: str | None = None
@@ -68,6 +69,7 @@ class Traverse(RunCommand):
         if self.mp4:
             check_video()  # before the work of inverting images
         run = self.load()
+        names = {} if self.potential is None else run.names
         out = run.folder / "traversals" if self.out is None else Path(self.out)
         check_place(out)  # before that work too
         z0 = None if self.latents is None else read_latents(Path(self.latents), run)
@@ -75,7 +77,7 @@ class Traverse(RunCommand):
         files = write_traversals(
             run,
             out,
-            potentials=self.potential,
+            potentials=None if self.potential is None else [_numbered(k, run.folder, names) for k in self.potential],
             z0=z0,
             starts=self.starts,
             steps=self.steps,
@@ -93,6 +95,12 @@ class Traverse(RunCommand):
             words = leaving(entry["ends"], entry["start_column"], index["steps"] + 1)
             if words:
                 print(f"potential {entry['index']} {words}")
+
+
+def _numbered(potential: str, folder: Path, names: dict[int, str]) -> int:
+    """The number of a potential of a run in a folder, given by its number or by its name, which is never a number."""
+    number = re.fullmatch(r"-?[0-9]{1,9}", potential) is not None
+    return int(potential) if number else find_name(folder, names, potential)
 
 
 @dataclass(frozen=True)
@@ -209,8 +217,8 @@ class Name:
 
     folder: RunFolder
     """Folder of the run."""
-    potential: tyro.conf.Positional[Annotated[int | None, tyro.conf.arg(metavar="[POTENTIAL]")]] = None
-    """Number of the potential. Without it, all names are shown."""
+    potential: tyro.conf.Positional[Annotated[str | None, tyro.conf.arg(metavar="[POTENTIAL]")]] = None
+    """Number of the potential, or the name that it has. Without it, all names are shown."""
     name: tyro.conf.Positional[Annotated[str | None, tyro.conf.arg(metavar="[NAME]")]] = None
     """Name for the potential, such as rotation."""
     remove: bool = False
@@ -223,7 +231,7 @@ class Name:
         folder = Path(self.folder)
         count = read_config(folder).num_potentials
         if self.potential is not None:
-            write_name(folder, count, self.potential, self.name)
+            write_name(folder, count, _numbered(self.potential, folder, read_names(folder, count)), self.name)
         names = read_names(folder, count)
         print("".join(f"{k:3d}  {name}\n" for k, name in names.items()) or "no potential has a name\n", end="")
 

@@ -27,6 +27,21 @@ def read_names(folder: Path, count: int) -> dict[int, str]:
     return {k: name for k, name in names_in(read_json(file), repr(str(file))).items() if k < count}
 
 
+def find_name(folder: Path, names: dict[int, str], name: str) -> int:
+    """The number of the potential with this name, of a run in a folder with these names.
+
+    Raises:
+        InputError: no potential has this name.
+    """
+    for potential, known in names.items():
+        if known == name:
+            return potential
+    raise InputError(
+        f"no potential of {str(folder)!r} is called {name!r}; {', '.join(names.values()) or 'none'} "
+        f"{'is' if len(names) < 2 else 'are'} named"
+    )
+
+
 def names_in(found: object, where: str) -> dict[int, str]:
     """The names in the value of a names.json, by number.
 

@@ -18,7 +18,7 @@ from fastflow.generators.vae import LikelihoodVAEGenerator
 from fastflow.latents.predictors import Predictor
 from fastflow.latents.spaces import Features
 from fastflow.latents.traversal import Traversal, TraversalDirection, traverse
-from fastflow.saved.names import read_names, write_name
+from fastflow.saved.names import find_name, read_names, write_name
 from fastflow.training.flow_config import FlowConfig
 from fastflow.training.potentials import Potentials
 from fastflow.training.vae import HeldOutImages
@@ -181,14 +181,7 @@ class SavedRun:
         Raises:
             InputError: no potential has this name.
         """
-        names = self.names
-        for potential, known in names.items():
-            if known == name:
-                return potential
-        raise InputError(
-            f"no potential of {str(self.folder)!r} is called {name!r}; {', '.join(names.values()) or 'none'} "
-            f"{'is' if len(names) < 2 else 'are'} named"
-        )
+        return find_name(self.folder, self.names, name)
 
     def __repr__(self) -> str:
         count = 0 if self._potentials is None else self.bank.num_potentials

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.commands import fails
 from support.runs import contents, options, small_run
 
 from fastflow.cli.main import main
@@ -108,6 +109,19 @@ def test_traverse_overwrites_where_asked(digits_folder):
     assert names == [
         "grid.png", "index.json", "landscapes.json", "latents.safetensors", "potential-01.gif", "potential-01.png",
     ]  # fmt: skip
+
+
+def test_potentials_are_found_by_their_names(digits_folder, capsys):
+    main(["name", str(digits_folder), "1", "slant"])
+    main(["traverse", str(digits_folder), "--starts", "1", "--steps", "2", "--potential", "slant", "0"])
+    index = json.loads((digits_folder / "traversals" / "index.json").read_text())
+    assert [entry["index"] for entry in index["potentials"]] == [1, 0]
+    main(["name", str(digits_folder), "slant", "lean"])
+    assert json.loads((digits_folder / "names.json").read_text()) == {"1": "lean"}
+    capsys.readouterr()
+    unknown = f"no potential of '{digits_folder}' is called 'slant'; lean is named"
+    assert fails(capsys, "traverse", digits_folder, "--potential", "slant") == unknown
+    assert fails(capsys, "name", digits_folder, "slant", "--remove") == unknown
 
 
 @pytest.mark.slow
