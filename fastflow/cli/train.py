@@ -91,9 +91,11 @@ class Discover(_Training):
     """What the first potentials learn to change, one attribute each, while the others stay as they are.
     Names: strokes or appearance, which are sets of attributes, or their members, such as thickness or brightness.
     Or FILE.py:FUNCTION, which gives differentiable values for images (B, C, H, W) in [0, 1]."""
-    keep: tuple[str, ...] = ()
-    """FILE.py:FUNCTION, which gives differentiable features of images, such as an embedding of identity.
-    Guided potentials leave these features as they are."""
+    keep: tuple[str, ...] | None = None
+    """Features of images that guided potentials leave as they are.
+    shape is that of strokes, wherever they lie and however large and slanted they are.
+    Or FILE.py:FUNCTION, which gives differentiable features, such as an embedding of identity.
+    The default is shape where strokes guide, and otherwise nothing, as --keep alone means."""
     predictor: str | None = None
     """FILE.py:FUNCTION, as in --guide. If it gives more values than there are potentials, the first ones guide."""
     latent_dim: int | None = None

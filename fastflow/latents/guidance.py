@@ -18,15 +18,12 @@ from torch.nn import functional
 from fastflow.core.errors import InputError
 from fastflow.core.plugins import explaining, import_function, name_of, names_function
 from fastflow.generators import Generator
-from fastflow.latents.attributes.known import KNOWN
+from fastflow.latents.attributes.known import FEATURES, KEPT, KNOWN
 from fastflow.latents.predictors import Predictor, check_predictor, predicted
 from fastflow.latents.spaces import Features
 
 _SAMPLES = 512
 """How many of the generator's images spreads are measured on."""
-
-_LEAST = 0.1
-"""The least change of its own, relative to what is asked, with which a path's other changes are compared."""
 
 _CHUNK = 64
 
@@ -39,6 +36,8 @@ class Guide(NamedTuple):
     """The names of the attributes that are guided, potential 0's first."""
     columns: tuple[int, ...]
     """Their columns among the values of all predictors."""
+    every: tuple[str, ...]
+    """The names of all values of the predictors, by their columns."""
 
     def first(self, count: int) -> Guide:
         """The same attributes, of which only the first `count` are guided."""
@@ -83,14 +82,26 @@ def guide_by(guide: Sequence[str | Predictor], generator: Generator, what: str =
     for name in names:
         if names.count(name) > 1:
             raise InputError(f"{what} names {name!r} twice: name each attribute once")
-    return Guide(tuple(predictor for predictor, _, _ in predictors.values()), tuple(names), tuple(columns))
+    every = tuple(name for _, names, _ in predictors.values() for name in names)
+    return Guide(tuple(predictor for predictor, _, _ in predictors.values()), tuple(names), tuple(columns), every)
 
 
 def keep_by(keep: Sequence[str | Features]) -> tuple[Features, ...]:
-    """The functions of features that these functions, or FILE.py:FUNCTION, name; raise InputError if there are none."""
+    """The functions of features that these names and functions, or FILE.py:FUNCTION, mean.
+
+    Raises:
+        InputError: `keep` isn't a list, or something in it isn't a name of features or a function.
+    """
     if isinstance(keep, str) or not isinstance(keep, Sequence):
-        raise InputError(f"keep must be a list of functions, got {keep!r}")
-    return tuple(import_function(item, "keep") if isinstance(item, str) else item for item in keep)
+        raise InputError(f"keep must be a list of names or functions, got {keep!r}")
+    return tuple(_features_of(item) for item in keep)
+
+
+def usually_kept(guide: Sequence[str | Predictor]) -> tuple[str, ...]:
+    """The names of the features that are kept where these guide, if nothing else is asked for."""
+    words = [item for item in guide if isinstance(item, str)]
+    sets = [key for key, (_, names) in KNOWN.items() if any(word == key or word in names(3) for word in words)]
+    return tuple(dict.fromkeys(name for key in sets for name in KEPT[key]))
 
 
 def check_features(function: Features, images: Tensor) -> None:
@@ -183,7 +194,7 @@ class Guidance:
         return PathTerms(
             guidance=2 * functional.huber_loss(own, torch.ones_like(own), reduction="none"),
             # A share, which a smaller step doesn't lower: what holds the others still leaves the calibration alone.
-            hold=others / (others + own.clamp_min(_LEAST)),
+            hold=others / (others + own.clamp_min(0)).clamp_min(1e-6),
             shell=(2 * outside / (shell.farthest - shell.nearest)).square(),
             keep=kept,
         )
@@ -208,6 +219,14 @@ def _predictor(key: str | Predictor, what: str) -> Predictor:
     if not isinstance(key, str):
         return key
     return KNOWN[key][0] if key in KNOWN else import_function(key, what)
+
+
+def _features_of(item: str | Features) -> Features:
+    if not isinstance(item, str):
+        return item
+    if item not in FEATURES and not names_function(item):
+        raise InputError(f"keep must name {', '.join(FEATURES)} or FILE.py:FUNCTION, got {item!r}")
+    return FEATURES[item] if item in FEATURES else import_function(item, "keep")
 
 
 def _names(key: str | Predictor, count: int) -> list[str]:

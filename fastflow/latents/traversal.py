@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastflow.core.checks import check_count
 from fastflow.core.errors import InputError
-from fastflow.engine.inputs import check_latents
+from fastflow.engine.inputs import check_index, check_latents
 from fastflow.engine.integration import Integration
 from fastflow.engine.learned_fields import DivergenceFreeField
 from fastflow.engine.paths import integrate
@@ -21,7 +21,7 @@ from fastflow.engine.types import Direction
 from fastflow.generators import Generator
 from fastflow.latents.ends import ends_at, path_ends
 from fastflow.latents.even import evened
-from fastflow.latents.guidance import guide_by
+from fastflow.latents.guidance import Guide, guide_by
 from fastflow.latents.held import Held
 from fastflow.latents.predictors import Predictor
 from fastflow.latents.spaces import Features, changes
@@ -146,6 +146,7 @@ def traverse(
     even: bool = False,
     features: Features | None = None,
     hold: Sequence[str | Predictor] = (),
+    guided: Sequence[str] = (),
 ) -> Traversal:
     """Let latents z0 (B, D) flow along a potential for `steps` steps, and decode every point.
 
@@ -163,8 +164,11 @@ def traverse(
         features: what even steps change equally: a function from images (B, C, H, W) in [0, 1] to features (B, ...);
             the pixels if None.
         hold: attributes, as `fastflow.latents.guidance.guide_by` takes them, that the path leaves as they are: their
-            gradients are taken out of the velocity at every step, which costs a pass forward through the generator and
-            a pass back for each attribute. Only forward and descent.
+            gradients are taken out of the velocity at every step, and what has drifted all the same is taken back,
+            which costs a pass forward through the generator and a pass back for each attribute. Only forward and
+            descent.
+        guided: the names of the attributes that guided the potentials in training, the first potential's first. A path
+            keeps the rate at which it changes its own, also where `hold` names it.
 
     Raises:
         InputError: an argument doesn't fit; the message names it.
@@ -175,7 +179,11 @@ def traverse(
     check_latents(z0, bank.dim, bank.out_bias)
     if labels is not None:
         generator.check_labels(labels, z0)  # before the path is computed
-    held = Held(generator, guide_by(hold, generator, "hold"), labels) if hold else None
+    held = None
+    if hold:
+        attributes = guide_by(hold, generator, "hold")
+        own = _own(attributes, guided, check_index(potential, bank.num_potentials, z0).each)
+        held = Held(generator, attributes, integration._replace(direction=direction), labels, own)
 
     def path(count: int, t0: float, direction: Direction) -> Tensor:
         one_way = integration._replace(direction=direction)
@@ -196,6 +204,22 @@ def traverse(
     else:
         raise InputError(f"direction must be one of forward, descent, reverse, both, got {direction!r}")
     return seen(generator, latents, start, labels=labels, even=even, features=features)
+
+
+def _own(attributes: Guide, guided: Sequence[str], potential: Tensor) -> Tensor:
+    """For each latent the number (B,) of the attribute that guided its potential, among all values, or -1.
+
+    Raises:
+        InputError: nothing else is to be held along one of these potentials.
+    """
+    every = [attributes.every.index(name) if name in attributes.every else -1 for name in guided]
+    for k in potential.unique().tolist():
+        if k < len(every) and set(attributes.columns) == {every[k]}:
+            raise InputError(
+                f"hold names {guided[k]!r} alone, which potential {k} is there to change: name what it should leave"
+            )
+    numbers = torch.tensor([*every, -1], device=potential.device)
+    return numbers[potential.clamp_max(len(every))]
 
 
 @torch.no_grad()

@@ -20,8 +20,9 @@ from fastflow.datasets import Sequences
 from fastflow.generators import Generator
 from fastflow.generators.base import as_generator
 from fastflow.generators.identity import describe, is_description
+from fastflow.latents.attributes.known import FEATURES
 from fastflow.latents.classifiers import classifier_program
-from fastflow.latents.guidance import guide_by, keep_by
+from fastflow.latents.guidance import guide_by, keep_by, usually_kept
 from fastflow.latents.predictors import Predictor
 from fastflow.latents.spaces import Features
 from fastflow.runs.loading import check_generator
@@ -49,7 +50,7 @@ def discover(
     progress: Progress = True,
     classifier: nn.Module | None = None,
     guide: Sequence[str | Predictor] | None = None,
-    keep: Sequence[str | Features] = (),
+    keep: Sequence[str | Features] | None = None,
     predictor: Predictor | str | None = None,
     trust: bool = False,
 ) -> Run:
@@ -68,8 +69,9 @@ def discover(
             of ours, "strokes" or "appearance"; members of them, such as "thickness"; or differentiable functions from
             images (B, C, H, W) in [0, 1] to values (B,) or (B, P), or their FILE.py:FUNCTION. Potentials are named
             after them. See `guidance` and `guide_rate` in the configuration.
-        keep: differentiable functions from images to features (B, ...) that guided paths should leave as they are, such
-            as an embedding of identity, or their FILE.py:FUNCTION.
+        keep: features that guided paths should leave as they are: "shape", that of strokes wherever they lie and
+            however large and slanted they are; or differentiable functions from images to features (B, ...), such as an
+            embedding of identity, or their FILE.py:FUNCTION. "shape" if None and strokes guide, otherwise nothing.
         predictor: one function, as in `guide`, of whose values only the first ones guide potentials if there are more
             of them. A resumed run must have the same predictor, guide and keep, as far as names show.
         trust: whether to run the classifier's FILE.py:FUNCTION if the configuration was read from a file, such as a run
@@ -94,6 +96,8 @@ def discover(
         config = _as_recorded(config, folder)
     if guide is not None and predictor is not None:
         raise InputError("guide and predictor were both given: name the predictor in guide")
+    if keep is None:
+        keep = _usually_kept(guide, config, folder if resume else None)
     if keep and guide is None and predictor is None:
         raise InputError("keep has no effect without guide: name what potentials should change")
     if keep and config.guidance_loss == "cosine":
@@ -110,7 +114,7 @@ def discover(
         task = Discovery(config, generator, classifier=classifier, guide=found, keep=keep_by(keep), group=group)
         check_task(task)
         programs = _programs(generator, config.classifier if classifier is None else "")
-        description = _describe_discovery(generator, functions, programs)
+        description = _describe_discovery(generator, functions, programs, () if found is None else found.names)
         digest = train_in(
             folder, task, config, description, group, resume=resume, overwrite=overwrite, progress=progress
         )  # fmt: skip
@@ -194,7 +198,10 @@ def _name(function: object) -> str | bool:
 
 
 def _describe_discovery(
-    generator: Generator, functions: dict[str, str | bool | list[str | bool]], programs: tuple[NamedProgram, ...]
+    generator: Generator,
+    functions: dict[str, str | bool | list[str | bool]],
+    programs: tuple[NamedProgram, ...],
+    guided: tuple[str, ...],
 ) -> RunDescription:
     """The description of a discovery.
 
@@ -202,6 +209,7 @@ def _describe_discovery(
         generator: the generator.
         functions: the names, as `_name` gives them, of what is in `discover`'s arguments.
         programs: the user's programs that are run.
+        guided: the names of the attributes that guide potentials.
     """
 
     def check(record: Record, folder: Path) -> None:
@@ -216,7 +224,8 @@ def _describe_discovery(
                     "resume with the same one, or start again with overwrite"
                 )
 
-    return RunDescription("discover", {"generator": describe(generator), **functions}, check, programs)
+    facts: Record = {"generator": describe(generator), **functions, **({"guided": list(guided)} if guided else {})}
+    return RunDescription("discover", facts, check, programs)
 
 
 def _may_be_same(before: object, now: object) -> bool:
@@ -258,6 +267,16 @@ def _as_recorded(config: Config, folder: Path) -> Config:
     changed = CHANGED_DEFAULTS if "objective" in absent else ()
     unnamed = [name for name in changed if getattr(config, name) == getattr(usual, name) and name in recorded]
     return replace(config, **absent, **{name: recorded[name] for name in unnamed})
+
+
+def _usually_kept(
+    guide: Sequence[str | Predictor] | None, config: DiscoverConfig, resumed: Path | None
+) -> tuple[str, ...]:
+    """The names of the features that a discovery keeps if nothing is said: those that its run in a folder had."""
+    if resumed is not None and (resumed / "config.json").exists():
+        recorded = read_record(resumed).get("keep")
+        return tuple(name for name in recorded if name in FEATURES) if isinstance(recorded, list) else ()
+    return usually_kept(guide) if guide and config.guidance_loss == "path" else ()
 
 
 def _absolute(root: str | Path | None) -> str | None:

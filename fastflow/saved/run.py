@@ -21,6 +21,7 @@ from fastflow.latents.traversal import Traversal, TraversalDirection, traverse
 from fastflow.saved.names import find_name, read_names, write_name
 from fastflow.training.flow_config import FlowConfig
 from fastflow.training.potentials import Potentials
+from fastflow.training.run_folder import read_record
 from fastflow.training.vae import HeldOutImages
 from fastflow.training.vae_config import VAEConfig
 from fastflow.training.vae_models import VAEModels
@@ -132,8 +133,9 @@ class SavedRun:
         """Let latents z0 (B, D) flow along a potential, given by its number or name, for `steps` steps.
 
         The default is `path_steps` steps, and for `even` what `is_even` says. With even=False, columns are the flow's
-        own steps, which an edit counts. `hold` names attributes that the path leaves as they are, such as ["slant"].
-        See `fastflow.latents.traversal.traverse`.
+        own steps, which an edit counts. `hold` names attributes that the path leaves as they are, such as ["slant"] or
+        ["strokes"]; the one that the potential was guided by goes on changing. See
+        `fastflow.latents.traversal.traverse`.
         """
         potential = self.find(potential) if isinstance(potential, str) else potential
         steps = self.path_steps if steps is None else steps
@@ -151,7 +153,14 @@ class SavedRun:
             even=self.is_even(potential) if even is None else even,
             features=features,
             hold=hold,
+            guided=self.guided if hold else (),
         )
+
+    @property
+    def guided(self) -> tuple[str, ...]:
+        """The names of the attributes that guided the first potentials in training, one each."""
+        found = read_record(self.folder).get("guided", [])
+        return tuple(found) if isinstance(found, list) and all(isinstance(name, str) for name in found) else ()
 
     def is_even(self, potential: int | Tensor) -> bool:
         """Whether a traversal along a potential, or one for each latent, is even if nothing else is asked for."""

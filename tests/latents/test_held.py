@@ -8,7 +8,9 @@ from support.runs import sigmoid_generator, small_run
 
 from fastflow.cli.main import main
 from fastflow.core.errors import InputError
+from fastflow.engine.integration import Integration
 from fastflow.latents.guidance import guide_by
+from fastflow.latents import held
 from fastflow.latents.held import Held, without
 
 
@@ -52,7 +54,7 @@ def test_a_step_is_the_velocity_without_the_held_part(run):
     z0 = run.generator.sample(6, 3)
     run.step_length = None
     velocity = run.bank.jet(z0, 0.0, 1).grad
-    bent = Held(run.generator, guide_by([halves], run.generator))(z0, velocity)
+    bent = Held(run.generator, guide_by([halves], run.generator), Integration())(z0, velocity)
     path = run.traverse(z0, 1, 2, even=False, hold=[halves]).latents
     torch.testing.assert_close(path[:, 1], z0 + run.config.dt * bent)
 
@@ -79,5 +81,54 @@ def test_traversals_are_written_with_what_is_held(digits_folder, tmp_path):
 def test_a_generator_without_classes_gets_none():
     generator = sigmoid_generator()
     z, velocity = generator.sample(3), torch.ones(3, 4)
-    held = Held(generator, guide_by([halves], generator))
+    held = Held(generator, guide_by([halves], generator), Integration())
     assert torch.equal(held(z, velocity), held(z.clone().requires_grad_(), velocity))
+
+
+@pytest.mark.parametrize("direction", ["forward", "descent"])
+def test_what_has_drifted_is_taken_back(run, monkeypatch, direction):
+    run.step_length = 0.3
+    z0 = run.generator.sample(24, 5)
+
+    def drift():
+        images = run.traverse(z0, 1, 10, direction, even=False, hold=[halves]).images
+        return float((halves(images[:, -1]) - halves(images[:, 0])).abs().mean())
+
+    pulled = drift()
+    monkeypatch.setattr(held, "_PULL", 0.0)
+    assert pulled < 0.5 * drift()
+
+
+@pytest.fixture
+def guided(tmp_path):
+    changes = {"num_potentials": 2, "steps": 80, "learning_rate": 0.01, "batch_size": 32}
+    return small_run(tmp_path / "guided", options={"guide": [halves]}, **changes)
+
+
+def test_own_attribute_goes_on_changing_at_its_rate(guided):
+    assert guided.guided == ("halves 0", "halves 1")
+    z0 = guided.generator.sample(32, 5)
+    changes = []
+    for hold in ((), (halves,)):
+        images = guided.traverse(z0, 0, 3, even=False, hold=hold).images
+        changes.append((halves(images[:, -1]) - halves(images[:, 0])).mean(0))
+    free, still = changes
+    assert still[0] == pytest.approx(float(free[0]), rel=0.2)
+    assert still[1].abs() < 0.2 * free[1].abs() + 1e-3
+
+
+def test_holding_what_a_potential_is_there_to_change_is_refused(tmp_path):
+    run = small_run(tmp_path / "run", options={"guide": ["brightness", "contrast"]})
+    z0 = run.generator.sample(2)
+    with pytest.raises(InputError, match="hold names 'contrast' alone, which potential 1 is there to change"):
+        run.traverse(z0, 1, 3, hold=["contrast"])
+    run.traverse(z0, 2, 3, hold=["contrast"])  # a free one
+
+
+def test_a_run_that_does_not_say_what_guided_it_holds_everything(guided):
+    record = json.loads((guided.folder / "config.json").read_text())
+    del record["guided"], record["digest"]
+    (guided.folder / "config.json").write_text(json.dumps(record))
+    assert guided.guided == ()
+    images = guided.traverse(guided.generator.sample(4), 0, 3, even=False, hold=[halves]).images
+    assert (halves(images[:, -1]) - halves(images[:, 0])).abs().max() < 0.02

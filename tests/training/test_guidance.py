@@ -64,6 +64,19 @@ def test_guided_potential_moves_the_property_its_way(tmp_path, way, loss):
     assert ((gain > 0) == (way == "follow")).float().mean() > 0.9
 
 
+@pytest.mark.slow
+def test_no_guided_potential_stands_still(tmp_path):
+    generator = generators.load("digits-vae")
+    settings = {"num_potentials": 7, "steps": 60, "batch_size": 70, "learning_rate": 3e-3, "path_steps": 4}
+    run = small_run(tmp_path / "run", generator, options={"guide": ["strokes"]}, **{**settings, "hidden": (32,)})
+    z0 = generator.starts(32, 5)
+    spread = stroke_attributes(generator.decode(generator.sample(256))).std(0)
+    for k in range(7):
+        images = run.traverse(z0, k, 4, even=False).images
+        change = stroke_attributes(images[:, -1]) - stroke_attributes(images[:, 0])
+        assert change[:, k].mean() > 0.2 * spread[k], STROKE_ATTRIBUTES[k]
+
+
 def test_path_terms_are_means_over_the_guided_samples():
     generator = sigmoid_generator()
     guide = guide_by([halves], generator)
@@ -119,10 +132,11 @@ def test_more_attributes_than_potentials_are_refused(tmp_path):
         ({"guide": [halves], "predictor": halves}, "guide and predictor were both given: name the predictor in guide"),
         ({"keep": [halves]}, "keep has no effect without guide: name what potentials should change"),
         ({"guide": [brightness], "keep": [halves], "guidance_loss": "cosine"}, "keep has no effect with guidance_loss"),
-        ({"guide": [brightness], "keep": "own.py:f"}, "keep must be a list of functions, got 'own.py:f'"),
+        ({"guide": [brightness], "keep": "own.py:f"}, "keep must be a list of names or functions, got 'own.py:f'"),
+        ({"guide": [brightness], "keep": ["shapes"]}, "keep must name shape or FILE.py:FUNCTION, got 'shapes'"),
         ({"guide": [brightness], "keep": [lambda images: images.detach()]}, "features to keep carry no gradient"),
     ],
-    ids=["both", "keep alone", "keep with cosine", "text", "detached"],
+    ids=["both", "keep alone", "keep with cosine", "text", "unknown", "detached"],
 )
 def test_options_that_do_not_fit_are_refused(tmp_path, options, message):
     settings = {key: options[key] for key in options if key == "guidance_loss"}
@@ -146,6 +160,19 @@ def test_potentials_are_named_and_recorded_by_what_guides_them(tmp_path):
     with pytest.raises(InputError, match=r"keep was .*:halves' and is now none"):
         small_run(tmp_path / "run", options={"guide": options["guide"]}, **more)
     assert small_run(tmp_path / "run", options=options, **more).step == 8
+
+
+def test_shape_is_kept_where_strokes_guide(tmp_path):
+    def kept(name, **options):
+        run = small_run(tmp_path / name, options=options, resume=(tmp_path / name).exists())
+        return json.loads((run.folder / "config.json").read_text())["keep"]
+
+    assert kept("strokes", guide=["area", brightness]) == ["shape"]
+    assert kept("strokes", guide=["area", brightness]) == ["shape"]  # resumed
+    assert kept("appearance", guide=["contrast", brightness]) == []
+    assert kept("none", guide=["area"], keep=[]) == []
+    assert kept("none", guide=["area"]) == []  # as it began
+    assert kept("own", guide=["area"], keep=[halves, "shape"]) == [f"{__name__}:halves", "shape"]
 
 
 def test_a_guided_run_resumes_to_the_same_weights(tmp_path):
