@@ -9,8 +9,8 @@ from support.runs import sigmoid_generator, small_run
 from fastflow.cli.main import main
 from fastflow.core.errors import InputError
 from fastflow.engine.integration import Integration
-from fastflow.latents.guidance import guide_by
 from fastflow.latents import held
+from fastflow.latents.guidance import guide_by
 from fastflow.latents.held import Held, without
 
 
