@@ -87,10 +87,12 @@ class Discover(_Training):
     preset: str | None = None
     """Published settings for a kind of generator. Options override its settings.
     The presets are anime-sngan, mnist-sngan, biggan, stylegan2, vae-mnist and vae-dsprites."""
-    guide: tuple[str, ...] = ()
+    guide: tuple[str, ...] | None = None
     """What the first potentials learn to change, one attribute each, while the others stay as they are.
     Names: strokes or appearance, which are sets of attributes, or their members, such as thickness or brightness.
-    Or FILE.py:FUNCTION, which gives differentiable values for images (B, C, H, W) in [0, 1]."""
+    Or FILE.py:FUNCTION, which gives differentiable values for images (B, C, H, W) in [0, 1].
+    The default is strokes where images look drawn, unless --preset is given, and otherwise nothing.
+    --guide alone means nothing too: all potentials are free, and a classifier keeps them distinct."""
     keep: tuple[str, ...] | None = None
     """Features of images that guided potentials leave as they are.
     shape is that of strokes, wherever they lie and however large and slanted they are.
@@ -113,7 +115,7 @@ class Discover(_Training):
             resume=self.resume,
             overwrite=self.overwrite,
             progress=training_progress(),
-            guide=self.guide or None,
+            guide=() if self.guide is None and self.preset is not None else self.guide,
             keep=self.keep,
             predictor=self.predictor,
             trust=self.trust,

@@ -19,6 +19,7 @@ from fastflow.core.errors import InputError
 from fastflow.core.plugins import explaining, import_function, name_of, names_function
 from fastflow.generators import Generator
 from fastflow.latents.attributes.known import FEATURES, KEPT, KNOWN
+from fastflow.latents.attributes.strokes import STROKE_ATTRIBUTES, looks_drawn, stroke_attributes
 from fastflow.latents.predictors import Predictor, check_predictor, predicted
 from fastflow.latents.spaces import Features
 
@@ -26,6 +27,12 @@ _SAMPLES = 512
 """How many of the generator's images spreads are measured on."""
 
 _CHUNK = 64
+
+_LOOKED_AT = 64
+"""How many images tell whether a generator's images look drawn."""
+
+_MOST_WANTED = ("thickness", "slant", "width", "height", "area", "x", "y")
+"""The attributes of strokes in the order in which a few potentials are guided by them."""
 
 
 class Guide(NamedTuple):
@@ -97,6 +104,27 @@ def keep_by(keep: Sequence[str | Features]) -> tuple[Features, ...]:
     return tuple(_features_of(item) for item in keep)
 
 
+@torch.no_grad()
+def usual_guide(generator: Generator, most: int) -> tuple[str, ...]:
+    """The attributes that guide if nothing is said, `most` at most: those of strokes, where images look drawn.
+
+    Such images are all that our formulas know how to measure well. Potentials on other images are free.
+    """
+    if generator.image_shape[0] != 1:
+        return ()
+    z, labels = generator.sample(_LOOKED_AT, 0), generator.draw_labels(_LOOKED_AT, torch.Generator().manual_seed(0))
+    images = generator.scaled(generator.decode(z, labels)).clamp(0, 1)
+    if not looks_drawn(images):
+        return ()
+    spread = dict(zip(STROKE_ATTRIBUTES, stroke_attributes(images).std(0).tolist(), strict=True))
+    return tuple(name for name in _MOST_WANTED if spread[name] > 0)[:most]
+
+
+def is_ours(item: object) -> bool:
+    """Whether something that guides is a set of ours or a member of one, by its name."""
+    return isinstance(item, str) and any(item == key or item in names(3) for key, (_, names) in KNOWN.items())
+
+
 def usually_kept(guide: Sequence[str | Predictor]) -> tuple[str, ...]:
     """The names of the features that are kept where these guide, if nothing else is asked for."""
     words = [item for item in guide if isinstance(item, str)]
@@ -113,12 +141,20 @@ def check_features(function: Features, images: Tensor) -> None:
 
 
 class PathTerms(NamedTuple):
-    """What is wrong with each of B guided paths, all without units, (B,)."""
+    """What is wrong with each of B guided paths, without units, (B,)."""
 
     guidance: Tensor
     """The difference of its own attribute's change from what is asked, relative to that, squared; beyond 1 linear."""
     hold: Tensor
-    """The other attributes' share of the change, each measured in its spread: 1 minus the purity of this path."""
+    """The other attributes' share of the change, each measured in its spread: 1 minus the purity of this path.
+
+    Above 1, up to 2, where the attribute itself changes the wrong way.
+    """
+
+
+class Bounds(NamedTuple):
+    """How far each of B paths, guided or free, has left what it began with, without units, (B,)."""
+
     shell: Tensor
     """How far the latent lies outside the distances from their mean that the generator's own latents have, squared, in
     half widths of these distances."""
@@ -168,36 +204,42 @@ class Guidance:
         """How many potentials are guided."""
         return len(self.guide.columns)
 
-    def terms(self, before: Tensor, after: Tensor, z: Tensor, potential: Tensor, steps: Tensor) -> PathTerms:
-        """What is wrong with paths.
+    def terms(self, before: Tensor, after: Tensor, potential: Tensor, steps: Tensor) -> PathTerms:
+        """What is wrong with guided paths.
 
         Args:
             before, after: the images (B, C, H, W) in [0, 1] at the paths' starts and after `steps` (B,) steps.
-            z: the latents (B, D) of the latter.
             potential: the potentials (B,), all guided.
         """
         with torch.no_grad():
             start = self.guide(before)
-            features = [_features(function, before) for function in self.features]
         # A constant attribute that is only held has no scale, and can't change.
         change = (self.guide(after) - start) / torch.where(self.spread > 0, self.spread, 1)
         column = self.columns[potential, None]
         asked = self.rate * steps.to(change)
         own = change.gather(1, column)[:, 0] / asked
         others = change.scatter(1, column, 0.0).abs().sum(1) / asked.abs()
-        kept = change.new_zeros(len(change))
+        return PathTerms(
+            guidance=2 * functional.huber_loss(own, torch.ones_like(own), reduction="none"),
+            # A share, which a smaller step doesn't lower: what holds the others still leaves the calibration alone, and
+            # a potential that hardly moves yet learns its way as well as any other.
+            hold=1 - own / (own.abs() + others).clamp_min(1e-6),
+        )
+
+    def bounds(self, before: Tensor, after: Tensor, z: Tensor) -> Bounds:
+        """How far paths have left what they began with; images as for `terms`, and the latents z (B, D) of the latter.
+
+        They hold for free potentials too: beside bounded ones, these would win every reward by the larger change.
+        """
+        with torch.no_grad():
+            features = [_features(function, before) for function in self.features]
+        kept = z.new_zeros(len(z))
         for function, old, distance in zip(self.features, features, self.distances, strict=True):
             kept = kept + (_features(function, after) - old).square().sum(1) / distance
         shell = self.shell
         distance = (z - self.middle).norm(dim=1)
         outside = torch.maximum(distance - shell.farthest, shell.nearest - distance).clamp_min(0)
-        return PathTerms(
-            guidance=2 * functional.huber_loss(own, torch.ones_like(own), reduction="none"),
-            # A share, which a smaller step doesn't lower: what holds the others still leaves the calibration alone.
-            hold=others / (others + own.clamp_min(0)).clamp_min(1e-6),
-            shell=(2 * outside / (shell.farthest - shell.nearest)).square(),
-            keep=kept,
-        )
+        return Bounds((2 * outside / (shell.farthest - shell.nearest)).square(), kept)
 
 
 def _set_of(item: str | Predictor, channels: int, what: str) -> tuple[str | Predictor, list[str] | None]:

@@ -22,7 +22,7 @@ from fastflow.generators.base import as_generator
 from fastflow.generators.identity import describe, is_description
 from fastflow.latents.attributes.known import FEATURES
 from fastflow.latents.classifiers import classifier_program
-from fastflow.latents.guidance import guide_by, keep_by, usually_kept
+from fastflow.latents.guidance import guide_by, is_ours, keep_by, usual_guide, usually_kept
 from fastflow.latents.predictors import Predictor
 from fastflow.latents.spaces import Features
 from fastflow.runs.loading import check_generator
@@ -68,7 +68,9 @@ def discover(
         guide: attributes that the first potentials learn to change, one each, while the others stay as they are: sets
             of ours, "strokes" or "appearance"; members of them, such as "thickness"; or differentiable functions from
             images (B, C, H, W) in [0, 1] to values (B,) or (B, P), or their FILE.py:FUNCTION. Potentials are named
-            after them. See `guidance` and `guide_rate` in the configuration.
+            after them. See `guidance` and `guide_rate` in the configuration. If None, the members of "strokes" where
+            the generator's images look like bright strokes on black, as many as there are potentials, unless a
+            classifier is given; otherwise nothing, as with [], so that all potentials are free.
         keep: features that guided paths should leave as they are: "shape", that of strokes wherever they lie and
             however large and slanted they are; or differentiable functions from images to features (B, ...), such as an
             embedding of identity, or their FILE.py:FUNCTION. "shape" if None and strokes guide, otherwise nothing.
@@ -96,6 +98,9 @@ def discover(
         config = _as_recorded(config, folder)
     if guide is not None and predictor is not None:
         raise InputError("guide and predictor were both given: name the predictor in guide")
+    if guide is None and predictor is None and classifier is None:
+        guide = _usual_guide(generator, config, folder if resume else None)
+    guide = None if isinstance(guide, Sequence) and not guide else guide
     if keep is None:
         keep = _usually_kept(guide, config, folder if resume else None)
     if keep and guide is None and predictor is None:
@@ -267,6 +272,14 @@ def _as_recorded(config: Config, folder: Path) -> Config:
     changed = CHANGED_DEFAULTS if "objective" in absent else ()
     unnamed = [name for name in changed if getattr(config, name) == getattr(usual, name) and name in recorded]
     return replace(config, **absent, **{name: recorded[name] for name in unnamed})
+
+
+def _usual_guide(generator: Generator, config: DiscoverConfig, resumed: Path | None) -> Sequence[str | Predictor]:
+    """The attributes that guide a discovery if nothing is said: those that guided its run in a folder."""
+    if resumed is not None and (resumed / "config.json").exists():
+        recorded = read_record(resumed).get("guide")
+        return [item for item in recorded if is_ours(item)] if isinstance(recorded, list) else ()
+    return usual_guide(generator, config.num_potentials) if config.guidance_loss == "path" else ()
 
 
 def _usually_kept(

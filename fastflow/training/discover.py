@@ -200,18 +200,19 @@ class Discovery:
         return paths.residual, paths.path
 
     def _path_terms(self, guidance: Guidance, batch: Batch, images: Tensor, z: Tensor) -> dict[str, Tensor]:
-        """The objective's terms that judge guided paths by their latents z (B, D) and images after place + 1 steps."""
-        rows = batch.guided
-        labels = None if batch.labels is None else batch.labels[rows]
+        """The objective's terms that judge paths by their latents z (B, D) and images after place + 1 steps."""
+        rows, steps = batch.guided, batch.place + 1
         self.phases.mark("generator")
         with torch.no_grad():
-            before = self.generator.scaled(self.generator.conditioned(labels)(batch.z0[rows]))
+            before = self.generator.scaled(self.generator.conditioned(batch.labels)(batch.z0))
         self.phases.mark("classifier")
-        found = guidance.terms(before, images[rows], z[rows], batch.potential[rows], batch.place[rows] + 1)
+        found = guidance.terms(before[rows], images[rows], batch.potential[rows], steps[rows])
         share = self._share(len(guidance))
         terms = {name: each.sum() / len(z) / share for name, each in found._asdict().items()}
-        if not guidance.features:
-            del terms["keep"]  # the last in `config.terms`
+        bounds = guidance.bounds(before, images, z)
+        terms["shell"] = bounds.shell.mean()
+        if guidance.features:
+            terms["keep"] = bounds.keep.mean()  # the last in `config.terms`
         return terms
 
     def _cosine(self, guide: Guide, images: Tensor, z: Tensor, velocity: Tensor, index: Tensor) -> Tensor:

@@ -108,17 +108,17 @@ def test_a_path_that_does_what_is_asked_has_nothing_wrong():
     z0 = generator.sample(3, 5)
     z = z0 + wanted @ torch.linalg.pinv(slopes).T
     before, after = generator.decode(z0), generator.decode(z)
-    terms = guidance.terms(before, after, z, potential, steps)
+    terms = guidance.terms(before, after, potential, steps)
     assert terms.guidance.abs().max() < 1e-6
     assert terms.hold.max() < 1e-3
     change = ((corner(after) - corner(before)) ** 2).sum(1)
     images = generator.decode(generator.sample(512, 0))
     pairs = (corner(images)[:, None] - corner(images)).square().sum(-1).sum() / (512 * 511)
-    torch.testing.assert_close(terms.keep, change / pairs)
+    torch.testing.assert_close(guidance.bounds(before, after, z).keep, change / pairs)
     # One step too few, and the wrong channel.
-    terms = guidance.terms(before, after, z, potential, steps + 1)
+    terms = guidance.terms(before, after, potential, steps + 1)
     torch.testing.assert_close(terms.guidance, 1 / (steps + 1).float() ** 2)
-    terms = guidance.terms(before, after, z, (potential + 1) % 3, steps)
+    terms = guidance.terms(before, after, (potential + 1) % 3, steps)
     torch.testing.assert_close(terms.guidance, torch.ones(3), rtol=1e-3, atol=0)
     torch.testing.assert_close(terms.hold, torch.ones(3), rtol=1e-3, atol=0)
 
@@ -130,11 +130,15 @@ def test_lowering_an_attribute_is_judged_like_raising_it():
     z = generator.sample(4, 2)
     before, after = generator.decode(z), generator.decode(z.roll(1, 0))
     potential, steps = torch.zeros(4, dtype=torch.long), torch.tensor([1, 2, 3, 4])
-    raised, lowered = (one.terms(*images, z, potential, steps) for one, images in (
+    raised, lowered = (one.terms(*images, potential, steps) for one, images in (
         (up, (before, after)), (down, (after, before)),
     ))  # fmt: skip
     torch.testing.assert_close(raised.guidance, lowered.guidance)
     torch.testing.assert_close(raised.hold, lowered.hold)
+    # The wrong way is worse than none, and both are as bad for a small step as for a large one.
+    wrong = down.terms(before, after, potential, steps).hold
+    torch.testing.assert_close(wrong + raised.hold, torch.full((4,), 2.0))
+    assert bool((up.terms(before, before, potential, steps).hold == 1).all())
 
 
 def test_the_shell_is_where_the_generators_latents_are():
@@ -142,8 +146,7 @@ def test_the_shell_is_where_the_generators_latents_are():
     guidance = Guidance(generator, guide_by([lambda images: images.mean((1, 2, 3))], generator))
     z = torch.cat((generator.sample(400, 9), 4 * generator.sample(100, 10)))
     images = generator.decode(z)
-    potential = torch.zeros(len(z), dtype=torch.long)
-    shell = guidance.terms(images, images, z, potential, potential + 1).shell
+    shell = guidance.bounds(images, images, z).shell
     assert (shell[:400] > 0).float().mean() < 0.03
     spread = generator.spread
     far = (z[400:] - spread.mean.float()).norm(dim=1)
@@ -151,5 +154,5 @@ def test_the_shell_is_where_the_generators_latents_are():
     torch.testing.assert_close(shell[400:], expected)
     inside = spread.mean.float()[None].repeat(2, 1)
     images = generator.decode(inside)
-    assert (guidance.terms(images, images, inside, potential[:2], potential[:2] + 1).shell > 0).all()
+    assert (guidance.bounds(images, images, inside).shell > 0).all()
     assert (shell[400:] > 0).float().mean() > 0.8
