@@ -5,84 +5,98 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastflow.engine.integration import Integration
 from fastflow.generators import Generator
 from fastflow.latents.guidance import Guide
 
 _SMALLEST = 1e-4
 """Directions in which the gradients hardly differ, relative to their largest, aren't taken out."""
 
-_PULL = 0.5
-"""The share of its drift that a step takes back: to first order no attribute drifts, but steps aren't small."""
+_STIFF = 0.05
+"""The same where attributes are held along a path: what telling two of them apart would cost moves the image more."""
+
+_ROUNDS = 2
+"""How often the point after a step is mended: to first order nothing that is held changes, but steps aren't small."""
 
 _FARTHEST = 1.0
-"""The most that taking drift back, or keeping an attribute's own rate, adds to a velocity, in its own length."""
+"""The longest way that a point is mended at once, in lengths of the step, and that a velocity is bent, in its own."""
 
 
 class Held:
-    """Bends velocities along a path so that the named attributes of a guide stay what they were at its start.
+    """Keeps the named attributes of a guide along paths what they were at their starts.
 
-    What a velocity would change of them is taken out, and what has drifted all the same is taken back step by step. A
-    path that was guided by an attribute of its own keeps the rate at which it changes that one.
-
-    Each call costs a pass forward through generator and predictors, and a pass back for each attribute.
+    What a velocity would change of them is taken out of it, and what a step has changed all the same is taken back from
+    the point where it ended. A path that was guided by an attribute of its own keeps the rate at which it changes that
+    one. A step costs three passes forward through generator and predictors, and as many back for each attribute.
 
     Args:
         generator: the generator of the images.
         attributes: the attributes; those that its names name are held.
-        integration: how the path is integrated.
-        labels: the classes (B,) of the latents that it will be called with, if the generator has classes.
-        own: for each latent, the number (B,) of its own attribute among the values of `attributes`, or -1. It isn't
-            held even if it is named.
+        starts: the paths' starts (B, D).
+        labels: the classes (B,) of the paths' latents, if the generator has classes.
+        own: for each path the number (B,) of its own attribute among the values of `attributes`, or -1. It isn't held
+            even if it is named.
     """
 
     def __init__(
         self,
         generator: Generator,
         attributes: Guide,
-        integration: Integration,
+        starts: Tensor,
         labels: Tensor | None = None,
         own: Tensor | None = None,
     ) -> None:
-        self.generator, self.attributes, self.labels, self.integration = generator, attributes, labels, integration
+        self.generator, self.attributes, self.labels = generator, attributes, labels
         owned = [] if own is None else own[own >= 0].unique().tolist()
         self._columns = sorted({*attributes.columns, *owned})
-        self._named = torch.tensor([column in attributes.columns for column in self._columns])
-        self._own = own
-        self._start: Tensor | None = None
+        columns = torch.tensor(self._columns, device=starts.device)
+        named = torch.tensor([column in attributes.columns for column in self._columns], device=starts.device)
+        self._is_own = torch.zeros(len(starts), len(columns), dtype=torch.bool, device=starts.device)
+        if own is not None:
+            self._is_own = own.to(starts.device)[:, None] == columns
+        self._counts = self._is_own | named
+        self._begun = self._slopes(starts)[0]
 
     def __call__(self, z: Tensor, velocity: Tensor) -> Tensor:
-        """The velocities (B, D) at latents (B, D) of the paths, bent. The first call is at their starts."""
+        """The velocities (B, D) at latents (B, D) of the paths, bent."""
+        _, rows, _ = self._slopes(z)
+        whole = velocity.double()
+        rate = (rows @ whole[:, :, None])[:, :, 0]
+        own = _shortened(_least(rows, torch.where(self._is_own, rate, 0)), whole)
+        return (whole - _least(rows, rate) + own).to(velocity)
+
+    def mended(self, before: Tensor, after: Tensor) -> Tensor:
+        """The points (B, D) to which steps from `before` to `after` should have led."""
+        point, step = after.double(), (after - before).double()
+        for _ in range(_ROUNDS):
+            values, rows, size = self._slopes(point.to(after))
+            missed = torch.where(self._is_own | (size == 0), 0, self._begun - values)
+            point = point + _shortened(_least(rows, missed / torch.where(size > 0, size, 1)), step)
+        return point.to(after)
+
+    def _slopes(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The attributes (B, P) at latents, the directions (B, P, D) of their gradients, and these gradients' lengths.
+
+        What is neither held nor a path's own has neither.
+        """
         with torch.enable_grad():
             at = z.detach().requires_grad_()
             images = self.generator.scaled(self.generator.conditioned(self.labels)(at))
             values = self.attributes(images)[:, self._columns]
             slopes = slopes_of(values, at)
-        values, slopes = values.detach().double(), slopes.double()
-        self._start = values if self._start is None else self._start
-        way, dt, length = self.integration.direction, self.integration.dt, self.integration.step_length
-        v = velocity.double()
-        if length is not None:
-            v = unit_or_zero(v) * (length / dt)
-        is_own = self._is_own(values)
-        rows = torch.where((self._named.to(z.device) | is_own)[:, :, None], slopes, 0)
-        size = rows.norm(dim=2)
-        rows = unit_or_zero(rows)
-        inverse = torch.linalg.pinv(rows, rtol=_SMALLEST)
-        rate = (rows @ v[:, :, None])[:, :, 0]
-        still = v - (inverse @ rate[:, :, None])[:, :, 0]
-        back = _PULL / dt * (self._start - values) / torch.where(size > 0, size, 1)
-        wanted = torch.where(is_own, rate, back if way == "forward" else -back)
-        added = (inverse @ wanted[:, :, None])[:, :, 0]
-        most = _FARTHEST * v.norm(dim=1, keepdim=True)
-        added = added * (most / added.norm(dim=1, keepdim=True).clamp_min(1e-300)).clamp_max(1)
-        return (still + added).to(velocity)
+        slopes = torch.where(self._counts[:, :, None], slopes.double(), 0)
+        return values.detach().double(), unit_or_zero(slopes), slopes.norm(dim=2)
 
-    def _is_own(self, values: Tensor) -> Tensor:
-        """Which of the values (B, P) are the paths' own attributes."""
-        if self._own is None:
-            return torch.zeros_like(values, dtype=torch.bool)
-        return self._own.to(values.device)[:, None] == torch.tensor(self._columns, device=values.device)
+
+def _least(rows: Tensor, wanted: Tensor) -> Tensor:
+    """The shortest velocities (B, D) along which attributes of these directions (B, P, D) change as wanted (B, P)."""
+    return (torch.linalg.pinv(rows, rtol=_STIFF) @ wanted[:, :, None])[:, :, 0]
+
+
+def _shortened(added: Tensor, to: Tensor) -> Tensor:
+    """What is added (B, D) to velocities or steps (B, D), not longer than `_FARTHEST` times these."""
+    most = _FARTHEST * to.norm(dim=1, keepdim=True)
+    length = added.norm(dim=1, keepdim=True)
+    return added * torch.where(length > most, most / length, 1)
 
 
 def slopes_of(values: Tensor, z: Tensor) -> Tensor:

@@ -43,9 +43,26 @@ def jacobian_loss(change: Tensor, kind: Literal["log", "square"] = "log") -> Ten
     if kind == "square":
         return -change.flatten(1).square().sum(1).mean()
     if kind == "log":
-        tiny = torch.finfo(change.dtype).tiny
-        return -change.flatten(1).square().mean(1).clamp_min(tiny).log().mean()
+        return -log_change(change).mean()
     raise InputError(f"kind must be one of log, square, got {kind!r}")
+
+
+def log_change(change: Tensor) -> Tensor:
+    """The log (B,) of the mean square of each sample's visible change (B, ...), by which strengths are compared."""
+    return change.flatten(1).square().mean(1).clamp_min(torch.finfo(change.dtype).tiny).log()
+
+
+def balance_loss(change: Tensor, asked: Tensor) -> Tensor:
+    """How far the visible change of free paths is from that of guided ones, whose size is given: mean |log - asked|.
+
+    Like the reward for visible change it excludes u = 0; unlike it, it ends where a free path moves as much as the
+    guided ones.
+
+    Args:
+        change: J_g(z) grad u of free samples, (B, ...).
+        asked: the mean `log_change` of guided samples, ().
+    """
+    return (log_change(change) - asked).abs().mean()
 
 
 def guidance_loss(velocity: Tensor, gradient: Tensor, kind: Literal["follow", "oppose"] = "follow") -> Tensor:

@@ -165,8 +165,8 @@ def traverse(
             the pixels if None.
         hold: attributes, as `fastflow.latents.guidance.guide_by` takes them, that the path leaves as they are: their
             gradients are taken out of the velocity at every step, and what has drifted all the same is taken back,
-            which costs a pass forward through the generator and a pass back for each attribute. Only forward and
-            descent.
+            which costs three passes forward through the generator and as many back for each attribute. Only forward
+            and descent.
         guided: the names of the attributes that guided the potentials in training, the first potential's first. A path
             keeps the rate at which it changes its own, also where `hold` names it.
 
@@ -183,11 +183,19 @@ def traverse(
     if hold:
         attributes = guide_by(hold, generator, "hold")
         own = _own(attributes, guided, check_index(potential, bank.num_potentials, z0).each)
-        held = Held(generator, attributes, integration._replace(direction=direction), labels, own)
+        held = Held(generator, attributes, z0, labels, own)
 
     def path(count: int, t0: float, direction: Direction) -> Tensor:
-        one_way = integration._replace(direction=direction)
-        return integrate(bank, z0, potential, count, t0=t0, integration=one_way, companion=companion, bent=held)
+        way = integration._replace(direction=direction)
+        if held is None:
+            return integrate(bank, z0, potential, count, t0=t0, integration=way, companion=companion)
+        check_count(count, "steps")
+        points = [z0]
+        for step in range(count):
+            begun = t0 + step * integration.dt
+            after = integrate(bank, points[-1], potential, 1, begun, way, companion=companion, bent=held)[:, 1]
+            points.append(held.mended(points[-1], after))
+        return torch.stack(points, 1)
 
     # The potentials were trained at times 0 .. path_steps * dt: paths keep within them where they can.
     start = 0

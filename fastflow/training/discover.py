@@ -20,7 +20,14 @@ from fastflow.generators import Generator
 from fastflow.generators.change import generator_change
 from fastflow.latents.classifiers import make_classifier, try_classifier
 from fastflow.latents.guidance import Guidance, Guide, check_features
-from fastflow.latents.losses import classifier_loss, guidance_loss, initial_loss, jacobian_loss
+from fastflow.latents.losses import (
+    balance_loss,
+    classifier_loss,
+    guidance_loss,
+    initial_loss,
+    jacobian_loss,
+    log_change,
+)
 from fastflow.latents.spaces import Features
 from fastflow.training.distributed import SINGLE_PROCESS, ProcessGroup
 from fastflow.training.flow_config import DiscoverConfig
@@ -119,7 +126,7 @@ class Discovery:
 
     def losses(self, batch: Batch) -> Losses:
         """The objective on a batch."""
-        config, phases = self.config, self.phases
+        phases = self.phases
         z0, index, place, weights, labels, _, free = batch
         decode = self.generator.conditioned(labels)
         phases.mark("engine")
@@ -151,11 +158,11 @@ class Discovery:
             # What guided potentials change is given: their paths aren't drawn to what the classifier tells apart best,
             # nor to the largest change.
             guided = index < len(self.guidance)
-            pair, change = (_held(scaled, guided), _held(next_scaled, guided)), _held(change, guided)
+            pair = _held(scaled, guided), _held(next_scaled, guided)
         with profiled("train.classifier"):
             logits = self.classifier(*pair)
             classifier_term = classifier_loss(logits, index)
-        terms |= {"jacobian": jacobian_loss(change, config.jacobian), "classifier": classifier_term}
+        terms |= {"jacobian": self._reward(batch, change), "classifier": classifier_term}
         if self.guidance is not None:
             terms |= self._path_terms(self.guidance, batch, next_scaled, z_next)
         elif self.guide is not None:
@@ -164,6 +171,17 @@ class Discovery:
             accuracy = (logits.argmax(1) == index).to(z.dtype).mean()
             strength = (next_scaled - scaled).abs().mean()
         return _losses(terms, weights, accuracy=accuracy, strength=strength)
+
+    def _reward(self, batch: Batch, change: Tensor) -> Tensor:
+        """The reward for visible changes (B, C, H, W). Free paths beside guided ones should move as much as these."""
+        if batch.free is None or batch.guided is None:
+            return jacobian_loss(change, self.config.jacobian)
+        with torch.no_grad():  # the mean over all processes' guided samples
+            logs = log_change(change[batch.guided])
+            total, count = self.group.mean(torch.stack((logs.sum(), logs.new_tensor(float(len(logs)))))).unbind()
+        if not len(batch.free):
+            return change.new_zeros(())
+        return balance_loss(change[batch.free], total / count) * (len(batch.free) / len(change))
 
     def _guided_alone(self, batch: Batch, terms: dict[str, Tensor], z: Tensor, z_next: Tensor) -> Losses:
         """The same where every potential is guided, so that nothing is left for the classifier to keep apart.

@@ -1,6 +1,7 @@
 """Attributes that are held still while a path is followed."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,14 +9,13 @@ from support.runs import sigmoid_generator, small_run
 
 from fastflow.cli.main import main
 from fastflow.core.errors import InputError
-from fastflow.engine.integration import Integration
 from fastflow.latents import held
 from fastflow.latents.guidance import guide_by
-from fastflow.latents.held import Held, without
+from fastflow.latents.held import Held, slopes_of, without
 
 
 def halves(images):
-    return torch.stack((images[:, :, :3].mean((1, 2, 3)), images[:, :, 3:].mean((1, 2, 3))), 1)
+    return torch.stack((images[..., :3, :].mean((-3, -2, -1)), images[..., 3:, :].mean((-3, -2, -1))), -1)
 
 
 def test_what_is_left_is_orthogonal_to_the_others():
@@ -45,18 +45,18 @@ def test_a_held_attribute_changes_far_less(run, direction):
     held = run.traverse(z0, index, 10, direction, even=False, hold=[halves])
     moved = [halves(one.images[:, -1]) - halves(one.images[:, 0]) for one in (free, held)]
     assert moved[1].abs().mean() < 0.05 * moved[0].abs().mean()
-    assert (held.latents.diff(dim=1).norm(dim=2) - 0.02).abs().max() < 1e-5  # steps are as long as they were
+    assert (held.latents.diff(dim=1).norm(dim=2) - 0.02).abs().max() < 1e-3  # steps are as long as they were
     first = run.traverse(z0, index, 10, direction, even=False, hold=["brightness"])
     assert (first.images.mean((2, 3, 4))[:, -1] - first.images.mean((2, 3, 4))[:, 0]).abs().max() < 0.01
 
 
-def test_a_step_is_the_velocity_without_the_held_part(run):
+def test_a_velocity_loses_the_held_part(run):
     z0 = run.generator.sample(6, 3)
-    run.step_length = None
     velocity = run.bank.jet(z0, 0.0, 1).grad
-    bent = Held(run.generator, guide_by([halves], run.generator), Integration())(z0, velocity)
-    path = run.traverse(z0, 1, 2, even=False, hold=[halves]).latents
-    torch.testing.assert_close(path[:, 1], z0 + run.config.dt * bent)
+    bent = Held(run.generator, guide_by([halves], run.generator), z0)(z0, velocity)
+    at = z0.clone().requires_grad_()
+    left = without(velocity, slopes_of(halves(run.generator.decode(at)), at))
+    torch.testing.assert_close(bent, left)
 
 
 @pytest.mark.parametrize("direction", ["both", "reverse"])
@@ -81,22 +81,24 @@ def test_traversals_are_written_with_what_is_held(digits_folder, tmp_path):
 def test_a_generator_without_classes_gets_none():
     generator = sigmoid_generator()
     z, velocity = generator.sample(3), torch.ones(3, 4)
-    held = Held(generator, guide_by([halves], generator), Integration())
+    held = Held(generator, guide_by([halves], generator), z)
     assert torch.equal(held(z, velocity), held(z.clone().requires_grad_(), velocity))
 
 
+@pytest.mark.parametrize("method", ["euler", "heun", "rk4"])
 @pytest.mark.parametrize("direction", ["forward", "descent"])
-def test_what_has_drifted_is_taken_back(run, monkeypatch, direction):
+def test_long_steps_hold_too(run, monkeypatch, direction, method):
     run.step_length = 0.3
     z0 = run.generator.sample(24, 5)
 
     def drift():
         images = run.traverse(z0, 1, 10, direction, even=False, hold=[halves]).images
-        return float((halves(images[:, -1]) - halves(images[:, 0])).abs().mean())
+        return float((halves(images) - halves(images[:, :1])).abs().mean())
 
-    pulled = drift()
-    monkeypatch.setattr(held, "_PULL", 0.0)
-    assert pulled < 0.5 * drift()
+    run.config = replace(run.config, method=method)
+    mended = drift()
+    monkeypatch.setattr(held, "_ROUNDS", 0)
+    assert mended < max(0.1 * drift(), 1e-5)
 
 
 @pytest.fixture
