@@ -26,7 +26,7 @@ class Held:
 
     What a velocity would change of them is taken out of it, and what a step has changed all the same is taken back from
     the point where it ended. A path that was guided by an attribute of its own keeps the rate at which it changes that
-    one. A step costs three passes forward through generator and predictors, and as many back for each attribute.
+    one. A step costs four passes forward through generator and predictors, and three back for each attribute.
 
     Args:
         generator: the generator of the images.
@@ -64,14 +64,24 @@ class Held:
         own = _shortened(_least(rows, torch.where(self._is_own, rate, 0)), whole)
         return (whole - _least(rows, rate) + own).to(velocity)
 
-    def mended(self, before: Tensor, after: Tensor) -> Tensor:
-        """The points (B, D) to which steps from `before` to `after` should have led."""
+    def mended(self, before: Tensor, after: Tensor, unbent: Tensor) -> Tensor:
+        """The points (B, D) to which steps from `before` to `after` should have led; the flow itself leads to `unbent`.
+
+        What is held is what it was at the paths' starts, and a path's own attribute what it would be after an unbent
+        step.
+        """
         point, step = after.double(), (after - before).double()
+        wanted = torch.where(self._is_own, self._values(unbent).double(), self._begun)
         for _ in range(_ROUNDS):
             values, rows, size = self._slopes(point.to(after))
-            missed = torch.where(self._is_own | (size == 0), 0, self._begun - values)
+            missed = torch.where(size > 0, wanted - values, 0)
             point = point + _shortened(_least(rows, missed / torch.where(size > 0, size, 1)), step)
         return point.to(after)
+
+    def _values(self, z: Tensor) -> Tensor:
+        """The attributes (B, P) at latents."""
+        images = self.generator.scaled(self.generator.conditioned(self.labels)(z))
+        return self.attributes(images)[:, self._columns]
 
     def _slopes(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The attributes (B, P) at latents, the directions (B, P, D) of their gradients, and these gradients' lengths.
@@ -80,8 +90,7 @@ class Held:
         """
         with torch.enable_grad():
             at = z.detach().requires_grad_()
-            images = self.generator.scaled(self.generator.conditioned(self.labels)(at))
-            values = self.attributes(images)[:, self._columns]
+            values = self._values(at)
             slopes = slopes_of(values, at)
         slopes = torch.where(self._counts[:, :, None], slopes.double(), 0)
         return values.detach().double(), unit_or_zero(slopes), slopes.norm(dim=2)

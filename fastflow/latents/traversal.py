@@ -165,8 +165,8 @@ def traverse(
             the pixels if None.
         hold: attributes, as `fastflow.latents.guidance.guide_by` takes them, that the path leaves as they are: their
             gradients are taken out of the velocity at every step, and what has drifted all the same is taken back,
-            which costs three passes forward through the generator and as many back for each attribute. Only forward
-            and descent.
+            which costs four passes forward through the generator and three back for each attribute. Only forward and
+            descent.
         guided: the names of the attributes that guided the potentials in training, the first potential's first. A path
             keeps the rate at which it changes its own, also where `hold` names it.
 
@@ -193,8 +193,11 @@ def traverse(
         points = [z0]
         for step in range(count):
             begun = t0 + step * integration.dt
-            after = integrate(bank, points[-1], potential, 1, begun, way, companion=companion, bent=held)[:, 1]
-            points.append(held.mended(points[-1], after))
+            after, unbent = (
+                integrate(bank, points[-1], potential, 1, begun, way, companion=companion, bent=bent)[:, 1]
+                for bent in (held, None)
+            )
+            points.append(held.mended(points[-1], after, unbent))
         return torch.stack(points, 1)
 
     # The potentials were trained at times 0 .. path_steps * dt: paths keep within them where they can.
