@@ -9,8 +9,8 @@ path hardly moves or repeats another one.
 
 python -m benchmarks.studies.controls guided --generator mlp:mlp-0.pth --lenet mnist_lenet.pth --out guided
 
-trains potentials that are guided by thickness, slant and one digit's probability, without a predictor at use, and
-compares them with rivals that call the predictor at every step.
+trains potentials that are guided by thickness and slant, and compares them with rivals that call the formulas at every
+step, which the flows don't; and then the flows with `hold`, which do.
 
 A generator is one of fastflow's own names, or mlp:FILE or conv:FILE for the GANs of `benchmarks.studies.generators`.
 """
@@ -18,6 +18,7 @@ A generator is one of fastflow's own names, or mlp:FILE or conv:FILE for the GAN
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import statistics
 import time
@@ -42,6 +43,7 @@ from fastflow.training.config_file import from_dict
 from fastflow.training.flow_config import DiscoverConfig
 
 STEPS, STARTS = 10, 96
+GUIDED = ["thickness", "slant"]
 RIVALS = ("random", "pca", "sefa", "warped", "jacobian")
 STILL, SAME = 0.2, 0.95
 """A path is dead below this share of the paths' median change, and repeats another above this cosine of changes."""
@@ -221,58 +223,75 @@ def summary(name: str, each: list[dict[str, Any]]) -> str:
 
 
 def guided(options: argparse.Namespace) -> None:
-    """Guided potentials beside rivals that call the predictor at every step."""
+    """Guided potentials beside rivals that call the predictor at every step; then the same flows with hold."""
     generator = find_generator(options.generator)
     judge = make_judge(generator, options.lenet)
-    attributes = ["thickness", "slant"]
-    own = [judge.names.index(name) for name in attributes]
+    shapes = StrokesOnly(judge.lenet)
+    results: list[dict[str, Any]] = []
     for seed in options.seeds:
-        config = from_dict(DiscoverConfig, {"num_potentials": len(own), **settings(options.set), "seed": seed}, "--set")
-        keep = () if judge.lenet is None or options.no_keep else (judge.digits,)
-        run = ff.discover(
-            generator, config, options.out / f"flows-{seed}", guide=attributes, keep=keep, resume=True, progress=False
+        config = from_dict(
+            DiscoverConfig, {"num_potentials": len(GUIDED), **settings(options.set), "seed": seed}, "--set"
         )
-        strokes = [*STROKE_ATTRIBUTES]
+        keep = () if judge.lenet is None or options.no_keep else (judge.digits, "shape")
+        run = ff.discover(
+            generator, config, options.out / f"flows-{seed}", guide=GUIDED, keep=keep, resume=True, progress=False
+        )
         rivals: dict[str, Traverses] = {
             "ascent": ff.baselines.Ascent(generator, stroke_attributes),
             "orthogonal": ff.baselines.OrthogonalAscent(generator, stroke_attributes),
             "regression": ff.baselines.Regression(generator, stroke_attributes),
         }
-        shapes = Judge(strokes, judge.lenet)
-        for k, name in enumerate(attributes):
-            source = One(run, k)
-            strength = pixel_change(source, path_steps=STEPS, seed=seed)
-            column = strokes.index(name)
-            for title, method in {"flow": source, **{n: One(r, column) for n, r in rivals.items()}}.items():
-                moved = method if title == "flow" else nearest_strength(method, strength, path_steps=STEPS, seed=seed)
-                result = judged(moved, StrokesOnly(shapes), seed, own=[column])["paths"][0]
-                print(
-                    f"{seed} {name:10} {title:11} own {result['own']:5.2f} purity {result['purity']:.3f} "
-                    f"kept {result.get('kept', float('nan')):.2f} norm {result['norm']:5.2f} "
-                    f"strength {result['strength']:.4f}"
-                    + ("  along " + " ".join(f"{a / (0.25 * (t + 1)):.2f}" for t, a in enumerate(result["along"]))
-                       if title == "flow" else ""),
-                    flush=True,
-                )  # fmt: skip
+        for k, name in enumerate(GUIDED):
+            column = shapes.names.index(name)
+            for title, source, against in (
+                ("flow", One(run, k), rivals),
+                ("flow, hold", One(run, k, hold=["strokes"]), {"orthogonal": rivals["orthogonal"]}),
+            ):
+                strength = pixel_change(source, path_steps=STEPS, seed=seed)
+                sources: dict[str, Traverses] = {title: source}
+                for rival_name, method in against.items():
+                    one = One(method, column)
+                    sources[rival_name] = nearest_strength(one, strength, path_steps=STEPS, seed=seed)
+                for method_name, method in sources.items():
+                    found = judged(method, shapes, seed, own=[column])["paths"][0]
+                    results.append({"seed": seed, "attribute": name, "method": method_name, "beside": title, **found})
+                    print(guided_row(results[-1], config.guide_rate), flush=True)
+                    (options.out / "guided.json").write_text(json.dumps(results, indent=1))
 
 
-class StrokesOnly:
+def guided_row(found: dict[str, Any], rate: float) -> str:
+    """One line of what `guided` found; for the flow also its change after each step, relative to what is asked."""
+    along = " ".join(f"{change / (rate * (step + 1)):.2f}" for step, change in enumerate(found["along"]))
+    return (
+        f"{found['seed']} {found['attribute']:10} {found['method']:11} own {found['own']:5.2f} "
+        f"purity {found['purity']:.3f} kept {found.get('kept', float('nan')):.2f} norm {found['norm']:5.2f} "
+        f"strength {found['strength']:.4f}" + (f"  along {along}" if found["method"] == "flow" else "")
+    )
+
+
+class StrokesOnly(Judge):
     """A judge whose attributes are those of strokes alone; digits are only told."""
 
-    def __init__(self, judge: Judge) -> None:
-        self.names, self.lenet, self.digits = judge.names, judge.lenet, judge.digits
+    def __new__(cls, lenet: nn.Module | None) -> StrokesOnly:
+        return super().__new__(cls, list(STROKE_ATTRIBUTES), lenet)
 
     def __call__(self, images: Tensor) -> Tensor:
         return stroke_attributes(images)
 
 
 class One:
-    """One path of several, as a source of its own."""
+    """One path of several, as a source of its own.
+
+    Args:
+        source: the run or baseline.
+        index: the number of the path.
+        options: further arguments of its `traverse`.
+    """
 
     num_paths, path_steps = 1, STEPS
 
-    def __init__(self, source: Any, index: int) -> None:
-        self.source, self.index, self.generator = source, index, source.generator
+    def __init__(self, source: Any, index: int, **options: Any) -> None:
+        self.source, self.index, self.options, self.generator = source, index, options, source.generator
 
     @property
     def step_length(self) -> float | None:
@@ -280,14 +299,12 @@ class One:
 
     @step_length.setter
     def step_length(self, value: float | None) -> None:
-        import copy
-
         self.source = copy.copy(self.source)
         self.source.step_length = value
 
     def traverse(self, z0: Tensor, index: Any, steps: int, *arguments: Any, **options: Any) -> Any:
         del index
-        return self.source.traverse(z0, self.index, steps, *arguments, **options)
+        return self.source.traverse(z0, self.index, steps, *arguments, **options, **self.options)
 
 
 def main(arguments: list[str] | None = None) -> None:

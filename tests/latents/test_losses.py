@@ -5,7 +5,7 @@ import torch
 
 import fastflow as ff
 from fastflow.generators.change import generator_change
-from fastflow.latents.losses import initial_loss, jacobian_loss
+from fastflow.latents.losses import balance_loss, initial_loss, jacobian_loss, log_change
 
 
 def test_initial_loss_is_the_gradients_mean_square_at_the_first_time():
@@ -46,6 +46,21 @@ def test_a_dead_potential_has_a_finite_reward():
     loss.backward()
     assert loss.isfinite()
     assert change.grad.isfinite().all()
+
+
+def test_free_paths_are_to_move_as_much_as_guided_ones():
+    guided = torch.randn(16, 1, 4, 4, generator=torch.Generator().manual_seed(1))
+    asked = log_change(guided).mean()
+
+    def pull(scale: float) -> float:
+        factor = torch.tensor(scale, requires_grad=True)
+        balance_loss(factor * guided, asked).backward()
+        return float(factor.grad * scale)
+
+    assert pull(0.01) == pytest.approx(-2)  # per relative change of the scale, as strong from anywhere
+    assert pull(100.0) == pytest.approx(2)
+    assert balance_loss(guided[:1].expand(4, -1, -1, -1), log_change(guided[:1]).mean()) < 1e-6
+    assert balance_loss(torch.zeros(2, 1, 4, 4), asked).isfinite()
 
 
 def test_unknown_rewards_are_refused():
