@@ -58,7 +58,7 @@ def _same_threads():
 @pytest.fixture(scope="session")
 def _digits_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained") / "run"
-    small_run(folder, generators.load("digits-vae"))
+    small_run(folder, generators.load("digits-vae"), options={"guide": ()})
     return folder
 
 

@@ -2,11 +2,7 @@
 
 python -m benchmarks.studies.generators mlp --data ../shared/data/mnist --seed 0 --out mlp-0.pth
 
-writes the weights, and a contact sheet of samples beside them. `mlp_gan` and `conv_gan` load them by name:
-
-fastflow discover --generator benchmarks/studies/generators.py:mlp_gan ...
-
-with the file's path in the environment variable FASTFLOW_STUDY_WEIGHTS. The training is plain: a generator and a critic
+writes the weights, and a contact sheet of samples beside them. The training is plain: a generator and a critic
 with dropout, the usual loss that doesn't saturate, and a moving average of the generator's weights.
 """
 
@@ -14,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import os
 import time
 from pathlib import Path
 
@@ -27,7 +22,6 @@ from fastflow.datasets.idx import read_idx
 from fastflow.generators import Generator
 from fastflow.pictures.strips import save_strip
 
-WEIGHTS = "FASTFLOW_STUDY_WEIGHTS"
 _AVERAGE, _BATCH = 0.998, 64
 
 
@@ -86,16 +80,6 @@ class Critic(nn.Sequential):
             nn.Dropout(0.3),
             nn.Linear(256, 1),
         )
-
-
-def mlp_gan() -> Generator:
-    """The MLP whose weights the environment names."""
-    return load("mlp", Path(os.environ[WEIGHTS]))
-
-
-def conv_gan() -> Generator:
-    """The convolutional network whose weights the environment names."""
-    return load("conv", Path(os.environ[WEIGHTS]))
 
 
 def load(kind: str, file: Path) -> Generator:

@@ -113,10 +113,13 @@ def usual_guide(generator: Generator, most: int) -> tuple[str, ...]:
     if generator.image_shape[0] != 1:
         return ()
     z, labels = generator.sample(_LOOKED_AT, 0), generator.draw_labels(_LOOKED_AT, torch.Generator().manual_seed(0))
-    images = generator.scaled(generator.decode(z, labels)).clamp(0, 1)
+    try:
+        images = generator.scaled(generator.decode(z, labels))
+        spread = dict(zip(STROKE_ATTRIBUTES, stroke_attributes(images).std(0).tolist(), strict=True))
+    except Exception:  # a user's function fails, which the training then tells, or its images have another range
+        return ()
     if not looks_drawn(images):
         return ()
-    spread = dict(zip(STROKE_ATTRIBUTES, stroke_attributes(images).std(0).tolist(), strict=True))
     return tuple(name for name in _MOST_WANTED if spread[name] > 0)[:most]
 
 

@@ -195,7 +195,7 @@ class DiscoverConfig(FlowConfig):
     """Weight of the difference between a guided attribute's change and what is asked."""
     guidance_schedule: Schedule = ()
     """Factors of the guidance's weight over the training, as in learning_rate_schedule."""
-    hold_weight: Annotated[float, Ge(0)] = 0.6
+    hold_weight: Annotated[float, Ge(0)] = 1.5
     """Weight of the other attributes' changes along guided paths."""
     hold_schedule: Schedule = ()
     """Factors of this weight over the training, as in learning_rate_schedule."""

@@ -40,7 +40,7 @@ main(["serve", sys.argv[1], "--port", "0"])
 def served(tmp_path_factory):
     """A small run's page: its folder and address. It ends as Ctrl-C ends it, without a word but one."""
     folder = tmp_path_factory.mktemp("served") / "run"
-    small_run(folder, ff.generators.load("digits-vae"), path_steps=8)
+    small_run(folder, ff.generators.load("digits-vae"), path_steps=8, options={"guide": ()})
     process = subprocess.Popen(
         [sys.executable, "-c", SERVE, str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -79,9 +79,14 @@ def page(served, browser, run):
     opened = context.new_page()
     opened.set_default_timeout(20_000)
     problems = []
-    # A page that is left ends its requests: that is no fault.
-    opened.on("pageerror", lambda error: problems.append(str(error)) if error.name != "AbortError" else None)
-    opened.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+
+    def note(problem):
+        """A page that is loaded again ends its requests, and says so; that is no fault."""
+        if not any(words in problem for words in ("AbortError", "Connection errored out")):
+            problems.append(problem)
+
+    opened.on("pageerror", lambda error: note(str(error)))
+    opened.on("console", lambda message: note(message.text) if message.type == "error" else None)
     opened.on("request", lambda request: problems.append(request.url) if is_foreign(request.url, served) else None)
     opened.goto(served.url)
     opened.wait_for_selector(".ff-frame[data-on]")

@@ -70,7 +70,9 @@ def test_torchrun_with_two_processes_gives_the_curve_of_one(tmp_path, alone):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("trained Run(") == 1
     assert_alike(tmp_path / "run", alone, 10)
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["checkpoints", "config.json", "metrics.jsonl"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "checkpoints", "config.json", "metrics.jsonl", "names.json",
+    ]  # fmt: skip
 
 
 @pytest.mark.slow

@@ -123,7 +123,7 @@ def test_names_on_the_command_line(digits_folder, capsys):
         (["--remove"], "give a potential and its name"),
         (["0", "x", "--remove"], "give a potential and its name"),
         (["9", "x"], "potential must lie in 0..2, got 9"),
-        (["x", "0"], "POTENTIAL must be INT, got ['x']"),
+        (["x", "0"], "is called 'x'; none is named"),
     ],
 )
 def test_names_on_the_command_line_are_checked(digits_folder, capsys, arguments, message):
