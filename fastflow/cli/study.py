@@ -27,7 +27,8 @@ class Compare:
     """Folder of the comparison. The page is OUT/compare.html, the table OUT/table.md."""
     methods: tuple[str, ...] = ()
     """Methods to compare: flows, random, pca, sefa, linear, warped, hessian and latentclr, by default all of them.
-    jacobian is slow, and takes part only if it is named. flows always takes part.
+    jacobian, which is slow, and free, flows that nothing guides, take part only if they are named.
+    flows always takes part. Where images look drawn, its potentials are guided by strokes, as in discover.
     NAME,SETTING=VALUE gives a method settings, as in flows,pde=heat."""
     seeds: int = 3
     """Number of seeds, counted from --seed."""

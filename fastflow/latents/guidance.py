@@ -147,7 +147,10 @@ class PathTerms(NamedTuple):
     """What is wrong with each of B guided paths, without units, (B,)."""
 
     guidance: Tensor
-    """The difference of its own attribute's change from what is asked, relative to that, squared; beyond 1 linear."""
+    """The difference of its own attribute's change from what is asked, relative to that, squared; beyond 1 linear.
+
+    To it is added what all attributes' changes together lack of what is asked.
+    """
     hold: Tensor
     """The other attributes' share of the change, each measured in its spread: 1 minus the purity of this path.
 
@@ -222,11 +225,14 @@ class Guidance:
         asked = self.rate * steps.to(change)
         own = change.gather(1, column)[:, 0] / asked
         others = change.scatter(1, column, 0.0).abs().sum(1) / asked.abs()
+        total = own.abs() + others
+        missed = 2 * functional.huber_loss(own, torch.ones_like(own), reduction="none")
         return PathTerms(
-            guidance=2 * functional.huber_loss(own, torch.ones_like(own), reduction="none"),
+            # Where a potential doesn't know its way yet, standing still would miss the least: it has to move at least.
+            guidance=missed + (1 - total).clamp_min(0),
             # A share, which a smaller step doesn't lower: what holds the others still leaves the calibration alone, and
             # a potential that hardly moves yet learns its way as well as any other.
-            hold=1 - own / (own.abs() + others).clamp_min(1e-6),
+            hold=1 - own / total.clamp_min(1e-6),
         )
 
     def bounds(self, before: Tensor, after: Tensor, z: Tensor) -> Bounds:

@@ -183,7 +183,7 @@ class DiscoverConfig(FlowConfig):
     """Classifier that must tell the potentials apart: small, lenet, resnet18 or FILE.py:FUNCTION.
     FUNCTION is called with the images' shape (C, H, W) and K.
     It returns a module that maps two batches of images to logits (B, K)."""
-    guide_rate: Annotated[float, Gt(0)] = 0.15
+    guide_rate: Annotated[float, Gt(0)] = 0.2
     """Share of its spread by which a guided potential changes its attribute in one step.
     The spread is the standard deviation over the generator's own images."""
     guidance: Literal["follow", "oppose"] = "follow"

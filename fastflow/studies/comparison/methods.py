@@ -37,6 +37,10 @@ def _flows(generator: Generator, config: DiscoverConfig, folder: Path) -> Traver
     return discover(generator, config, folder, resume=True, progress=False)
 
 
+def _free(generator: Generator, config: DiscoverConfig, folder: Path) -> Traverses:
+    return discover(generator, config, folder, resume=True, progress=False, guide=())
+
+
 def _random(generator: Generator, config: DiscoverConfig, folder: Path) -> Traverses:
     return baselines.Random(generator, config.num_potentials, seed=config.seed)
 
@@ -71,6 +75,7 @@ def _latentclr(generator: Generator, config: DiscoverConfig, folder: Path) -> Tr
 
 METHODS: dict[str, Method] = {
     FLOWS: Method("potential flows (Song et al., ICML 2023)", _flows),
+    "free": Method("potential flows that nothing guides", _free),
     "random": Method("random directions", _random),
     "pca": Method("principal directions of the images (GANSpace)", _pca),
     "sefa": Method("the first layer's singular vectors (SeFa)", _sefa),
@@ -82,8 +87,11 @@ METHODS: dict[str, Method] = {
 }
 """All methods by name, in the order of the table."""
 
-COSTLY = ("jacobian",)
-"""The methods that are only compared where they are named: a step takes as many passes as latents have coordinates."""
+ON_REQUEST = ("free", "jacobian")
+"""The methods that are only compared where they are named.
+
+free is the same as flows where nothing guides these, and a step of jacobian takes a pass for each latent coordinate.
+"""
 
 
 class Chosen(NamedTuple):
@@ -94,7 +102,7 @@ class Chosen(NamedTuple):
 
 
 def chosen(names: Sequence[str], config: DiscoverConfig) -> dict[str, Chosen]:
-    """The methods of these names in the table's order; all but the costly where no name is given, and always the flows.
+    """The methods of these names in the table's order, or those that aren't on request; always with the flows.
 
     A name may be followed by settings of its own, as in "flows,classifier_weight=3,pde=heat", for an ablation.
 
@@ -104,7 +112,7 @@ def chosen(names: Sequence[str], config: DiscoverConfig) -> dict[str, Chosen]:
     if isinstance(names, str) or not all(isinstance(name, str) for name in names):
         raise InputError(f"methods must be a list of names, got {names!r}")
     known = {FLOWS: Chosen(METHODS[FLOWS], config)}
-    for name in names or (name for name in METHODS if name not in COSTLY):
+    for name in names or (name for name in METHODS if name not in ON_REQUEST):
         base, *words = _words(name)
         if base not in METHODS:
             raise InputError(f"methods must be among {', '.join(METHODS)}, got {base!r}")

@@ -282,7 +282,7 @@ REFUSED = {
     "start": ({"starts": 1}, "starts must be at least 2, so that attributes have a spread, got 1"),
     "starts": ({"starts": 1.5}, "starts must be"),
     "strength": ({"strength": 0.0}, "strength must be a positive number"),
-    "method": ({"methods": ("random", "slow")}, "methods must be among flows, random, .*, got 'slow'"),
+    "method": ({"methods": ("random", "slow")}, "methods must be among flows, free, random, .*, got 'slow'"),
     "methods": ({"methods": "random"}, "methods must be a list of names"),
     "setting": ({"methods": ("flows,speed=3",)}, "method flows,speed=3 has an unknown key 'speed'"),
     "value": ({"methods": ("flows,pde_weight=high",)}, "method flows,pde_weight=high: pde_weight must be"),
@@ -321,7 +321,7 @@ def test_bad_input_on_the_command_line_is_one_line(tmp_path, capsys):
         main(["compare", "--generator", "digits-vae", "--out", str(tmp_path / "out"), "--methods", "slow"])
     assert exit_.value.code == 2
     told = capsys.readouterr().err
-    assert told.startswith("fastflow: error: methods must be among flows, random, pca")
+    assert told.startswith("fastflow: error: methods must be among flows, free, random, pca")
     assert told.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
