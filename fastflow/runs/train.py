@@ -96,7 +96,7 @@ def discover(
     folder = as_folder(out)
     if resume:
         config = _as_recorded(config, folder)
-    if guide is not None and predictor is not None:
+    if guide and predictor is not None:
         raise InputError("guide and predictor were both given: name the predictor in guide")
     if guide is None and predictor is None and classifier is None:
         guide = _usual_guide(generator, config, folder if resume else None)

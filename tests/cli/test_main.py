@@ -55,8 +55,8 @@ def test_explanations_lose_their_frames(capsys, monkeypatch, arguments, encoding
         (["discover", "--out", "x"], "fastflow discover needs --generator; see fastflow discover --help"),
         (["discover"], "fastflow discover needs --out and --generator; see fastflow discover --help"),
         (
-            ["discover", "--genrator", "faces", "--out", "x"],
-            "fastflow discover needs --generator; unknown options: --genrator faces; perhaps you meant --generator",
+            ["discover", "--generators", "faces", "--out", "x"],
+            "fastflow discover needs --generator; unknown options: --generators faces; perhaps you meant --generator",
         ),
         (["traverse"], "fastflow traverse needs FOLDER; see fastflow traverse --help"),
         (["demo", "--steps", "many"], "--steps must be a whole number, got 'many'"),

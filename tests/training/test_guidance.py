@@ -191,6 +191,13 @@ def test_presets_leave_potentials_free(tmp_path):
     assert "guide" not in json.loads((tmp_path / "run" / "config.json").read_text())
 
 
+def test_a_predictor_guides_beside_a_preset_too(tmp_path):
+    (tmp_path / "own.py").write_text("def bright(images):\n    return images.mean((1, 2, 3))\n")
+    words = ["discover", "--generator", "digits-vae", "--preset", "mnist-sngan", "--out", str(tmp_path / "run")]
+    main([*words, "--predictor", f"{tmp_path / 'own.py'}:bright", *options(classifier="small")])
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["guided"] == ["bright"]
+
+
 def test_shape_is_kept_where_strokes_guide(tmp_path):
     def kept(name, **options):
         run = small_run(tmp_path / name, options=options, resume=(tmp_path / name).exists())
