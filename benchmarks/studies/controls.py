@@ -39,6 +39,8 @@ from fastflow.latents.traversal import Traverses
 from fastflow.metrics.distinctness import measure_distinctness
 from fastflow.metrics.pairs import path_pairs
 from fastflow.metrics.strength import nearest_strength, pixel_change
+from fastflow.studies.comparison.methods import METHODS
+from fastflow.studies.statistics import estimate, holm
 from fastflow.training.config_file import from_dict
 from fastflow.training.flow_config import DiscoverConfig
 
@@ -143,19 +145,6 @@ def told_apart(source: Traverses, seed: int) -> float:
     return measure_distinctness(path_pairs(source, STEPS, 4096, seed), source.num_paths, seed).accuracy
 
 
-def rival(name: str, generator: Generator, count: int, seed: int, config: DiscoverConfig, folder: Path) -> Traverses:
-    """A method that needs no attribute."""
-    if name == "random":
-        return ff.baselines.Random(generator, count, seed=seed)
-    if name == "pca":
-        return ff.baselines.PCA(generator, count, seed=seed)
-    if name == "sefa":
-        return ff.baselines.SeFa(generator, count)
-    if name == "jacobian":
-        return ff.baselines.JacobianVectors(generator, count)
-    return ff.baselines.WarpedRBF(generator, count, seed=seed, config=config, folder=folder)
-
-
 def found(options: argparse.Namespace) -> None:
     """Discoveries beside rivals that know no attribute."""
     generator = find_generator(options.generator)
@@ -168,11 +157,10 @@ def found(options: argparse.Namespace) -> None:
         run = ff.discover(generator, config, options.out / f"flows-{seed}", resume=True, progress=False, **extra)
         taken = time.process_time() - begun
         strength = pixel_change(run, path_steps=STEPS, seed=seed)
-        count = config.num_potentials
         for name in ("flows", *options.rivals):
             source: Traverses = run
             if name != "flows":
-                source = rival(name, generator, count, seed, config, options.out / f"{name}-{seed}")
+                source = METHODS[name].make(generator, config, options.out / f"{name}-{seed}")
                 source = nearest_strength(source, strength, path_steps=STEPS, seed=seed)
             result = judged(source, judge, seed) | {"told_apart": told_apart(source, seed), "cpu_s": taken}
             results.setdefault(name, []).append(result)
@@ -184,19 +172,15 @@ def found(options: argparse.Namespace) -> None:
 
 
 def print_tests(results: dict[str, list[dict[str, Any]]]) -> None:
-    """Print p of the flows' purity against each rival's, paired by the seed, after Holm's correction."""
-    from scipy.stats import ttest_rel
-
+    """Print how much purer the flows are than each rival, and p, paired by the seed and after Holm's correction."""
     ours = [mean(result, "purity") for result in results["flows"]]
-    raw = {
-        name: float(ttest_rel(ours, [mean(r, "purity") for r in each], alternative="greater").pvalue)
-        for name, each in results.items()
-        if name != "flows" and len(each) > 1
-    }
-    largest = 0.0
-    for place, name in enumerate(sorted(raw, key=lambda name: raw[name])):
-        largest = max(largest, min(1.0, raw[name] * (len(raw) - place)))
-        print(f"purer than {name}: p = {largest:.4f}")
+    rivals = {name: each for name, each in results.items() if name != "flows"}
+    differences = [
+        estimate([own - mean(result, "purity") for own, result in zip(ours, each, strict=True)])
+        for each in rivals.values()
+    ]
+    for name, found in zip(rivals, holm(differences), strict=True):
+        print(f"purity above {name}: {found.mean:+.3f}, p = {found.p:.4f}")
 
 
 def mean(result: dict[str, Any], name: str) -> float:

@@ -125,14 +125,19 @@ def usual_guide(generator: Generator, most: int) -> tuple[str, ...]:
 
 def is_ours(item: object) -> bool:
     """Whether something that guides is a set of ours or a member of one, by its name."""
-    return isinstance(item, str) and any(item == key or item in names(3) for key, (_, names) in KNOWN.items())
+    return bool(_sets_with(item))
 
 
 def usually_kept(guide: Sequence[str | Predictor]) -> tuple[str, ...]:
     """The names of the features that are kept where these guide, if nothing else is asked for."""
-    words = [item for item in guide if isinstance(item, str)]
-    sets = [key for key, (_, names) in KNOWN.items() if any(word == key or word in names(3) for word in words)]
-    return tuple(dict.fromkeys(name for key in sets for name in KEPT[key]))
+    return tuple(dict.fromkeys(name for item in guide for key in _sets_with(item) for name in KEPT[key]))
+
+
+def _sets_with(item: object) -> list[str]:
+    """The names of our sets of attributes that have this name or a member with it, in images of any kind."""
+    if not isinstance(item, str):
+        return []
+    return [key for key, (_, names) in KNOWN.items() if item == key or item in names(3)]
 
 
 def check_features(function: Features, images: Tensor) -> None:

@@ -54,7 +54,8 @@ class Held:
         if own is not None:
             self._is_own = own.to(starts.device)[:, None] == columns
         self._counts = self._is_own | named
-        self._begun = self._slopes(starts)[0]
+        with torch.no_grad():
+            self._begun = self._values(starts).double()
 
     def __call__(self, z: Tensor, velocity: Tensor) -> Tensor:
         """The velocities (B, D) at latents (B, D) of the paths, bent."""

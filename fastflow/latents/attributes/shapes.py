@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, grid_sample
 
 from fastflow.core.checks import check_pixels
-from fastflow.latents.attributes.roots import root
+from fastflow.latents.attributes.strokes import moments
 
 _SIDE = 14
 """The rows and columns of points at which a shape is looked at."""
@@ -35,22 +35,11 @@ def shape(images: Tensor) -> Tensor:
     check_pixels(images)
     grey = images.mean(1)
     height, width = grey.shape[-2:]
-    options = {"dtype": grey.dtype, "device": grey.device}
-    y = torch.arange(height, **options)[:, None] - (height - 1) / 2  # [H, 1]
-    x = torch.arange(width, **options) - (width - 1) / 2  # [W]
-
-    def mean(values: Tensor) -> Tensor:
-        return (values.sum((-2, -1)) / mass)[:, None, None]
-
-    mass = grey.sum((-2, -1)).clamp_min(1e-3)
-    cx, cy = mean(grey * x), mean(grey * y)
-    dx, dy = x - cx, y - cy
-    sxx, sxy, syy = (mean(grey * product) for product in (dx * dx, dx * dy, dy * dy))
-    syy = syy + 1 / 12  # the second moment of a unit square
+    _, cx, cy, sxx, sxy, syy = (moment[:, None, None] for moment in moments(grey))
     lean = sxy / syy
-    place = torch.linspace(-_REACH, _REACH, _SIDE, **options)
-    down = root(syy) * place[:, None].expand(_SIDE, _SIDE)  # [B, S, S]
-    right = root((sxx + 1 / 12 - sxy * lean).clamp_min(_LEAST_VARIANCE)) * place + lean * down
+    place = torch.linspace(-_REACH, _REACH, _SIDE, dtype=grey.dtype, device=grey.device)
+    down = syy.sqrt() * place[:, None].expand(_SIDE, _SIDE)  # [B, S, S]
+    right = (sxx - sxy * lean).clamp_min(_LEAST_VARIANCE).sqrt() * place + lean * down
     # grid_sample counts from the image's middle, in halves of its sides.
     points = torch.stack(((cx + right) / (width / 2), (cy + down) / (height / 2)), -1)
     seen = grid_sample(grey[:, None], points, align_corners=False)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fastflow.core.checks import check_pixels
 from fastflow.latents.attributes.roots import root
+
+_EMPTY = 1e-6
+"""The sum of the pixels up to which an image counts as empty."""
 
 STROKE_ATTRIBUTES = ("area", "thickness", "slant", "width", "height", "x", "y")
 """The names of the attributes that `stroke_attributes` measures, in its order."""
@@ -21,6 +25,37 @@ def looks_drawn(images: Tensor) -> bool:
     pixels = images.flatten(1)
     # Most pixels are dark, and nearly every image has a bright one.
     return bool(pixels.median() < 0.2) and bool((pixels.amax(1) > 0.5).float().mean() > 0.9)
+
+
+class Moments(NamedTuple):
+    """The moments of grey images (B, H, W) in pixels, (B,), with y downwards and the image's centre at 0."""
+
+    area: Tensor
+    """The sum of the pixels."""
+    x: Tensor
+    y: Tensor
+    """The centroid."""
+    xx: Tensor
+    xy: Tensor
+    yy: Tensor
+    """The second central moments divided by the area; of an empty image those of a unit square, which a pixel is."""
+
+
+def moments(grey: Tensor) -> Moments:
+    """The moments of grey images (B, H, W), in their dtype."""
+    height, width = grey.shape[-2:]
+    y = torch.arange(height, dtype=grey.dtype, device=grey.device)[:, None] - (height - 1) / 2  # [H, 1]
+    x = torch.arange(width, dtype=grey.dtype, device=grey.device) - (width - 1) / 2  # [W]
+
+    def total(values: Tensor) -> Tensor:
+        return values.sum((-2, -1))
+
+    area = total(grey)
+    mass = torch.where(area > _EMPTY, area, 1.0)
+    cx, cy = total(grey * x) / mass, total(grey * y) / mass
+    dx, dy = x - cx[:, None, None], y - cy[:, None, None]
+    sxx, sxy, syy = (total(grey * product) / mass for product in (dx * dx, dx * dy, dy * dy))
+    return Moments(area, cx, cy, sxx + 1 / 12, sxy, syy + 1 / 12)
 
 
 def stroke_attributes(images: Tensor) -> Tensor:
@@ -49,24 +84,12 @@ def stroke_attributes(images: Tensor) -> Tensor:
     """
     check_pixels(images)
     grey = images.double().mean(1)
-    height, width = grey.shape[-2:]
-    y = torch.arange(height, dtype=torch.float64, device=grey.device)[:, None] - (height - 1) / 2  # [H, 1]
-    x = torch.arange(width, dtype=torch.float64, device=grey.device) - (width - 1) / 2  # [W]
-
-    def total(values: Tensor) -> Tensor:
-        return values.sum((-2, -1))
-
-    area = total(grey)
-    filled = area > 1e-6
-    mass = torch.where(filled, area, 1.0)
-    cx, cy = total(grey * x) / mass, total(grey * y) / mass
-    dx, dy = x - cx[:, None, None], y - cy[:, None, None]
-    sxx, sxy, syy = (total(grey * product) / mass for product in (dx * dx, dx * dy, dy * dy))
-    sxx, syy = sxx + 1 / 12, syy + 1 / 12  # the second moments of a unit square
+    area, cx, cy, sxx, sxy, syy = moments(grey)
+    filled = area > _EMPTY
     # A black border gives a stroke at the image's edge its whole perimeter.
     framed = torch.nn.functional.pad(grey, (1, 1, 1, 1))
     right, down = framed[:, :-1, 1:] - framed[:, :-1, :-1], framed[:, 1:, :-1] - framed[:, :-1, :-1]
-    perimeter = total(root(right.square() + down.square()))
+    perimeter = root(right.square() + down.square()).sum((-2, -1))
     measured = [
         area,
         2 * area / torch.where(perimeter > 1e-6, perimeter, 1.0),
